@@ -1,0 +1,137 @@
+//! The contract between a disk and whoever reads or writes it.
+
+use crate::{Buffer, IoError};
+use failback_units::{ByteCount, ByteOffset, ByteRange};
+
+/// A disk: a block device, an image file, or a simulated disk.
+///
+/// # Duties of an implementation
+///
+/// - **Range.** An operation that does not lie wholly within [`size`](Device::size) fails with `EINVAL` and touches
+///   nothing; it is never shortened. An operation of no bytes succeeds and touches nothing.
+/// - **Completeness.** A read or write that the kernel shortens is continued until all of it is done. A read that meets
+///   the end of the medium before the device's size fails with `UnexpectedEof`: a disk that shrank is an error, not data.
+/// - **Retries.** `EINTR` and `EAGAIN` are retried, within a bound. Every other error comes back at once with its errno,
+///   and never anything but an error: a failed flush is not retried, since the kernel may have dropped what failed.
+/// - **Alignment.** Any offset, length and buffer is accepted. An implementation that needs alignment (`O_DIRECT`) takes
+///   another way for what is misaligned, so that alignment is a matter of speed and never of correctness.
+/// - **Order.** Operations in one queue may be carried out in any order. A [`Operation::Flush`] makes durable every write
+///   and zero, of any queue of this device, whose completion was delivered before the flush was submitted; nothing
+///   else is promised about durability.
+/// - **Zero.** After [`Operation::Zero`] the range reads as zeroes. How (a hole, a zeroing command, plain writes) is the
+///   implementation's choice, but never a discard, which promises nothing about what is read afterwards.
+pub trait Device: Send + Sync {
+    /// The name to use when speaking of this device: the path that the user gave.
+    fn name(&self) -> &str;
+
+    /// The size, fixed when the device was opened.
+    fn size(&self) -> ByteCount;
+
+    /// The unit in which the medium is written atomically at best: 512 or 4096 bytes on real disks.
+    fn logical_block(&self) -> u32;
+
+    /// The engine in use, for reports: `io_uring`, `pread/pwrite` or `simulated`.
+    fn engine(&self) -> &'static str;
+
+    /// A queue for up to `depth` operations at a time, to be used on the calling thread; `depth` is 1 to 1024.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the resources.
+    fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError>;
+
+    /// What lies at `from`: the extent from there to the next change between data and hole, at most to the end.
+    ///
+    /// A hole reads as zeroes without being read. A device that cannot tell says that everything is data.
+    /// At or behind the end, `None`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot say.
+    fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError>;
+}
+
+/// A stretch of a disk that either holds data or is a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it lies.
+    pub range: ByteRange,
+    /// Whether it is a hole, which reads as zeroes.
+    pub hole: bool,
+}
+
+/// Something to be done on a device.
+#[derive(Debug)]
+pub enum Operation {
+    /// Fill the whole buffer from `at`.
+    Read {
+        /// The first byte to read.
+        at: ByteOffset,
+        /// What to fill; handed back in the completion.
+        into: Buffer,
+    },
+    /// Write the whole buffer to `at`.
+    Write {
+        /// Where the first byte goes.
+        at: ByteOffset,
+        /// What to write; handed back in the completion.
+        from: Buffer,
+    },
+    /// Make the range read as zeroes.
+    Zero {
+        /// The bytes to make zero.
+        range: ByteRange,
+    },
+    /// Make durable what was completed before.
+    Flush,
+}
+
+/// A finished operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// The token under which it was submitted.
+    pub token: u64,
+    /// The buffer of a read or write. After a failed read its content is undefined.
+    pub buffer: Option<Buffer>,
+    /// How it ended.
+    pub result: Result<(), IoError>,
+}
+
+/// Operations under way on one device, submitted and waited for on one thread.
+///
+/// A queue owns the buffers of operations in flight. Dropping it waits for them.
+pub trait Queue {
+    /// How many operations may be in flight.
+    fn depth(&self) -> usize;
+
+    /// How many are.
+    fn in_flight(&self) -> usize;
+
+    /// Hands over an operation. `token` comes back with its completion; the queue does not interpret it.
+    ///
+    /// Every submitted operation completes exactly once, through [`wait`](Queue::wait): an operation that cannot even be
+    /// handed to the kernel completes with its error. It may not start before the next `wait`.
+    ///
+    /// # Panics
+    ///
+    /// When `depth` operations are in flight already: the caller counts.
+    fn submit(&mut self, token: u64, operation: Operation);
+
+    /// Waits for an operation to finish; `None` when none is in flight.
+    fn wait(&mut self) -> Option<Completion>;
+}
+
+/// Carries out one operation and waits for it: for headers and flushes, where there is nothing to overlap.
+///
+/// # Errors
+///
+/// What the operation ended with, or what opening a queue did.
+pub fn run(device: &dyn Device, operation: Operation) -> Result<Option<Buffer>, IoError> {
+    let mut queue = device.queue(1)?;
+    queue.submit(0, operation);
+    match queue.wait() {
+        Some(Completion { result: Ok(()), buffer, .. }) => Ok(buffer),
+        Some(Completion { result: Err(error), .. }) => Err(error),
+        None => unreachable!("an operation in flight completes"),
+    }
+}

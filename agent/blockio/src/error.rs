@@ -1,0 +1,59 @@
+//! What went wrong with an operation, where, and the kernel's own number for it.
+
+use failback_units::{ByteCount, ByteOffset};
+use std::{fmt, io, sync::Arc};
+
+/// What was being done when an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Opening the device or finding out its size and limits.
+    Open,
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Making a range read as zeroes.
+    Zero,
+    /// Making finished writes durable.
+    Flush,
+    /// Asking which parts of a file hold data.
+    Map,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Zero => "zero",
+            Self::Flush => "flush",
+            Self::Map => "map the data of",
+        })
+    }
+}
+
+/// A failed operation on a device. The kernel's error, with its errno, is the source.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {device}{}", Place(*.at, *.count))]
+pub struct IoError {
+    /// What was being done.
+    pub action: Action,
+    /// The name under which the device was opened.
+    pub device: Arc<str>,
+    /// Where the operation began; 0 for a flush.
+    pub at: ByteOffset,
+    /// How many bytes it was for; 0 where that has no meaning.
+    pub count: ByteCount,
+    /// What the kernel, or the engine on its behalf, said.
+    #[source]
+    pub source: io::Error,
+}
+
+struct Place(ByteOffset, ByteCount);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.1.is_zero() { Ok(()) } else { write!(f, ", {} bytes at {}", self.1, self.0) }
+    }
+}

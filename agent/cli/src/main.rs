@@ -1,0 +1,2 @@
+//! The failback program.
+fn main() {}

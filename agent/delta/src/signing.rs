@@ -1,0 +1,74 @@
+//! Ed25519 signatures over a delta: who made it, not only that it is whole.
+
+use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey};
+use ed25519_dalek::{Signature, Signer};
+use failback_hashtree::Root;
+
+/// Why a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("this is no Ed25519 {0} key in PEM form: make one with openssl genpkey -algorithm ed25519")]
+pub struct KeyError(&'static str);
+
+/// What is signed: this text, the delta's header hash, its result root.
+///
+/// The header hash stands for sizes, coverage, kind, source identity and base root, since it is a hash of all of them.
+fn message(header_hash: &[u8; 32], result: &Root) -> Vec<u8> {
+    [b"failback delta version 1\0".as_slice(), header_hash, &result.0].concat()
+}
+
+/// A private key that signs deltas.
+#[derive(Debug)]
+pub struct SigningKey(ed25519_dalek::SigningKey);
+
+impl SigningKey {
+    /// The key in a PKCS#8 PEM text (RFC 8410), as `openssl genpkey -algorithm ed25519` writes it.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not that.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        ed25519_dalek::SigningKey::from_pkcs8_pem(text).map(Self).map_err(|_| KeyError("private"))
+    }
+
+    pub(crate) fn public(&self) -> [u8; 32] {
+        self.0.verifying_key().to_bytes()
+    }
+
+    pub(crate) fn sign(&self, header_hash: &[u8; 32], result: &Root) -> [u8; 64] {
+        self.0.sign(&message(header_hash, result)).to_bytes()
+    }
+}
+
+/// A public key that deltas are checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifyingKey([u8; 32]);
+
+impl VerifyingKey {
+    /// The key in a PEM text (RFC 8410), as `openssl pkey -pubout` writes it.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not that.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        let key = ed25519_dalek::VerifyingKey::from_public_key_pem(text).map_err(|_| KeyError("public"))?;
+        Ok(Self(key.to_bytes()))
+    }
+
+    /// The key's 32 bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The key that signed, if the signature is good.
+    pub(crate) fn of_signature(
+        public: &[u8; 32],
+        signature: &[u8; 64],
+        header_hash: &[u8; 32],
+        result: &Root,
+    ) -> Option<Self> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(public).ok()?;
+        key.verify_strict(&message(header_hash, result), &Signature::from_bytes(signature)).ok()?;
+        Some(Self(*public))
+    }
+}

@@ -113,7 +113,7 @@ impl DiskIdentity {
                 let size = sys::device_bytes(file.as_fd())?;
                 let identity: io::Result<Self> = blank(medium, size, sys::logical_block(file.as_fd())?);
                 Ok(Self {
-                    scsi_uuid: scsi_uuid(host, device),
+                    scsi_uuid: scsi_uuid(host, device, |page| sys::inquire(file.as_fd(), page).ok()),
                     model: model(host, device),
                     kernel_name: host.kernel_name(device),
                     ..identity?
@@ -124,9 +124,19 @@ impl DiskIdentity {
 }
 
 /// Page 0x83 before page 0x80: the first is the name proper, the second a serial number that happens to repeat it.
-fn scsi_uuid(host: &Host, device: DevNum) -> Option<ScsiUuid> {
-    let page = |name: &str| fs::read(host.node(device).join("device").join(name)).unwrap_or_default();
-    ScsiUuid::from_page_83(&page("vpd_pg83")).or_else(|| ScsiUuid::from_page_80(&page("vpd_pg80")))
+///
+/// The kernel keeps both for disks that call themselves SPC-2 or later. Of virtual disks that claim an older standard, as
+/// VMware's do in older virtual hardware, it keeps none (`scsi_device_supports_vpd`), and they are asked directly: these
+/// only, since there are USB disks that hang when asked.
+fn scsi_uuid(host: &Host, device: DevNum, ask: impl Fn(u8) -> Option<Vec<u8>>) -> Option<ScsiUuid> {
+    let directory = host.node(device).join("device");
+    let kept = |name: &str| fs::read(directory.join(name)).ok();
+    let pages = match (kept("vpd_pg83"), kept("vpd_pg80")) {
+        (None, None) if host.attribute(device, "device/vendor").as_deref() == Some("VMware") => (ask(0x83), ask(0x80)),
+        kept => kept,
+    };
+    let name = pages.0.as_deref().and_then(ScsiUuid::from_page_83);
+    name.or_else(|| pages.1.as_deref().and_then(ScsiUuid::from_page_80))
 }
 
 fn model(host: &Host, device: DevNum) -> Option<String> {
@@ -135,4 +145,54 @@ fn model(host: &Host, device: DevNum) -> Option<String> {
         Some(vendor) if !vendor.starts_with("0x") => format!("{vendor} {model}"),
         _ => model,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::Machine;
+
+    const UUID: &str = "6000c2999176dd776e0123456789abcd";
+
+    fn page_83() -> Vec<u8> {
+        let uuid: ScsiUuid = UUID.parse().unwrap();
+        [&[0, 0x83, 0, 20, 1, 3, 0, 16], uuid.as_bytes().as_slice()].concat()
+    }
+
+    fn page_80() -> Vec<u8> {
+        [&[0, 0x80, 0, 32], UUID.as_bytes()].concat()
+    }
+
+    fn nobody(_: u8) -> Option<Vec<u8>> {
+        panic!("this disk must not be asked");
+    }
+
+    #[test]
+    fn the_pages_that_the_kernel_keeps() {
+        let machine = Machine::new();
+        let disk = machine.disk("sda", "8:0");
+        assert_eq!(scsi_uuid(&machine.host, disk, nobody), None);
+        machine.write(disk, "device/vpd_pg80", &page_80());
+        assert_eq!(scsi_uuid(&machine.host, disk, nobody).unwrap().to_string(), UUID);
+        machine.write(disk, "device/vpd_pg83", b"\0\x83\xff\xff\x01");
+        assert_eq!(scsi_uuid(&machine.host, disk, nobody).unwrap().to_string(), UUID);
+        machine.write(disk, "device/vpd_pg83", &page_83());
+        machine.write(disk, "device/vpd_pg80", b"\0\x80\0\x04lies");
+        assert_eq!(scsi_uuid(&machine.host, disk, nobody).unwrap().to_string(), UUID);
+        // The disk's identity is not that of a partition on it.
+        let partition = machine.partition("sda", "sda1", "8:1");
+        assert_eq!(scsi_uuid(&machine.host, partition, nobody), None);
+    }
+
+    #[test]
+    fn an_old_virtual_disk_is_asked() {
+        let machine = Machine::new();
+        let disk = machine.disk("sda", "8:0");
+        machine.write(disk, "device/vendor", b"VMware  \n");
+        machine.write(disk, "device/model", b"Virtual disk    \n");
+        let ask = |page| (page == 0x83).then(page_83);
+        assert_eq!(scsi_uuid(&machine.host, disk, ask).unwrap().to_string(), UUID);
+        assert_eq!(scsi_uuid(&machine.host, disk, |_| None), None);
+        assert_eq!(model(&machine.host, disk).as_deref(), Some("VMware Virtual disk"));
+    }
 }

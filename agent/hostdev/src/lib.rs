@@ -16,6 +16,8 @@ mod lookout;
 mod open;
 mod proctext;
 mod source;
+#[cfg(test)]
+mod synthetic;
 mod sys;
 mod topology;
 mod uses;

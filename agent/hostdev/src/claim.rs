@@ -7,8 +7,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, faccessat};
 
 use crate::identity::{DiskIdentity, DiskName};
 use crate::lookout::Lookout;
@@ -20,6 +21,8 @@ use crate::uses::{Refusal, Use};
 /// How often a claim is tried that someone stands in the way of whom nothing names: udev has a lock on a disk, and others
 /// have it opened exclusively, for the moment in which they look at it.
 const ATTEMPTS: u32 = 20;
+/// How often a lock is tried whose holder is known: it may be someone who only looks.
+const ATTEMPTS_NAMED: u32 = 3;
 /// How long to wait between two attempts.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -211,7 +214,8 @@ impl Claim {
 /// refused now, the gravest first.
 ///
 /// Where nothing else is found, a block device is opened for reading with `O_EXCL` for a moment: whether someone has it
-/// whom the kernel does not name can be found out in no other way.
+/// whom the kernel does not name can be found out in no other way. For the same reason an image on btrfs or overlayfs,
+/// whose locks procfs shows under another device number, is locked for a moment.
 ///
 /// # Errors
 ///
@@ -234,6 +238,13 @@ pub fn look(path: &Path) -> Result<(DiskIdentity, Vec<Use>), SourceError> {
         && seen.open(Access::ReadAlone).is_err_and(|error| is_busy(&error))
     {
         uses.push(Use::Busy);
+    }
+    if let Object::File { device, .. } = seen.object
+        && uses.is_empty()
+        && device.is_anonymous()
+        && sys::try_lock(&file).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    {
+        uses.push(Use::Locked { by: None });
     }
     uses.sort_by_key(Use::rank);
     Ok((identity, uses))
@@ -298,9 +309,9 @@ fn not_writable(seen: &Seen, error: SourceError) -> ClaimError {
     }
 }
 
-/// What access(2) says about writing, if that is no.
+/// What faccessat(2) says about writing, if that is no.
 fn may_not_write(path: &Path) -> Option<Use> {
-    match access(path, AccessFlags::W_OK) {
+    match faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS) {
         Ok(()) => None,
         Err(nix::Error::EROFS) => Some(Use::ReadOnly),
         Err(nix::Error::ETXTBSY) => Some(Use::Busy),
@@ -308,24 +319,30 @@ fn may_not_write(path: &Path) -> Option<Use> {
     }
 }
 
+/// Takes the lock, or names who has it.
 fn lock(host: &Host, seen: &Seen, file: &File) -> Result<(), ClaimError> {
+    let is_device = matches!(seen.object, Object::Block(_));
     for attempt in 1.. {
-        let found = host.locked(&seen.metadata, matches!(seen.object, Object::Block(_)));
-        if !found.is_empty() {
-            return Err(ClaimError::refused(&seen.name, found));
+        // Locks of ranges do not exclude ours: a virtual machine that runs on the image has such.
+        if host.locks_on(&seen.metadata).iter().any(|lock| !lock.whole) {
+            break;
         }
         match sys::try_lock(file) {
             Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if attempt >= ATTEMPTS {
-                    break;
-                }
-                thread::sleep(PATIENCE);
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(SourceError::io(&seen.name, "lock")(error).into()),
         }
+        let named = !host.locked(&seen.metadata, is_device).is_empty();
+        if attempt >= if named { ATTEMPTS_NAMED } else { ATTEMPTS } {
+            break;
+        }
+        thread::sleep(PATIENCE);
     }
-    Err(ClaimError::refused(&seen.name, vec![Use::Locked { by: None }]))
+    let mut found = host.locked(&seen.metadata, is_device);
+    if found.is_empty() {
+        found.push(Use::Locked { by: None });
+    }
+    Err(ClaimError::refused(&seen.name, found))
 }
 
 /// Writes back and forgets what the kernel has cached.
@@ -341,4 +358,50 @@ fn drop_caches(file: &File, object: Object) -> io::Result<()> {
     }
     posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    #[test]
+    fn an_image_needs_no_root() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4096).unwrap();
+        assert_eq!(look(image.path()).unwrap().1, []);
+        let claim = Claim::target(image.path()).unwrap();
+        File::from(claim.try_clone_fd().unwrap()).write_all_at(b"written", 0).unwrap();
+        let error = Claim::target(image.path()).unwrap_err();
+        assert!(matches!(error, ClaimError::Claimed { .. }), "{error}");
+        claim.release().unwrap();
+        let mut read = [0; 7];
+        image.as_file().read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(&read, b"written");
+    }
+
+    #[test]
+    fn what_this_user_may_not_write_is_refused() {
+        if nix::unistd::geteuid().is_root() {
+            println!("skipped: root may write to everything");
+            return;
+        }
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_permissions(Permissions::from_mode(0o444)).unwrap();
+        assert_eq!(look(image.path()).unwrap().1, [Use::Forbidden]);
+        let error = Claim::target(image.path()).unwrap_err();
+        assert!(matches!(error, ClaimError::Forbidden { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_gravest_reason_comes_first() {
+        let name = DiskName { given: "/dev/sda".into(), resolved: None };
+        let swap = Use::Swap { on: "/dev/sda2".into() };
+        let root = Use::RunsFrom { what: "the root file system".into() };
+        let error = ClaimError::refused(&name, vec![Use::ReadOnly, swap.clone(), root.clone()]);
+        assert!(matches!(error, ClaimError::RunsFrom { .. }));
+        assert_eq!(error.uses(), [root, swap, Use::ReadOnly]);
+        assert!(error.to_string().starts_with("/dev/sda is the disk that the root file system runs from, "), "{error}");
+    }
 }

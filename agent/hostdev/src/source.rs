@@ -22,10 +22,12 @@ pub struct Source {
 
 /// A mark that differs between two moments if the disk was written to in between.
 ///
-/// For a block device it is the kernel's count of completed writes and discards: what lies in the page cache of a mounted
-/// file system and was not yet written back is not counted, nor are commands that a program passes to the disk past the
-/// block layer. For an image it is size, modification and change time; two writes within one tick of the file system's
-/// clock (up to 10 ms on kernels before 6.13) may leave the same mark.
+/// For a block device it is the kernel's count of completed writes and discards. Not counted are what lies in the page
+/// cache of a mounted file system and was not yet written back, commands that a program passes to the disk past the block
+/// layer, and, for a partition, what is written through the node of its disk.
+///
+/// For an image it is size, modification and change time; two writes within one tick of the file system's clock (up to
+/// 10 ms on kernels before 6.13) may leave the same mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeMark(Mark);
 

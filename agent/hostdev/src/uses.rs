@@ -85,7 +85,9 @@ impl Use {
             Self::Locked { .. } => "wait until that has finished, or stop it first".into(),
             Self::Busy => "stop that program first (`fuser -v` and `lsof` show who has it open)".into(),
             Self::ReadOnly => "remove the write protection first".into(),
-            Self::Forbidden => "become root first".into(),
+            Self::Forbidden => {
+                "become root, or lift what else forbids it (`lsattr`, a container's device list), first".into()
+            }
         }
     }
 }

@@ -232,9 +232,9 @@ fn loop_devices_over_the_target_are_refused() {
     assert!(matches!(error, ClaimError::Loop { .. }));
     assert!(error.to_string().contains(&format!("losetup -d {}", device.path.display())), "{error}");
     refused(&hard_link, &["loop"]);
-    let moved = bench.path("moved");
-    std::fs::rename(&image, &moved).unwrap();
-    refused(&moved, &["loop"]);
+    // Once the name it was attached by is gone, only the loop driver knows.
+    std::fs::remove_file(&image).unwrap();
+    refused(&hard_link, &["loop"]);
 
     let above = Loop::attach(&device.path, &[]);
     refused(&device.path, &["loop"]);
@@ -245,7 +245,7 @@ fn loop_devices_over_the_target_are_refused() {
     drop(above);
     claimable(&device.path);
     drop(device);
-    claimable(&moved);
+    claimable(&hard_link);
 }
 
 #[test]
@@ -259,6 +259,100 @@ fn an_image_is_claimed_once_at_a_time() {
     assert!(matches!(refused(&image, &["locked"]), ClaimError::Claimed { .. }));
     drop(claim);
     claimable(&image);
+}
+
+#[test]
+fn of_many_claims_at_once_one_wins() {
+    let Some(bench) = Bench::new() else { return };
+    let device = bench.device("disk");
+    for path in [device.path.clone(), bench.image("image")] {
+        let claims: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| Claim::target(&path))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1);
+        for error in claims.iter().filter_map(|claim| claim.as_ref().err()) {
+            assert!(matches!(error, ClaimError::Claimed { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_passing_shared_lock_is_waited_for() {
+    let Some(bench) = Bench::new() else { return };
+    let device = bench.device("disk");
+    let udev = File::open(&device.path).unwrap();
+    // SAFETY: the descriptor is open; flock has no memory arguments.
+    assert_eq!(unsafe { libc::flock(udev.as_raw_fd(), libc::LOCK_SH) }, 0);
+    assert_eq!(look(&device.path).unwrap().1, []);
+    let looking = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(udev);
+    });
+    Claim::target(&device.path).unwrap();
+    looking.join().unwrap();
+}
+
+#[test]
+fn an_image_that_a_virtual_machine_runs_on_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let image = bench.image("disk");
+    let machine = File::open(&image).unwrap();
+    // As QEMU does: shared locks of single bytes that belong to the open file.
+    let lock = libc::flock { l_type: 0, l_whence: 0, l_start: 100, l_len: 1, l_pid: 0 };
+    nix::fcntl::fcntl(&machine, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    assert!(matches!(refused(&image, &["locked"]), ClaimError::Claimed { .. }));
+    drop(machine);
+    claimable(&image);
+}
+
+#[test]
+fn a_swap_file_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let image = bench.path("disk");
+    std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let swap = Swap::on(&image);
+    assert!(matches!(refused(&image, &["swap"]), ClaimError::Swap { .. }));
+    drop(swap);
+    claimable(&image);
+}
+
+#[test]
+fn every_device_of_a_btrfs_is_refused() {
+    const NAME: &str = "every_device_of_a_btrfs_is_refused";
+    let Some(bench) = Bench::new() else { return };
+    if !is_inside() {
+        return run_inside(NAME);
+    }
+    let devices = [bench.large_device("one"), bench.large_device("two")];
+    let paths = devices.each_ref().map(|device| device.path.as_os_str());
+    let Ok(made) = Command::new("mkfs.btrfs").args(["-q", "-m", "raid1"]).args(paths).output() else {
+        println!("skipped: there is no mkfs.btrfs");
+        return;
+    };
+    assert!(made.status.success());
+    run("btrfs", &[&["device", "scan"].map(std::ffi::OsStr::new), paths.as_slice()].concat());
+    let at = bench.directory("srv");
+    let mounted = Mount::new(&devices[0].path, &at, "rw");
+    for device in &devices {
+        refused(&device.path, &["mounted"]);
+        assert_eq!(kinds(&Source::open(&device.path).unwrap().writable_uses().unwrap()), ["mounted"]);
+    }
+    // Images on it have a device number that neither procfs nor mountinfo shows.
+    let image = at.join("disk");
+    File::create_new(&image).unwrap().set_len(1 << 20).unwrap();
+    let claim = Claim::target(&image).unwrap();
+    assert!(matches!(refused(&image, &["locked"]), ClaimError::Claimed { .. }));
+    drop(claim);
+    let over = Loop::attach(&image, &[]);
+    assert!(matches!(refused(&image, &["loop"]), ClaimError::Loop { .. }));
+    drop(over);
+    claimable(&image);
+    drop(mounted);
+    run("btrfs", &["device", "scan", "--forget"]);
+    for device in &devices {
+        claimable(&device.path);
+    }
 }
 
 #[test]

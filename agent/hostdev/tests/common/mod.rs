@@ -59,6 +59,13 @@ impl Bench {
         path
     }
 
+    /// A loop device over a new image of 256 MiB: btrfs wants as much.
+    pub(crate) fn large_device(&self, name: &str) -> Loop {
+        let image = self.image(name);
+        File::options().write(true).open(&image).unwrap().set_len(256 << 20).unwrap();
+        Loop::attach(&image, &[])
+    }
+
     /// A loop device over a new image.
     pub(crate) fn device(&self, name: &str) -> Loop {
         Loop::attach(&self.image(name), &[])

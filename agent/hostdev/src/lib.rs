@@ -1,1 +1,31 @@
 //! Linux disks: what is at a path, who uses it, which disk it is, and claiming it for writing.
+//!
+//! - [`Source`] opens a disk or image for reading and tells who could write to it meanwhile.
+//! - [`Claim`] opens a target disk for writing, exclusively, or says in one sentence why not and what to do.
+//! - [`look`] tells the same beforehand, without claiming.
+//!
+//! # Rules
+//!
+//! Nothing is ever created: a path that names nothing stays so. What is opened is compared with what was looked at, by
+//! device and inode number, and every statement about a disk is read from its opened descriptor. Disks are recognised by
+//! number, never by name; names are for people. When procfs or sysfs cannot be read, the answer is an error, not "unused".
+
+mod claim;
+mod identity;
+mod lookout;
+mod open;
+mod proctext;
+mod source;
+#[cfg(test)]
+mod synthetic;
+mod sys;
+mod topology;
+mod uses;
+mod vpd;
+
+pub use claim::{Claim, ClaimError, look};
+pub use identity::{DiskIdentity, DiskName, Medium};
+pub use open::SourceError;
+pub use source::{ChangeMark, Source};
+pub use uses::Use;
+pub use vpd::{ScsiUuid, ScsiUuidError};

@@ -1,0 +1,407 @@
+//! Claiming a disk for writing.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::identity::{DiskIdentity, DiskName};
+use crate::lookout::Lookout;
+use crate::open::{Access, Seen, SourceError, peek};
+use crate::sys;
+use crate::topology::{Host, Object};
+use crate::uses::{Refusal, Use};
+
+/// How often a claim is tried that someone stands in the way of whom nothing names: udev has a lock on a disk, and others
+/// have it opened exclusively, for the moment in which they look at it.
+const ATTEMPTS: u32 = 20;
+/// How often a lock is tried whose holder is known: it may be someone who only looks.
+const ATTEMPTS_NAMED: u32 = 3;
+/// How long to wait between two attempts.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A disk or image that nobody else may write to, as far as Linux can see to it.
+///
+/// A block device is opened with `O_EXCL`, and both kinds are locked with `flock`: that keeps udev from looking at a disk
+/// that is half written, and two programs of ours off one image. The claim lasts until it and every descriptor cloned of
+/// it are closed, and ends with the process however that ends.
+#[derive(Debug)]
+pub struct Claim {
+    file: File,
+    object: Object,
+    identity: DiskIdentity,
+}
+
+/// Why a disk cannot be claimed. `uses` holds every reason that was found; the variant is the gravest of them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// It cannot be opened at all.
+    #[error(transparent)]
+    Unusable(#[from] SourceError),
+    /// The running system lies on it.
+    #[error("{name} {}", Refusal(uses))]
+    RunsFrom {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// It, or something on it, is mounted.
+    #[error("{name} {}", Refusal(uses))]
+    Mounted {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// It is swapped to.
+    #[error("{name} {}", Refusal(uses))]
+    Swap {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// The kernel made another device of it.
+    #[error("{name} {}", Refusal(uses))]
+    Held {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// A loop device shows it a second time.
+    #[error("{name} {}", Refusal(uses))]
+    Loop {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// Another program, likely another failback, has locked it.
+    #[error("{name} {}", Refusal(uses))]
+    Claimed {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// Someone unknown has opened it exclusively.
+    #[error("{name} {}", Refusal(uses))]
+    Busy {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// It cannot be written to.
+    #[error("{name} {}", Refusal(uses))]
+    ReadOnly {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// This user may not write to it.
+    #[error("{name} {}", Refusal(uses))]
+    Forbidden {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+}
+
+impl ClaimError {
+    /// Every reason that was found, the gravest first; empty if the disk cannot be opened at all.
+    #[must_use]
+    pub fn uses(&self) -> &[Use] {
+        match self {
+            Self::Unusable(_) => &[],
+            Self::RunsFrom { uses, .. }
+            | Self::Mounted { uses, .. }
+            | Self::Swap { uses, .. }
+            | Self::Held { uses, .. }
+            | Self::Loop { uses, .. }
+            | Self::Claimed { uses, .. }
+            | Self::Busy { uses, .. }
+            | Self::ReadOnly { uses, .. }
+            | Self::Forbidden { uses, .. } => uses,
+        }
+    }
+
+    /// The refusal for these reasons, of which there is at least one.
+    fn refused(name: &DiskName, mut uses: Vec<Use>) -> Self {
+        uses.sort_by_key(Use::rank);
+        let name = name.clone();
+        match uses.first() {
+            Some(Use::RunsFrom { .. }) => Self::RunsFrom { name, uses },
+            Some(Use::Mounted { .. }) => Self::Mounted { name, uses },
+            Some(Use::Swap { .. }) => Self::Swap { name, uses },
+            Some(Use::Held { .. }) => Self::Held { name, uses },
+            Some(Use::Loop { .. }) => Self::Loop { name, uses },
+            Some(Use::Locked { .. }) => Self::Claimed { name, uses },
+            Some(Use::ReadOnly) => Self::ReadOnly { name, uses },
+            Some(Use::Forbidden) => Self::Forbidden { name, uses },
+            Some(Use::Busy) | None => Self::Busy { name, uses },
+        }
+    }
+}
+
+impl Claim {
+    /// Claims a block device or image for writing, and drops what the kernel has cached of it.
+    ///
+    /// # Errors
+    ///
+    /// When anybody uses it, it cannot be written to, or nobody can tell. Nothing has been changed then.
+    pub fn target(path: &Path) -> Result<Self, ClaimError> {
+        let host = Host::this();
+        let seen = peek(path)?;
+        // First without opening, so that a refusal names the reason and an innocent disk is not even opened for writing.
+        check(&host, &seen)?;
+        let file = open_alone(&host, &seen)?;
+        let read_only = match seen.object {
+            Object::Block(_) => sys::is_read_only(file.as_fd()).map_err(SourceError::io(&seen.name, "look at"))?,
+            Object::File { .. } => false,
+        };
+        if read_only {
+            return Err(ClaimError::refused(&seen.name, vec![Use::ReadOnly]));
+        }
+        lock(&host, &seen, &file)?;
+        // Again, for what came between looking and claiming. From here on only a loop device could still be attached.
+        check(&host, &seen)?;
+        let identity = seen.identify(&host, &file)?;
+        drop_caches(&file, seen.object).map_err(SourceError::io(&seen.name, "drop the caches of"))?;
+        Ok(Self { file, object: seen.object, identity })
+    }
+
+    /// Which disk it is.
+    #[must_use]
+    pub const fn identity(&self) -> &DiskIdentity {
+        &self.identity
+    }
+
+    /// Another descriptor of the same open file, close-on-exec, for reading and writing. The claim lasts as long as any of
+    /// them is open.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptor left.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
+    }
+
+    /// Flushes, drops what the kernel has cached, and closes: whoever opens the disk next reads what it holds.
+    ///
+    /// Dropping a claim closes without either.
+    ///
+    /// # Errors
+    ///
+    /// When the flush fails, which may mean that what was written is not there. The disk is closed all the same.
+    pub fn release(self) -> io::Result<()> {
+        drop_caches(&self.file, self.object)
+    }
+}
+
+/// The same look without claiming or opening for writing: which disk it is, and every reason for which a claim would be
+/// refused now, the gravest first.
+///
+/// Where nothing else is found, a block device is opened for reading with `O_EXCL` for a moment: whether someone has it
+/// whom the kernel does not name can be found out in no other way. For the same reason an image on btrfs or overlayfs,
+/// whose locks procfs shows under another device number, is locked for a moment.
+///
+/// # Errors
+///
+/// As [`Source::open`](crate::Source::open), and [`SourceError::Blind`] when procfs or sysfs cannot be read.
+pub fn look(path: &Path) -> Result<(DiskIdentity, Vec<Use>), SourceError> {
+    let host = Host::this();
+    let seen = peek(path)?;
+    let file = seen.open(Access::Read)?;
+    let identity = seen.identify(&host, &file)?;
+    let mut uses = uses(&host, &seen)?;
+    if let Object::Block(_) = seen.object
+        && sys::is_read_only(file.as_fd()).map_err(SourceError::io(&seen.name, "look at"))?
+    {
+        uses.push(Use::ReadOnly);
+    } else {
+        uses.extend(may_not_write(&seen.name.given));
+    }
+    if let Object::Block(_) = seen.object
+        && uses.is_empty()
+        && seen.open(Access::ReadAlone).is_err_and(|error| is_busy(&error))
+    {
+        uses.push(Use::Busy);
+    }
+    if let Object::File { device, .. } = seen.object
+        && uses.is_empty()
+        && device.is_anonymous()
+        && sys::try_lock(&file).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    {
+        uses.push(Use::Locked { by: None });
+    }
+    uses.sort_by_key(Use::rank);
+    Ok((identity, uses))
+}
+
+/// Everyone who uses it, those with a lock on it among them.
+fn uses(host: &Host, seen: &Seen) -> Result<Vec<Use>, SourceError> {
+    let mut found = named_uses(host, seen)?;
+    found.extend(host.locked(&seen.metadata, matches!(seen.object, Object::Block(_))));
+    Ok(found)
+}
+
+fn named_uses(host: &Host, seen: &Seen) -> Result<Vec<Use>, SourceError> {
+    let blind = |it| SourceError::blind(&seen.name, it);
+    Lookout::new(host).map_err(blind)?.uses(seen.object).map_err(blind)
+}
+
+/// Refuses what is in use; locks are left to [`lock`], since ours is among them later.
+fn check(host: &Host, seen: &Seen) -> Result<(), ClaimError> {
+    let found = named_uses(host, seen)?;
+    if found.is_empty() { Ok(()) } else { Err(ClaimError::refused(&seen.name, found)) }
+}
+
+fn open_alone(host: &Host, seen: &Seen) -> Result<File, ClaimError> {
+    for attempt in 1.. {
+        match seen.open(Access::WriteAlone) {
+            Ok(file) => return Ok(file),
+            Err(error) if is_busy(&error) => {
+                let found = uses(host, seen)?;
+                if !found.is_empty() {
+                    return Err(ClaimError::refused(&seen.name, found));
+                }
+                if attempt >= ATTEMPTS {
+                    break;
+                }
+                thread::sleep(PATIENCE);
+            }
+            Err(error) => return Err(not_writable(seen, error)),
+        }
+    }
+    Err(ClaimError::refused(&seen.name, vec![Use::Busy]))
+}
+
+fn is_busy(error: &SourceError) -> bool {
+    matches!(error, SourceError::Io { source, .. } if matches!(source.raw_os_error(), Some(libc::EBUSY | libc::ETXTBSY)))
+}
+
+/// Tells write protection and missing permission from other failures to open.
+fn not_writable(seen: &Seen, error: SourceError) -> ClaimError {
+    match error {
+        SourceError::Io { source, .. } if source.raw_os_error() == Some(libc::EROFS) => {
+            ClaimError::refused(&seen.name, vec![Use::ReadOnly])
+        }
+        // A write-protected device answers EACCES too (blkdev_open), even to root.
+        SourceError::Denied { .. } => {
+            let protected = seen.open(Access::Read).is_ok_and(|file| {
+                matches!(seen.object, Object::Block(_)) && sys::is_read_only(file.as_fd()).unwrap_or(false)
+            });
+            ClaimError::refused(&seen.name, vec![if protected { Use::ReadOnly } else { Use::Forbidden }])
+        }
+        other => ClaimError::Unusable(other),
+    }
+}
+
+/// What faccessat(2) says about writing, if that is no.
+fn may_not_write(path: &Path) -> Option<Use> {
+    match faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS) {
+        Ok(()) => None,
+        Err(nix::Error::EROFS) => Some(Use::ReadOnly),
+        Err(nix::Error::ETXTBSY) => Some(Use::Busy),
+        Err(_) => Some(Use::Forbidden),
+    }
+}
+
+/// Takes the lock, or names who has it.
+fn lock(host: &Host, seen: &Seen, file: &File) -> Result<(), ClaimError> {
+    let is_device = matches!(seen.object, Object::Block(_));
+    for attempt in 1.. {
+        // Locks of ranges do not exclude ours: a virtual machine that runs on the image has such.
+        if host.locks_on(&seen.metadata).iter().any(|lock| !lock.whole) {
+            break;
+        }
+        match sys::try_lock(file) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(SourceError::io(&seen.name, "lock")(error).into()),
+        }
+        let named = !host.locked(&seen.metadata, is_device).is_empty();
+        if attempt >= if named { ATTEMPTS_NAMED } else { ATTEMPTS } {
+            break;
+        }
+        thread::sleep(PATIENCE);
+    }
+    let mut found = host.locked(&seen.metadata, is_device);
+    if found.is_empty() {
+        found.push(Use::Locked { by: None });
+    }
+    Err(ClaimError::refused(&seen.name, found))
+}
+
+/// Writes back and forgets what the kernel has cached.
+fn drop_caches(file: &File, object: Object) -> io::Result<()> {
+    // fdatasync first: it reports a failed write-back, which the cache dropping calls do not.
+    file.sync_data()?;
+    if let Object::Block(_) = object {
+        match sys::drop_device_cache(file.as_fd()) {
+            // Without CAP_SYS_ADMIN, advice is what is left.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => return other,
+        }
+    }
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    #[test]
+    fn an_image_needs_no_root() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4096).unwrap();
+        assert_eq!(look(image.path()).unwrap().1, []);
+        let claim = Claim::target(image.path()).unwrap();
+        File::from(claim.try_clone_fd().unwrap()).write_all_at(b"written", 0).unwrap();
+        let error = Claim::target(image.path()).unwrap_err();
+        assert!(matches!(error, ClaimError::Claimed { .. }), "{error}");
+        claim.release().unwrap();
+        let mut read = [0; 7];
+        image.as_file().read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(&read, b"written");
+    }
+
+    #[test]
+    fn what_this_user_may_not_write_is_refused() {
+        if nix::unistd::geteuid().is_root() {
+            println!("skipped: root may write to everything");
+            return;
+        }
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_permissions(Permissions::from_mode(0o444)).unwrap();
+        assert_eq!(look(image.path()).unwrap().1, [Use::Forbidden]);
+        let error = Claim::target(image.path()).unwrap_err();
+        assert!(matches!(error, ClaimError::Forbidden { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_gravest_reason_comes_first() {
+        let name = DiskName { given: "/dev/sda".into(), resolved: None };
+        let swap = Use::Swap { on: "/dev/sda2".into() };
+        let root = Use::RunsFrom { what: "the root file system".into() };
+        let error = ClaimError::refused(&name, vec![Use::ReadOnly, swap.clone(), root.clone()]);
+        assert!(matches!(error, ClaimError::RunsFrom { .. }));
+        assert_eq!(error.uses(), [root, swap, Use::ReadOnly]);
+        assert!(error.to_string().starts_with("/dev/sda is the disk that the root file system runs from, "), "{error}");
+    }
+}

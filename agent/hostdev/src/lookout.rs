@@ -1,0 +1,461 @@
+//! Who uses a disk, put together from sysfs and procfs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::proctext::{self, FileLock, Mount};
+use crate::topology::{Anchor, DevNum, Host, LoopDevice, Object};
+use crate::uses::Use;
+
+/// What the kernel says at one moment about mounts, swaps and loop devices.
+pub(crate) struct Lookout<'a> {
+    host: &'a Host,
+    mounts: Vec<Mount>,
+    swaps: Vec<PathBuf>,
+    loops: Vec<LoopDevice>,
+    btrfs: Vec<(String, Vec<DevNum>)>,
+}
+
+/// Something that could not be read, so that nobody can say who uses a disk.
+#[derive(Debug)]
+pub(crate) struct Blind {
+    pub(crate) what: &'static str,
+    pub(crate) source: io::Error,
+}
+
+impl<'a> Lookout<'a> {
+    /// Reads everything once.
+    pub(crate) fn new(host: &'a Host) -> Result<Self, Blind> {
+        let blind = |what| move |source| Blind { what, source };
+        let swaps = match fs::read(host.proc.join("swaps")) {
+            // A kernel without swap has no such file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => proctext::swaps(&other.map_err(blind("/proc/swaps"))?),
+        };
+        Ok(Self {
+            host,
+            mounts: host.mounts().map_err(blind("/proc/self/mountinfo"))?,
+            swaps,
+            loops: host.loops().map_err(blind("/sys/block"))?,
+            btrfs: host.btrfs_members().map_err(blind("/sys/fs/btrfs"))?,
+        })
+    }
+
+    /// Everyone who uses `disk`, the gravest first.
+    pub(crate) fn uses(&self, disk: Object) -> Result<Vec<Use>, Blind> {
+        let family = self.family(disk)?;
+        let mut uses = self.runs_from(disk)?;
+        uses.extend(self.mounted(&family));
+        uses.extend(self.swapped(disk, &family));
+        uses.extend(self.held(&family)?);
+        for device in self.loops.iter().filter(|it| it.backing == Some(disk) || is_over(it, &family)) {
+            uses.push(Use::Loop { device: format!("/dev/{}", device.name), writable: device.writable });
+        }
+        Ok(uses)
+    }
+
+    /// Those who could write to `disk` of their own accord: file systems mounted writable, and swap.
+    pub(crate) fn writers(&self, disk: Object) -> Result<Vec<Use>, Blind> {
+        let family = self.family(disk)?;
+        let mounted = self.mounted(&family).into_iter().filter(|it| matches!(it, Use::Mounted { writable: true, .. }));
+        Ok(mounted.chain(self.swapped(disk, &family)).collect())
+    }
+
+    fn family(&self, disk: Object) -> Result<BTreeSet<DevNum>, Blind> {
+        self.host.above(disk, &self.loops).map_err(|source| Blind { what: "/sys/dev/block", source })
+    }
+
+    /// The block devices that a mounted file system lies on.
+    fn devices_of(&self, mount: &Mount) -> BTreeSet<DevNum> {
+        if !mount.device.is_anonymous() {
+            return BTreeSet::from([mount.device]);
+        }
+        // btrfs and others show a number of their own; what was mounted still names the device. Other sources may lie on
+        // a dead network file system, where merely looking would hang.
+        let named = mount.source.starts_with(&self.host.dev).then(|| Object::at(&mount.source)).flatten();
+        let Some(Object::Block(source)) = named else { return BTreeSet::new() };
+        let others =
+            self.btrfs.iter().filter(|(_, members)| members.contains(&source)).flat_map(|(_, members)| members);
+        others.copied().chain([source]).collect()
+    }
+
+    fn mounted(&self, family: &BTreeSet<DevNum>) -> Vec<Use> {
+        let mut found: Vec<Use> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for mount in &self.mounts {
+            if self.devices_of(mount).is_disjoint(family) || !seen.insert((mount.device, &mount.at)) {
+                continue;
+            }
+            found.push(Use::Mounted {
+                source: mount.source.to_string_lossy().into_owned(),
+                at: mount.at.clone(),
+                writable: mount.writable,
+                elsewhere: mount.elsewhere,
+            });
+        }
+        found
+    }
+
+    fn swapped(&self, disk: Object, family: &BTreeSet<DevNum>) -> Vec<Use> {
+        let on_disk = |path: &&PathBuf| match Object::at(path) {
+            Some(Object::Block(device)) => family.contains(&device),
+            other => other == Some(disk),
+        };
+        self.swaps.iter().filter(on_disk).map(|path| Use::Swap { on: path.to_string_lossy().into_owned() }).collect()
+    }
+
+    fn held(&self, family: &BTreeSet<DevNum>) -> Result<Vec<Use>, Blind> {
+        let mut holders = BTreeSet::new();
+        for device in family {
+            holders.extend(self.host.holders(*device).map_err(|source| Blind { what: "/sys/dev/block", source })?);
+        }
+        let mut found: Vec<Use> =
+            holders.into_iter().map(|device| Use::Held { by: self.host.spoken_name(device) }).collect();
+        let mounted: BTreeSet<DevNum> = self.mounts.iter().flat_map(|mount| self.devices_of(mount)).collect();
+        for (uuid, members) in &self.btrfs {
+            if members.iter().any(|it| family.contains(it)) && !members.iter().any(|it| mounted.contains(it)) {
+                found.push(Use::Held { by: format!("the btrfs file system {uuid}") });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the running system lies on `disk`.
+    fn runs_from(&self, disk: Object) -> Result<Vec<Use>, Blind> {
+        let mut found = Vec::new();
+        for anchor in self.host.anchors()? {
+            if self.below(&anchor).contains(&disk) {
+                found.push(Use::RunsFrom { what: anchor.what.to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// All block devices and files below the file system that holds `anchor`: through partitions, slaves, the backing
+    /// files of loop devices and the layers of overlays, down to the disks.
+    pub(crate) fn below(&self, anchor: &Anchor) -> BTreeSet<Object> {
+        let mut seen = BTreeSet::new();
+        let mut walked = BTreeSet::new();
+        let mut file_systems = vec![(anchor.device, anchor.path.clone())];
+        while let Some((device, path)) = file_systems.pop() {
+            if !walked.insert((device, path.clone())) {
+                continue;
+            }
+            let mut todo = self.base_of(device, &path, &mut file_systems);
+            while let Some(device) = todo.pop() {
+                if !seen.insert(Object::Block(device)) {
+                    continue;
+                }
+                // A device that vanishes during the walk is none the system runs from.
+                todo.extend(self.host.slaves(device).unwrap_or_default());
+                todo.extend(self.host.whole_disk(device));
+                for it in self.loops.iter().filter(|it| it.device == device) {
+                    match it.backing {
+                        Some(Object::Block(under)) => todo.push(under),
+                        Some(file @ Object::File { device, .. }) => {
+                            seen.insert(file);
+                            file_systems.push((device, it.backing_path.clone()));
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    /// The block devices directly below the file system that holds `path`; the layers of an overlay go to `layers`.
+    fn base_of(&self, device: DevNum, path: &Path, layers: &mut Vec<(DevNum, PathBuf)>) -> Vec<DevNum> {
+        if !device.is_anonymous() {
+            return vec![device];
+        }
+        // A btrfs subvolume has in stat another number than in mountinfo; then the path tells the mount.
+        let own = || self.mounts.iter().filter(|mount| mount.elsewhere.is_none());
+        let by_path = || own().filter(|it| path.starts_with(&it.at)).max_by_key(|it| it.at.components().count());
+        let Some(mount) = own().find(|it| it.device == device).or_else(by_path) else { return Vec::new() };
+        for layer in &mount.layers {
+            if let Ok(metadata) = fs::metadata(layer) {
+                layers.push((DevNum::new(metadata.dev()), layer.clone()));
+            }
+        }
+        self.devices_of(mount).into_iter().collect()
+    }
+}
+
+fn is_over(device: &LoopDevice, family: &BTreeSet<DevNum>) -> bool {
+    matches!(device.backing, Some(Object::Block(under)) if family.contains(&under))
+}
+
+impl Host {
+    /// The mounts of our namespace, then those of the others that we may look into.
+    fn mounts(&self) -> io::Result<Vec<Mount>> {
+        let mut all = proctext::mounts(&fs::read(self.proc.join("self/mountinfo"))?)?;
+        let mut namespaces = BTreeSet::new();
+        namespaces.extend(fs::read_link(self.proc.join("self/ns/mnt")).ok());
+        let mut processes: Vec<u32> =
+            fs::read_dir(&self.proc)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        processes.sort_unstable();
+        for pid in processes {
+            let place = self.proc.join(pid.to_string());
+            // Not permitted, or ended meanwhile: what we cannot see here, the exclusive open still refuses.
+            let Ok(namespace) = fs::read_link(place.join("ns/mnt")) else { continue };
+            if namespaces.contains(&namespace) {
+                continue;
+            }
+            let Ok(text) = fs::read(place.join("mountinfo")) else { continue };
+            // A process that is ending has an empty one; another of that namespace may follow.
+            if !text.is_empty() {
+                namespaces.insert(namespace);
+                all.extend(proctext::mounts(&text)?.into_iter().map(|it| Mount { elsewhere: Some(pid), ..it }));
+            }
+        }
+        Ok(all)
+    }
+
+    /// What must stay: the root file system and the program itself.
+    fn anchors(&self) -> Result<Vec<Anchor>, Blind> {
+        let mut found = Vec::new();
+        if let Some(root) = &self.root {
+            let metadata = fs::metadata(root).map_err(|source| Blind { what: "/", source })?;
+            found.push(Anchor {
+                what: "the root file system",
+                device: DevNum::new(metadata.dev()),
+                path: root.clone(),
+            });
+        }
+        let exe = self.proc.join("self/exe");
+        let metadata = fs::metadata(&exe).map_err(|source| Blind { what: "/proc/self/exe", source })?;
+        let path = fs::read_link(&exe).map_err(|source| Blind { what: "/proc/self/exe", source })?;
+        found.push(Anchor { what: "this program", device: DevNum::new(metadata.dev()), path });
+        Ok(found)
+    }
+
+    /// The locks that others have on an opened file or device node.
+    pub(crate) fn locks_on(&self, metadata: &fs::Metadata) -> Vec<FileLock> {
+        let device = DevNum::new(metadata.dev());
+        let text = fs::read(self.proc.join("locks")).unwrap_or_default();
+        let mut found = proctext::locks(&text);
+        found.retain(|lock| lock.device == device && lock.inode == metadata.ino());
+        found
+    }
+
+    /// The holders of such locks, as uses of a disk.
+    pub(crate) fn locked(&self, metadata: &fs::Metadata, block_device: bool) -> Vec<Use> {
+        let mut found = BTreeMap::new();
+        for lock in self.locks_on(metadata) {
+            // udev takes a shared lock on a whole disk for the moment in which it looks at it.
+            let passing = block_device && lock.whole && !lock.exclusive;
+            if !passing {
+                found.entry((lock.pid, lock.whole)).or_insert_with(|| Use::Locked { by: self.process(lock.pid) });
+            }
+        }
+        found.into_values().collect()
+    }
+
+    fn process(&self, pid: Option<u32>) -> Option<String> {
+        let pid = pid?;
+        let name = fs::read(self.proc.join(pid.to_string()).join("comm")).ok()?;
+        Some(format!("{} (process {pid})", String::from_utf8_lossy(name.trim_ascii())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::Machine;
+
+    fn told(machine: &Machine, disk: DevNum) -> Vec<String> {
+        let uses = Lookout::new(&machine.host).unwrap().uses(Object::Block(disk)).unwrap();
+        uses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_mount_three_floors_up_is_found() {
+        let machine = Machine::new();
+        let disk = machine.disk("sdb", "8:16");
+        let partition = machine.partition("sdb", "sdb1", "8:17");
+        let other = machine.partition("sdb", "sdb2", "8:18");
+        let array = machine.disk("md127", "9:127");
+        machine.write(array, "md/level", b"raid1\n");
+        let volume = machine.disk("dm-0", "253:0");
+        machine.write(volume, "dm/name", b"vg-srv\n");
+        machine.write(volume, "dm/uuid", b"LVM-abc\n");
+        let innocent = machine.disk("sdc", "8:32");
+        machine.stack(partition, array);
+        machine.stack(array, volume);
+        let held = ["in use by the RAID array md127", "in use by the LVM volume vg-srv"];
+        assert_eq!(told(&machine, disk), held);
+        machine.mounts("self", "30 1 253:0 / /srv rw - ext4 /dev/mapper/vg-srv rw\n");
+        let mounted = "mounted at /srv (from /dev/mapper/vg-srv)";
+        for device in [disk, partition, array] {
+            assert!(told(&machine, device).contains(&mounted.to_owned()));
+        }
+        assert_eq!(told(&machine, volume), [mounted]);
+        assert_eq!(told(&machine, innocent), [""; 0]);
+        // The sibling of a partition in use is free, though the disk is not.
+        assert_eq!(told(&machine, other), [""; 0]);
+    }
+
+    #[test]
+    fn a_partition_of_a_mounted_disk_is_in_use() {
+        let machine = Machine::new();
+        let disk = machine.disk("sdb", "8:16");
+        let partition = machine.partition("sdb", "sdb1", "8:17");
+        machine.mounts("self", "30 1 8:16 / /srv rw - ext4 /dev/sdb rw\n");
+        assert_eq!(told(&machine, partition), told(&machine, disk));
+        let path = machine.disk("dm-0", "253:0");
+        machine.stack(disk, path);
+        assert_eq!(told(&machine, partition).len(), 2);
+    }
+
+    #[test]
+    fn other_namespaces_are_looked_into_once() {
+        let machine = Machine::new();
+        let disk = machine.disk("sdb", "8:16");
+        machine.mounts("self", "30 1 8:32 / / rw - ext4 /dev/sdc rw\n");
+        machine.mounts("40", "30 1 8:16 / /data rw - ext4 /dev/sdb rw\n31 1 8:16 / /again rw - ext4 /dev/sdb rw\n");
+        machine.mounts("50", "30 1 8:16 / /data rw - ext4 /dev/sdb rw\n");
+        let wanted = ["/data", "/again"]
+            .map(|at| format!("mounted at {at} (from /dev/sdb) in the mount namespace of process 40"));
+        assert_eq!(told(&machine, disk), wanted);
+    }
+
+    #[test]
+    fn every_member_of_a_btrfs_is_in_use() {
+        let machine = Machine::new();
+        let disks = [machine.disk("sdb", "8:16"), machine.disk("sdc", "8:32")];
+        for disk in disks {
+            machine.btrfs("0123-4567", disk);
+            machine.mounts("self", "30 1 0:44 / /srv rw - btrfs /dev/sdb rw\n");
+        }
+        for disk in disks {
+            assert_eq!(told(&machine, disk), ["in use by the btrfs file system 0123-4567"]);
+        }
+    }
+
+    #[test]
+    fn a_loop_device_is_seen_through() {
+        let machine = Machine::new();
+        let image = machine.file("disk with blank.img");
+        fs::write(&image, "").unwrap();
+        let device = machine.attach("loop0", "7:0", &image);
+        machine.partition("loop0", "loop0p1", "259:0");
+        machine.mounts("self", "30 1 259:0 / /mnt ro - ext4 /dev/loop0p1 ro\n");
+        let lookout = Lookout::new(&machine.host).unwrap();
+        let uses = lookout.uses(Object::at(&image).unwrap()).unwrap();
+        let told: Vec<String> = uses.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["mounted at /mnt (from /dev/loop0p1)", "attached as loop device /dev/loop0"]);
+        assert!(lookout.writers(Object::Block(device)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn swap_files_are_found_by_what_they_are() {
+        let machine = Machine::new();
+        let (image, other) = (machine.file("swap file"), machine.file("other"));
+        fs::write(&image, "").unwrap();
+        fs::write(&other, "").unwrap();
+        let line = format!("Filename Type\n{}\tfile\t4\n", image.display().to_string().replace(' ', "\\040"));
+        fs::write(machine.host.proc.join("swaps"), line).unwrap();
+        let lookout = Lookout::new(&machine.host).unwrap();
+        assert_eq!(lookout.uses(Object::at(&image).unwrap()).unwrap().len(), 1);
+        assert_eq!(lookout.uses(Object::at(&other).unwrap()).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn the_root_is_followed_down_to_every_disk() {
+        let machine = Machine::new();
+        // A live system: the root is an overlay over a file system on a loop device over a file on a partition.
+        let stick = machine.disk("sda", "8:0");
+        let partition = machine.partition("sda", "sda1", "8:1");
+        let innocent = machine.disk("sdb", "8:16");
+        let image = machine.file("rootfs.img");
+        fs::write(&image, "").unwrap();
+        let on = DevNum::new(fs::metadata(&image).unwrap().dev());
+        let device = machine.attach("loop0", "7:0", &image);
+        let lookout = |text: &str| {
+            machine.mounts("self", text);
+            Lookout::new(&machine.host).unwrap()
+        };
+        let anchor = |device: &str, path: &str| Anchor {
+            what: "the root file system",
+            device: device.parse().unwrap(),
+            path: path.into(),
+        };
+        let below = lookout("").below(&anchor("7:0", "/"));
+        assert!(below.contains(&Object::Block(device)));
+        assert!(below.contains(&Object::at(&image).unwrap()));
+        // Where temporary files lie on tmpfs, there is no device below them.
+        let on = (!on.is_anonymous()).then_some(Object::Block(on));
+        assert!(on.is_none_or(|on| below.contains(&on)), "what holds the backing file is below as well");
+
+        let below = lookout("").below(&anchor("8:1", "/"));
+        assert!(below.contains(&Object::Block(partition)) && below.contains(&Object::Block(stick)));
+        assert!(!below.contains(&Object::Block(innocent)));
+
+        let layer = machine.file("lower");
+        fs::create_dir(&layer).unwrap();
+        let line = format!("30 1 0:50 / / rw - overlay overlay rw,lowerdir=/absent:{}\n", layer.display());
+        let found = lookout(&line).below(&anchor("0:50", "/"));
+        assert!(on.is_none_or(|on| found.contains(&on)), "the layers of an overlay are below");
+
+        // An overlay that is its own layer ends the walk, too; so does a number that no mount has.
+        let circle = "30 1 0:50 / / rw - overlay overlay rw,lowerdir=/\n";
+        lookout(circle).below(&anchor("0:50", "/"));
+        assert!(lookout("").below(&anchor("0:99", "/")).is_empty());
+    }
+
+    #[test]
+    fn stacked_slaves_lead_to_all_disks() {
+        let machine = Machine::new();
+        let disks = [machine.disk("sda", "8:0"), machine.disk("sdb", "8:16")];
+        let partitions = [machine.partition("sda", "sda2", "8:2"), machine.partition("sdb", "sdb2", "8:18")];
+        let (array, volume) = (machine.disk("md0", "9:0"), machine.disk("dm-0", "253:0"));
+        for partition in partitions {
+            machine.stack(partition, array);
+        }
+        machine.stack(array, volume);
+        let anchor = Anchor { what: "the root file system", device: volume, path: "/".into() };
+        let below = Lookout::new(&machine.host).unwrap().below(&anchor);
+        let wanted = disks.into_iter().chain(partitions).chain([array, volume]).map(Object::Block);
+        assert_eq!(below, wanted.collect());
+    }
+
+    #[test]
+    fn blindness_is_an_error() {
+        let machine = Machine::new();
+        let disk = machine.disk("sdb", "8:16");
+        let lookout = Lookout::new(&machine.host).unwrap();
+        let unknown = DevNum { major: 8, minor: 99 };
+        assert_eq!(lookout.uses(Object::Block(unknown)).unwrap_err().what, "/sys/dev/block");
+        machine.mounts("self", "not a mount\n");
+        assert_eq!(Lookout::new(&machine.host).err().unwrap().what, "/proc/self/mountinfo");
+        machine.mounts("self", "");
+        fs::remove_file(machine.host.proc.join("self/exe")).unwrap();
+        let error = Lookout::new(&machine.host).unwrap().uses(Object::Block(disk)).unwrap_err();
+        assert_eq!(error.what, "/proc/self/exe");
+    }
+
+    #[test]
+    fn holders_of_locks_are_named() {
+        let machine = Machine::new();
+        let image = machine.file("disk.img");
+        fs::write(&image, "").unwrap();
+        let metadata = fs::metadata(&image).unwrap();
+        let device = DevNum::new(metadata.dev());
+        let file = format!("{:02x}:{:02x}:{}", device.major, device.minor, metadata.ino());
+        let text = format!(
+            "1: FLOCK  ADVISORY  READ 812 {file} 0 EOF\n2: OFDLCK ADVISORY  READ -1 {file} 100 100\n3: OFDLCK ADVISORY  READ -1 {file} 103 103\n"
+        );
+        fs::write(machine.host.proc.join("locks"), text).unwrap();
+        fs::create_dir(machine.host.proc.join("812")).unwrap();
+        fs::write(machine.host.proc.join("812/comm"), "failback\n").unwrap();
+        let named = Use::Locked { by: Some("failback (process 812)".into()) };
+        let unnamed = Use::Locked { by: None };
+        assert_eq!(machine.host.locked(&metadata, false), [unnamed.clone(), named]);
+        // On a device the shared lock of the whole is udev's, but that of a range is not.
+        assert_eq!(machine.host.locked(&metadata, true), [unnamed]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Loop devices, mounts and processes that tests take and always give back.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tempfile::TempDir;
+
+/// Set for a test that runs again in a mount namespace of its own.
+const INSIDE: &str = "FAILBACK_TEST_INSIDE";
+
+/// Loop devices are few: one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Runs a program and wants it to succeed; returns what it printed.
+pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {
+    let output = try_run(program, arguments);
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Runs a program.
+pub(crate) fn try_run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Output {
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    Command::new(program).args(arguments).env("PATH", path).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a test needs: root, loop devices, a directory, and to be alone.
+pub(crate) struct Bench {
+    directory: TempDir,
+    _alone: Option<MutexGuard<'static, ()>>,
+}
+
+impl Bench {
+    /// `None`, with the reason printed, where the machine has not what these tests need.
+    pub(crate) fn new() -> Option<Self> {
+        let reason = if !nix::unistd::geteuid().is_root() {
+            "this needs root"
+        } else if !Path::new("/dev/loop-control").exists() {
+            "there are no loop devices"
+        } else {
+            let alone = (!is_inside()).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
+            return Some(Self { directory: tempfile::tempdir().unwrap(), _alone: alone });
+        };
+        println!("skipped: {reason}");
+        None
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// An image of 64 MiB, with nothing in it.
+    pub(crate) fn image(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        File::create_new(&path).unwrap().set_len(64 << 20).unwrap();
+        path
+    }
+
+    /// A loop device over a new image of 256 MiB: btrfs wants as much.
+    pub(crate) fn large_device(&self, name: &str) -> Loop {
+        let image = self.image(name);
+        File::options().write(true).open(&image).unwrap().set_len(256 << 20).unwrap();
+        Loop::attach(&image, &[])
+    }
+
+    /// A loop device over a new image.
+    pub(crate) fn device(&self, name: &str) -> Loop {
+        Loop::attach(&self.image(name), &[])
+    }
+
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    }
+}
+
+/// An attached loop device.
+pub(crate) struct Loop {
+    pub(crate) path: PathBuf,
+}
+
+impl Loop {
+    pub(crate) fn attach(image: &Path, options: &[&str]) -> Self {
+        let arguments: Vec<&OsStr> =
+            ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]).collect();
+        Self { path: run("losetup", &arguments).into() }
+    }
+
+    /// Adds partition 1 from 1 MiB on, 32 MiB long, as the kernel would for a partition table.
+    pub(crate) fn with_partition(&self) -> PathBuf {
+        run("addpart", &[self.path.as_os_str(), "1".as_ref(), "2048".as_ref(), "65536".as_ref()]);
+        PathBuf::from(format!("{}p1", self.path.display()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        try_run("delpart", &[self.path.as_os_str(), "1".as_ref()]);
+        let output = try_run("losetup", &[OsStr::new("-d"), self.path.as_os_str()]);
+        if !output.status.success() {
+            eprintln!("losetup -d {}: {}", self.path.display(), String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+/// A mount in the mount namespace of this process.
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    pub(crate) fn new(device: &Path, at: &Path, options: &str) -> Self {
+        run("mount", &[OsStr::new("-o"), options.as_ref(), device.as_os_str(), at.as_os_str()]);
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        try_run("umount", &[&self.0]);
+    }
+}
+
+/// An active swap device.
+pub(crate) struct Swap(PathBuf);
+
+impl Swap {
+    pub(crate) fn on(path: &Path) -> Self {
+        run("mkswap", &[path]);
+        run("swapon", &[path]);
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        try_run("swapoff", &[&self.0]);
+    }
+}
+
+/// Whether the test runs in a mount namespace of its own.
+pub(crate) fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Runs the named test again in a mount namespace of its own, so that mounts made by it end with it.
+pub(crate) fn run_inside(test: &str) {
+    let program = std::env::current_exe().unwrap();
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(program)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed in its mount namespace");
+}

@@ -38,6 +38,10 @@ pub trait Device: Send + Sync {
     /// # Errors
     ///
     /// When the kernel refuses the resources.
+    ///
+    /// # Panics
+    ///
+    /// When `depth` is not 1 to 1024.
     fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError>;
 
     /// What lies at `from`: the extent from there to the next change between data and hole, at most to the end.
@@ -120,6 +124,14 @@ pub trait Queue {
     /// Waits for an operation to finish; `None` when none is in flight.
     fn wait(&mut self) -> Option<Completion>;
 }
+
+/// Holds callers to what [`Device::queue`] says about its argument.
+pub(crate) fn check_depth(depth: usize) {
+    assert!((1..=MAX_DEPTH).contains(&depth), "a queue depth is 1 to {MAX_DEPTH}, not {depth}");
+}
+
+/// The greatest depth of a queue.
+const MAX_DEPTH: usize = 1024;
 
 /// Carries out one operation and waits for it: for headers and flushes, where there is nothing to overlap.
 ///

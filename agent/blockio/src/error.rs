@@ -1,6 +1,6 @@
 //! What went wrong with an operation, where, and the kernel's own number for it.
 
-use failback_units::{ByteCount, ByteOffset};
+use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::{fmt, io, sync::Arc};
 
 /// What was being done when an operation failed.
@@ -48,6 +48,18 @@ pub struct IoError {
     /// What the kernel, or the engine on its behalf, said.
     #[source]
     pub source: io::Error,
+}
+
+impl IoError {
+    /// An error of `action` on `range` of `device`.
+    pub(crate) fn new(action: Action, device: &Arc<str>, range: ByteRange, source: impl Into<io::Error>) -> Self {
+        Self { action, device: Arc::clone(device), at: range.start(), count: range.count(), source: source.into() }
+    }
+
+    /// An error of `action` on the device as a whole.
+    pub(crate) fn whole(action: Action, device: &Arc<str>, source: impl Into<io::Error>) -> Self {
+        Self::new(action, device, ByteRange::default(), source)
+    }
 }
 
 struct Place(ByteOffset, ByteCount);

@@ -1,0 +1,96 @@
+//! Is a range in the page cache? Reading what is cached from the medium is slow, and so is reading what is not through
+//! the cache: 4.8 s against 0.6 s, and 5.1 s of processor time against 1.6 s, for 4 GiB on the machines measured.
+
+use failback_units::ByteRange;
+use nix::errno::Errno;
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+/// `cachestat(2)`, since Linux 6.5. All architectures gave it one number.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Without `cachestat`, a range is judged by samples taken once in so many bytes: a sample that is not cached is read in
+/// by the kernel, so they must be few.
+const STRETCH: u64 = 16 << 20;
+/// Where the samples are taken, in sixteenths of the stretch.
+const SAMPLES: [u64; 3] = [3, 8, 13];
+
+/// `struct cachestat_range` of <linux/mman.h>.
+#[repr(C)]
+struct CachestatRange {
+    off: u64,
+    len: u64,
+}
+
+/// `struct cachestat` of <linux/mman.h>; all numbers are pages.
+#[repr(C)]
+#[derive(Default)]
+struct Cachestat {
+    cache: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// What is known about a device's pages in the cache.
+#[derive(Debug, Default)]
+pub(super) struct Residency {
+    /// Whether `cachestat` was refused, by an older kernel or for lack of permission.
+    no_cachestat: AtomicBool,
+    /// The stretch that was sampled last and its verdict: twice its number, plus 1 if cached, plus 1; 0 for none.
+    sampled: AtomicU64,
+}
+
+impl Residency {
+    /// Whether at least half of the range is in the page cache of what `cached`, a description without `O_DIRECT`, reads.
+    pub(super) fn mostly_cached(&self, cached: BorrowedFd<'_>, range: ByteRange) -> bool {
+        if !self.no_cachestat.load(Relaxed) {
+            match cached_pages(cached, range) {
+                Ok(pages) => return pages.saturating_mul(2 * PAGE) >= range.count().get(),
+                Err(_) => self.no_cachestat.store(true, Relaxed),
+            }
+        }
+        self.sampled(cached, range.start().get() / STRETCH)
+    }
+
+    fn sampled(&self, cached: BorrowedFd<'_>, stretch: u64) -> bool {
+        let known = self.sampled.load(Relaxed);
+        if let Some(verdict) = known.checked_sub(1)
+            && verdict / 2 == stretch
+        {
+            return verdict % 2 == 1;
+        }
+        let places = SAMPLES.map(|sixteenth| stretch * STRETCH + sixteenth * (STRETCH / 16));
+        let hits = places.into_iter().filter(|at| is_cached(cached, *at)).count();
+        let verdict = hits * 2 > SAMPLES.len();
+        // Several threads may sample at once; each verdict is as good as the other.
+        self.sampled.store(stretch * 2 + u64::from(verdict) + 1, Relaxed);
+        verdict
+    }
+}
+
+/// The kernel's page, as far as a rule of thumb needs it: with larger pages fewer of them count as "half".
+const PAGE: u64 = 4096;
+
+fn cached_pages(fd: BorrowedFd<'_>, range: ByteRange) -> nix::Result<u64> {
+    let wanted = CachestatRange { off: range.start().get(), len: range.count().get() };
+    let mut answer = Cachestat::default();
+    let (wanted_ptr, answer_ptr) = (&raw const wanted, &raw mut answer);
+    // SAFETY: the kernel reads one structure and fills the other; both are valid and of its layout.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, fd.as_raw_fd(), wanted_ptr, answer_ptr, 0) };
+    Errno::result(result)?;
+    Ok(answer.cache)
+}
+
+/// Whether the byte at `at` can be read without waiting for the medium. Past the end, no.
+fn is_cached(fd: BorrowedFd<'_>, at: u64) -> bool {
+    let Ok(at) = i64::try_from(at) else { return false };
+    let mut byte = 0_u8;
+    let target = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: the kernel writes at most one byte, to `byte`, which outlives the call.
+    let result = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const target, 1, at, libc::RWF_NOWAIT) };
+    result == 1
+}

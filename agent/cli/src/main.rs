@@ -1,2 +1,35 @@
-//! The failback program.
-fn main() {}
+//! The failback program: from the command line to a job and back to an exit code.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod args;
+mod compare;
+mod confirm;
+mod exit;
+mod files;
+mod meter;
+mod report;
+mod status;
+
+use args::{Arguments, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Sign(args) => compare::sign(args),
+        Command::Diff(args) => compare::diff(args),
+        Command::Inspect(args) => compare::inspect(args),
+        Command::Verify(args) => compare::verify(args),
+        Command::Plan(args) => apply::plan(args),
+        Command::Apply(args) => apply::apply(args),
+        Command::Status(args) => status::status(args),
+        Command::Completions(args) => args::completions(args.shell),
+        Command::Man(args) => args::man_pages(&args.directory),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}

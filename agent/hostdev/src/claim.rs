@@ -120,6 +120,12 @@ pub enum ClaimError {
 }
 
 impl ClaimError {
+    /// Whether a device or the kernel failed, rather than the disk being in use.
+    #[must_use]
+    pub const fn is_io(&self) -> bool {
+        matches!(self, Self::Unusable(error) if error.is_io())
+    }
+
     /// Every reason that was found, the gravest first; empty if the disk cannot be opened at all.
     #[must_use]
     pub fn uses(&self) -> &[Use] {

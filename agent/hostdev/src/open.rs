@@ -74,6 +74,14 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether a device or the kernel failed, rather than the user having named the wrong thing.
+    #[must_use]
+    pub const fn is_io(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Blind { .. })
+    }
+}
+
+impl SourceError {
     pub(crate) fn blind(name: &DiskName, blind: Blind) -> Self {
         Self::Blind { name: name.clone(), what: blind.what, source: blind.source }
     }

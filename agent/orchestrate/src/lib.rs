@@ -1,1 +1,40 @@
-//! To come.
+//! The jobs of failback: sign, diff, inspect, plan, apply, verify.
+//!
+//! Each job is a function that takes devices, streams and options, tells its [`Progress`] and returns a report. How a
+//! device is found and claimed, what is printed and when the user is asked, is the caller's business; what is true of
+//! the disk afterwards is ours.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod chunks;
+mod diff;
+mod error;
+mod inspect;
+mod open;
+mod ordered;
+mod output;
+mod progress;
+mod scan;
+mod sign;
+mod verify;
+
+pub use apply::{
+    ApplyOptions, ApplyReport, DeltaInput, Examined, FileIntents, Intent, IntentError, IntentStore, PlanReport, Proven,
+    apply, plan,
+};
+pub use diff::{DiffOptions, DiffReport, diff};
+pub use error::{JobError, Outcome};
+pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
+pub use open::{SourceDisk, SourceOptions, TargetDisk, identity_of};
+pub use output::Output;
+pub use progress::{Progress, Silent};
+pub use scan::ScanReport;
+pub use sign::{SignOptions, SignReport, sign};
+pub use verify::{Against, Difference, VerifyReport, verify};
+
+// What the formats and the layers below call things, for callers that print them.
+pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
+pub use failback_delta::{Coverage, FileKind, FormatError, PointKind, SignatureReader, SigningKey, VerifyingKey};
+pub use failback_hashtree::Root;
+pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
+pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};

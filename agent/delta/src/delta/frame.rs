@@ -223,6 +223,8 @@ impl Side<'_> {
         let len = usize::try_from(bytes.count().get()).unwrap_or(usize::MAX);
         match self.content {
             Content::Absent | Content::Free => cover.map(|_| true).collect(),
+            // The disk ends before this side does.
+            _ if content.len() < len => cover.map(|_| false).collect(),
             Content::Zero => {
                 let mut rest = &content[..len];
                 let mut is_next_zero = |node: failback_hashtree::Node| {

@@ -53,13 +53,20 @@ impl<W: Write> SignatureWriter<W> {
         })
     }
 
-    /// Adds the values of the next blocks.
+    /// Adds the values of the next blocks; `above` is the one node that covers just these, if its value is known already.
     ///
     /// # Errors
     ///
     /// What the output said.
-    pub fn blocks(&mut self, mut values: &[ChainingValue]) -> Result<(), FormatError> {
-        self.root.push_leaves(&mut self.hasher, values);
+    pub fn blocks(
+        &mut self,
+        mut values: &[ChainingValue],
+        above: Option<(Node, ChainingValue)>,
+    ) -> Result<(), FormatError> {
+        match above {
+            Some((node, value)) => self.root.push(node, value),
+            None => self.root.push_leaves(&mut self.hasher, values),
+        }
         if matches!(self.pending, Pending::Uniform(..)) {
             self.end_page()?;
         }

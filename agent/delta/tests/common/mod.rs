@@ -50,7 +50,7 @@ pub fn sign(disk: &[u8], shift: u8) -> Vec<u8> {
         } else {
             let mut values = Vec::new();
             hasher.hash(shape, first, piece, &mut values);
-            writer.blocks(&values).unwrap();
+            writer.blocks(&values, None).unwrap();
         }
     }
     let (bytes, root, len) = writer.finish().unwrap();

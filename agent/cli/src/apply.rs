@@ -1,0 +1,179 @@
+//! The verbs for a target: plan and apply.
+
+use crate::args::{ApplyArgs, Applying, PlanArgs};
+use crate::meter::Meter;
+use crate::report::{Lines, print};
+use crate::{confirm, exit, files};
+use anyhow::Result;
+use failback_orchestrate::{
+    ApplyOptions, ApplyReport, DeltaInput, Device, DiskIdentity, Engine, JobError, Medium, PlanReport, Progress,
+    SourceDisk, SourceOptions, TargetDisk, look,
+};
+use serde_json::{Value, json};
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn options(applying: &Applying, verify: bool) -> Result<ApplyOptions, JobError> {
+    let trusted = applying.trusted_key.as_deref().map(files::trusted_key).transpose()?;
+    Ok(ApplyOptions { verify, discard_intent: applying.discard_intent, trusted, now: files::now() })
+}
+
+pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
+    let meter = Meter::new()?;
+    let options = options(&args.applying, false)?;
+    let mut delta = files::open(&args.delta)?;
+    let (disk, uses) = look(&args.disk).map_err(JobError::from)?;
+    let source = SourceOptions { engine: args.applying.common.engine.into(), fuzzy: true };
+    let target = SourceDisk::open(&args.disk, source)?;
+    let mut intents = files::intents(&disk, args.applying.state.as_deref());
+    let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
+    meter.finish();
+    report.refusals.extend(uses.iter().map(|used| format!("{} {used}", args.disk.display())));
+    let (object, lines) = planned(&args.disk, &disk, &report);
+    print(args.applying.common.json, &object, &lines)?;
+    Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
+}
+
+fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lines) {
+    let (examined, shapes) = (&report.examined, &report.header.shapes);
+    let object = json!({
+        "disk": path.display().to_string(),
+        "disk_size": disk.size.get(),
+        "base_root": report.header.base_root.to_string(),
+        "result_root": report.result_root.to_string(),
+        "base_size": shapes.base.size().get(),
+        "result_size": shapes.result.size().get(),
+        "base_coverage": report.header.base_coverage.name(),
+        "result_coverage": report.header.result_coverage.name(),
+        "kind": report.header.kind.name(),
+        "signed_by": report.signed_by.is_some(),
+        "bytes_to_read": examined.bytes_read,
+        "bytes_hole": examined.bytes_hole,
+        "bytes_in_place": examined.bytes_in_place,
+        "bytes_to_write": examined.bytes_to_write,
+        "bytes_to_zero": examined.bytes_to_zero,
+        "extents": report.totals.extents,
+        "finishes_interrupted_apply": report.resumes,
+        "torn": examined.torn,
+        "seconds_estimated": report.seconds_estimated,
+        "refusals": report.refusals,
+    });
+    let mut lines = Lines::default();
+    lines.add("disk", confirm::describe(disk));
+    lines.add("base root", report.header.base_root).add("result root", report.result_root);
+    lines.add("coverage", format!("{} -> {}", report.header.base_coverage, report.header.result_coverage));
+    lines.add("kind", report.header.kind);
+    lines.bytes("to read", examined.bytes_read).bytes("to write", examined.bytes_to_write);
+    lines.bytes("to make zero", examined.bytes_to_zero).bytes("in place already", examined.bytes_in_place);
+    if report.resumes {
+        lines.add("resumes", "an apply of this change that was interrupted");
+    }
+    match report.seconds_estimated {
+        Some(seconds) => {
+            lines.add("time", format!("about {seconds:.1} s, at the rate at which the old content was read"))
+        }
+        None => lines.add("time", "unknown: nothing was read that a rate could be measured from"),
+    };
+    match report.refusals.as_slice() {
+        [] => lines.add("apply would", "go ahead"),
+        refusals => lines.add("apply would refuse", refusals.join("\n")),
+    };
+    (object, lines)
+}
+
+pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let meter = Meter::new()?;
+    let applying = &args.applying;
+    let options = options(applying, args.verify)?;
+    let piped = files::is_dash(&args.delta);
+    let mut file = if piped { None } else { Some(files::open(&args.delta)?) };
+    let (disk, _) = look(&args.disk).map_err(JobError::from)?;
+    check_undo(args, &disk, &meter)?;
+    confirm::overwriting(&disk, args.yes)?;
+    let engine: Engine = applying.common.engine.into();
+    let target = TargetDisk::claim(&args.disk, engine)?;
+    let disk = target.identity().clone();
+    if let Some(note) = target.device().engine_note() {
+        meter.note(note);
+    }
+    let mut intents = files::intents(&disk, applying.state.as_deref());
+    intents.prepare()?;
+    let mut stdin = io::stdin().lock();
+    let input = match &mut file {
+        Some(file) => DeltaInput::File(file),
+        None => DeltaInput::Stream(&mut stdin),
+    };
+    let report = failback_orchestrate::apply(target.device(), input, &mut intents, &options, &meter);
+    meter.finish();
+    let engine = target.device().engine();
+    let released = target.release();
+    let report = report?;
+    released?;
+    let seconds = started.elapsed().as_secs_f64();
+    let (object, lines) = applied(&args.disk, &report, seconds, engine);
+    print(applying.common.json, &object, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An original disk is not overwritten before it was said that there is no way back.
+fn check_undo(args: &ApplyArgs, disk: &DiskIdentity, meter: &Meter) -> Result<(), JobError> {
+    match disk.medium {
+        _ if args.no_undo => {}
+        Medium::Image => {
+            meter.note("what this overwrites is kept nowhere: there is no undo (--no-undo is implied for images)")
+        }
+        Medium::BlockDevice { .. } => {
+            return Err(JobError::Refused(format!(
+                "what this overwrites on {} would be kept nowhere: keep a copy and add --no-undo if that is what you want",
+                args.disk.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn applied(path: &Path, report: &ApplyReport, seconds: f64, engine: &str) -> (Value, Lines) {
+    let (examined, totals) = (&report.examined, &report.totals);
+    let in_place = report.already_in_place();
+    let object = json!({
+        "disk": path.display().to_string(),
+        "base_root": report.header.base_root.to_string(),
+        "result_root": report.result_root.to_string(),
+        "result_size": report.header.shapes.result.size().get(),
+        "base_coverage": report.header.base_coverage.name(),
+        "result_coverage": report.header.result_coverage.name(),
+        "kind": report.header.kind.name(),
+        "bytes_read": examined.bytes_read,
+        "bytes_hole": examined.bytes_hole,
+        "bytes_in_place": examined.bytes_in_place,
+        "bytes_written": report.bytes_written,
+        "bytes_zeroed": report.bytes_zeroed,
+        "delta_bytes": totals.stored_bytes,
+        "already_in_place": in_place,
+        "resumed": report.resumed,
+        "torn_rewritten": examined.torn,
+        "proven": report.proven.name(),
+        "verified_bytes_read": report.verified.map(|scan| scan.bytes_read),
+        "seconds": seconds,
+        "engine": engine,
+    });
+    let mut lines = Lines::default();
+    let outcome = if in_place { "already in place: nothing was written" } else { "applied and durable" };
+    lines.add("result", outcome);
+    lines.add("base root", report.header.base_root).add("result root", report.result_root);
+    lines.add("kind", report.header.kind);
+    lines.bytes("read", examined.bytes_read).bytes("written", report.bytes_written);
+    lines.bytes("made zero", report.bytes_zeroed).bytes("in place before", examined.bytes_in_place);
+    if report.resumed {
+        lines.add(
+            "resumed",
+            format!("an interrupted apply was finished; {} half-written runs rewritten", examined.torn),
+        );
+    }
+    lines.add("proven", report.proven.name());
+    lines.rate(totals.data_bytes + totals.zero_bytes, seconds).add("engine", engine);
+    (object, lines)
+}

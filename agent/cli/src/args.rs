@@ -1,0 +1,267 @@
+//! What can be said on the command line. The first line of a description is what `--help` shows; the rest is for the man page.
+
+use crate::exit;
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use failback_orchestrate::{BlockSize, Engine, Root};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Bring changed disks home: sign, compare, apply and verify, each step proven by BLAKE3.
+#[derive(Debug, Parser)]
+#[command(name = "failback", version, after_help = exit::HELP)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Read a disk and write its signature
+    Sign(SignArgs),
+    /// Read a source once and write what changed since a signature
+    Diff(DiffArgs),
+    /// Check a signature or a delta and say what it holds
+    Inspect(InspectArgs),
+    /// Say what apply would do, and write nothing
+    Plan(PlanArgs),
+    /// Bring a target disk from the base of a delta to its result
+    Apply(ApplyArgs),
+    /// Say whether an apply to this disk is under way or was interrupted
+    Status(StatusArgs),
+    /// Read a disk and compare it with a root or a signature
+    Verify(VerifyArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages into a directory
+    Man(ManArgs),
+}
+
+/// What every verb that reads or writes a disk understands.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How disks are read and written
+    ///
+    /// `auto` is io_uring, or pread and pwrite where the kernel refuses io_uring; the report names the one in use.
+    #[arg(long, value_enum, default_value_t = EngineName::Auto, hide_possible_values = false)]
+    pub(crate) engine: EngineName,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum EngineName {
+    Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Blocking,
+}
+
+impl From<EngineName> for Engine {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Auto => Self::Auto,
+            EngineName::IoUring => Self::IoUring,
+            EngineName::Blocking => Self::Blocking,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignArgs {
+    /// The disk: a block device or a raw image
+    pub(crate) disk: PathBuf,
+    /// The signature file to write; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Size of the blocks that are compared later: 4K to 1M, a power of two
+    ///
+    /// A signature holds 32 bytes for each block. Smaller blocks make smaller deltas and larger signatures.
+    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_block_size)]
+    pub(crate) block_size: BlockSize,
+    /// Take the disk as it is although it is being written
+    ///
+    /// What is read then is no moment of the disk's life: a base for the next pass, not to be booted.
+    #[arg(long)]
+    pub(crate) fuzzy: bool,
+    /// Threads that read and hash; 0 for one on each processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The signature of what the target holds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) base: PathBuf,
+    /// The source: a block device or a raw image
+    pub(crate) source: PathBuf,
+    /// The delta file to write; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Effort to compress, 1 to 19
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) compression: i32,
+    /// Sign the delta with this Ed25519 key, PKCS#8 in PEM form
+    ///
+    /// `openssl genpkey -algorithm ed25519` makes one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signing_key: Option<PathBuf>,
+    /// Take the source as it is although it is being written
+    #[arg(long)]
+    pub(crate) fuzzy: bool,
+    /// Threads that read and hash; 0 for one on each processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The signature or delta
+    pub(crate) file: PathBuf,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What plan and apply have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Applying {
+    /// Keep the intent record in this directory
+    ///
+    /// By default it lies beside an image, and in /var/lib/failback for a block device.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Refuse a delta that this key did not sign
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trusted_key: Option<PathBuf>,
+    /// Go on although an apply of another delta was interrupted
+    ///
+    /// For a delta that was made from a signature taken after the interruption. The whole disk is read at the end.
+    #[arg(long)]
+    pub(crate) discard_intent: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The delta file
+    pub(crate) delta: PathBuf,
+    /// The target: a block device or a raw image
+    pub(crate) disk: PathBuf,
+    #[command(flatten)]
+    pub(crate) applying: Applying,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The delta file; - for standard input
+    pub(crate) delta: PathBuf,
+    /// The target: a block device or a raw image
+    pub(crate) disk: PathBuf,
+    /// Do not ask before writing
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Accept that the change cannot be undone
+    ///
+    /// What is overwritten is kept nowhere. A block device is written only with this; for an image it is implied and said.
+    #[arg(long)]
+    pub(crate) no_undo: bool,
+    /// Read the whole disk at the end and compare its root
+    #[arg(long)]
+    pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) applying: Applying,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The target: a block device or a raw image
+    pub(crate) disk: PathBuf,
+    /// Where the intent record was kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The disk: a block device or a raw image
+    pub(crate) disk: PathBuf,
+    /// The root it should have: 64 hexadecimal digits, as b3sum prints them
+    #[arg(long, value_name = "HEX", required_unless_present = "signature", conflicts_with = "signature")]
+    pub(crate) root: Option<Root>,
+    /// The signature it should have; names the ranges that differ
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signature: Option<PathBuf>,
+    /// Look at the first BYTES only, for a disk larger than what it holds
+    #[arg(long, value_name = "BYTES", conflicts_with = "signature")]
+    pub(crate) size: Option<u64>,
+    /// Threads that read and hash; 0 for one on each processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where to write them
+    pub(crate) directory: PathBuf,
+}
+
+/// A block size such as `4096`, `64K` or `1M`.
+fn parse_block_size(text: &str) -> Result<BlockSize, String> {
+    let (digits, unit) = match text.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 1 << 10),
+        None => text.strip_suffix(['M', 'm']).map_or((text, 1), |digits| (digits, 1 << 20)),
+    };
+    let number = digits.parse::<u64>().map_err(|_| "write it like 4096, 64K or 1M".to_owned())?;
+    BlockSize::new(number.saturating_mul(unit)).map_err(|error| error.to_string())
+}
+
+pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    clap_complete::generate(shell, &mut Arguments::command(), "failback", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn man_pages(directory: &Path) -> anyhow::Result<ExitCode> {
+    clap_mangen::generate_to(Arguments::command(), directory)
+        .with_context(|| format!("cannot write man pages into {}", directory.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn block_sizes() {
+        assert_eq!(parse_block_size("4K").unwrap().bytes(), 4096);
+        assert_eq!(parse_block_size("65536").unwrap().bytes(), 65_536);
+        assert_eq!(parse_block_size("1M").unwrap(), BlockSize::MAX);
+        for wrong in ["", "K", "3K", "2K", "2M", "-4K", "99999999999999999999", "18446744073709551615M"] {
+            assert!(parse_block_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

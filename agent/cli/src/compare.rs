@@ -1,0 +1,311 @@
+//! The verbs that read disks: sign, diff, inspect, verify.
+
+use crate::args::{DiffArgs, InspectArgs, SignArgs, VerifyArgs};
+use crate::meter::Meter;
+use crate::report::{Lines, print};
+use crate::{exit, files};
+use anyhow::Result;
+use failback_orchestrate::{
+    Against, ByteCount, DeltaFacts, Device, DiffOptions, Difference, Facts, FileKind, HumanBytes, JobError, Output,
+    Progress, ScanReport, SignOptions, SignatureFacts, SignatureReader, SourceDisk, SourceOptions, identity_of,
+};
+use serde::Serialize;
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Ranges that are listed for people; JSON has up to a thousand.
+const RANGES_SHOWN: usize = 20;
+
+fn output(path: &Path, kind: FileKind) -> Result<Output, JobError> {
+    if files::is_dash(path) {
+        files::check_stdout()?;
+        return Ok(Output::stdout());
+    }
+    Output::file(path, kind)
+}
+
+/// Opens a source and says what the user should know of it before it is read.
+fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<SourceDisk, JobError> {
+    let source = SourceDisk::open(path, options)?;
+    if let Some(note) = source.device().engine_note() {
+        meter.note(note);
+    }
+    for writer in source.writers() {
+        meter.note(&format!("{} {writer}: what is read is no moment of its life (fuzzy)", path.display()));
+    }
+    Ok(source)
+}
+
+#[derive(Serialize)]
+struct SignJson<'a> {
+    disk: String,
+    size: u64,
+    block_size: u64,
+    coverage: &'a str,
+    kind: &'a str,
+    root: String,
+    #[serde(flatten)]
+    scan: ScanReport,
+    output_bytes: u64,
+    seconds: f64,
+    engine: &'a str,
+}
+
+pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let meter = Meter::new()?;
+    let options = SourceOptions { engine: args.common.engine.into(), fuzzy: args.fuzzy };
+    let source = open_source(&args.disk, options, &meter)?;
+    let mut out = output(&args.output, FileKind::Signature)?;
+    let options = SignOptions {
+        block_size: args.block_size,
+        kind: source.kind(),
+        created: files::now(),
+        identity: identity_of(source.identity()),
+        threads: args.threads,
+    };
+    let report = failback_orchestrate::sign(source.device(), &mut out, &options, &meter)?;
+    source.check_unchanged()?;
+    out.commit()?;
+    meter.finish();
+    let seconds = started.elapsed().as_secs_f64();
+    let size = source.device().size().get();
+    let object = SignJson {
+        disk: args.disk.display().to_string(),
+        size,
+        block_size: args.block_size.bytes(),
+        coverage: "whole",
+        kind: source.kind().name(),
+        root: report.root.to_string(),
+        scan: report.scan,
+        output_bytes: report.output_bytes,
+        seconds,
+        engine: source.device().engine(),
+    };
+    let mut lines = Lines::default();
+    lines.add("root", report.root).bytes("disk", size).bytes("read", report.scan.bytes_read);
+    lines.bytes("holes, not read", report.scan.bytes_hole).bytes("signature", report.output_bytes);
+    lines.add("block size", args.block_size).add("coverage", "whole").add("kind", source.kind());
+    lines.rate(size, seconds).add("engine", source.device().engine());
+    print_beside(&args.output, args.common.json, &object, &lines)
+}
+
+#[derive(Serialize)]
+struct DiffJson<'a> {
+    source: String,
+    base_root: String,
+    result_root: String,
+    base_size: u64,
+    result_size: u64,
+    block_size: u64,
+    base_coverage: &'a str,
+    result_coverage: &'a str,
+    kind: &'a str,
+    #[serde(flatten)]
+    scan: ScanReport,
+    changed_blocks: u64,
+    bytes_data: u64,
+    bytes_zero: u64,
+    delta_bytes: u64,
+    seconds: f64,
+    engine: &'a str,
+}
+
+pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let meter = Meter::new()?;
+    let base = SignatureReader::open(files::open(&args.base)?).map_err(JobError::from)?;
+    let base_coverage = base.header().coverage;
+    let signer = args.signing_key.as_deref().map(files::signing_key).transpose()?;
+    let options = SourceOptions { engine: args.common.engine.into(), fuzzy: args.fuzzy };
+    let source = open_source(&args.source, options, &meter)?;
+    let mut out = output(&args.output, FileKind::Delta)?;
+    let options = DiffOptions {
+        kind: source.kind(),
+        created: files::now(),
+        identity: identity_of(source.identity()),
+        level: args.compression,
+        threads: args.threads,
+        signer: signer.as_ref(),
+        before_end: &|| source.check_unchanged(),
+    };
+    let report = failback_orchestrate::diff(base, source.device(), &mut out, &options, &meter)?;
+    out.commit()?;
+    meter.finish();
+    let seconds = started.elapsed().as_secs_f64();
+    let block_size = report.shapes.block_size();
+    let object = DiffJson {
+        source: args.source.display().to_string(),
+        base_root: report.base_root.to_string(),
+        result_root: report.result_root.to_string(),
+        base_size: report.shapes.base.size().get(),
+        result_size: report.shapes.result.size().get(),
+        block_size: block_size.bytes(),
+        base_coverage: base_coverage.name(),
+        result_coverage: "whole",
+        kind: source.kind().name(),
+        scan: report.scan,
+        changed_blocks: report.changed_blocks,
+        bytes_data: report.totals.data_bytes,
+        bytes_zero: report.totals.zero_bytes,
+        delta_bytes: report.delta_bytes,
+        seconds,
+        engine: source.device().engine(),
+    };
+    let mut lines = Lines::default();
+    lines.add("base root", report.base_root).add("result root", report.result_root);
+    lines.bytes("read", report.scan.bytes_read).bytes("holes, not read", report.scan.bytes_hole);
+    lines.add("changed", format!("{} blocks of {block_size}", report.changed_blocks));
+    lines.bytes("new content", report.totals.data_bytes).bytes("becomes zero", report.totals.zero_bytes);
+    lines.bytes("delta", report.delta_bytes).add("kind", source.kind());
+    lines.rate(object.result_size, seconds).add("engine", source.device().engine());
+    print_beside(&args.output, args.common.json, &object, &lines)
+}
+
+/// Prints a report, unless the output itself went to standard output.
+fn print_beside(output: &Path, json: bool, object: &impl Serialize, lines: &Lines) -> Result<ExitCode> {
+    if !files::is_dash(output) {
+        print(json, object, lines)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
+    let meter = Meter::new()?;
+    let facts = failback_orchestrate::inspect(files::open(&args.file)?, &args.file, &meter)?;
+    meter.finish();
+    let (object, lines) = match &facts {
+        Facts::Signature(facts) => signature_facts(facts),
+        Facts::Delta(facts) => delta_facts(facts),
+    };
+    print(args.json, &object, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn signature_facts(facts: &SignatureFacts) -> (serde_json::Value, Lines) {
+    let SignatureFacts { header, root, file_bytes } = facts;
+    let object = json!({
+        "what": "signature",
+        "root": root.to_string(),
+        "size": header.shape.size().get(),
+        "block_size": header.shape.block_size().bytes(),
+        "coverage": header.coverage.name(),
+        "kind": header.kind.name(),
+        "created": header.created,
+        "source_name": header.identity.name,
+        "source_scsi_uuid": header.identity.scsi_uuid.map(|uuid| hex(&uuid)),
+        "file_bytes": file_bytes,
+        "proven": "root recomputed from the stored values",
+    });
+    let mut lines = Lines::default();
+    lines.add("what", "signature, intact").add("root", root).bytes("disk", header.shape.size().get());
+    lines.add("block size", header.shape.block_size()).add("coverage", header.coverage).add("kind", header.kind);
+    lines.add("made from", header.identity.name.as_deref().unwrap_or("unknown"));
+    lines.bytes("file", *file_bytes).add("proven", "root recomputed from the stored values");
+    (object, lines)
+}
+
+fn delta_facts(facts: &DeltaFacts) -> (serde_json::Value, Lines) {
+    let DeltaFacts { header, trailer, file_bytes } = facts;
+    let (shapes, totals) = (&header.shapes, &trailer.totals);
+    let proven = "both roots recomputed from the stored values; every payload has its stated value";
+    let signed_by = trailer.signed_by.map(|key| hex(key.bytes()));
+    let object = json!({
+        "what": "delta",
+        "base_root": header.base_root.to_string(),
+        "result_root": trailer.result_root.to_string(),
+        "base_size": shapes.base.size().get(),
+        "result_size": shapes.result.size().get(),
+        "block_size": shapes.block_size().bytes(),
+        "base_coverage": header.base_coverage.name(),
+        "result_coverage": header.result_coverage.name(),
+        "kind": header.kind.name(),
+        "created": header.created,
+        "source_name": header.identity.name,
+        "source_scsi_uuid": header.identity.scsi_uuid.map(|uuid| hex(&uuid)),
+        "frames": totals.frames,
+        "extents": totals.extents,
+        "bytes_data": totals.data_bytes,
+        "bytes_zero": totals.zero_bytes,
+        "bytes_stored": totals.stored_bytes,
+        "file_bytes": file_bytes,
+        "signed_by": signed_by,
+        "proven": proven,
+    });
+    let mut lines = Lines::default();
+    lines.add("what", "delta, intact").add("base root", header.base_root).add("result root", trailer.result_root);
+    lines.bytes("base", shapes.base.size().get()).bytes("result", shapes.result.size().get());
+    lines.add("block size", shapes.block_size());
+    lines.add("coverage", format!("{} -> {}", header.base_coverage, header.result_coverage)).add("kind", header.kind);
+    lines.add("made from", header.identity.name.as_deref().unwrap_or("unknown"));
+    lines.add("changes", format!("{} runs in {} frames", totals.extents, totals.frames));
+    lines.bytes("new content", totals.data_bytes).bytes("becomes zero", totals.zero_bytes);
+    lines.bytes("file", *file_bytes).add("signed by", signed_by.as_deref().unwrap_or("nobody")).add("proven", proven);
+    (object, lines)
+}
+
+pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let meter = Meter::new()?;
+    let options = SourceOptions { engine: args.common.engine.into(), fuzzy: false };
+    let source = open_source(&args.disk, options, &meter)?;
+    let against = match (&args.root, &args.signature) {
+        (_, Some(path)) => {
+            let reader = SignatureReader::open(files::open(path)?).map_err(JobError::from)?;
+            Against::Signature(Box::new(reader))
+        }
+        (Some(root), None) => Against::Root(*root, args.size.map(byte_count).transpose()?),
+        (None, None) => unreachable!("clap demands one of the two"),
+    };
+    let report = failback_orchestrate::verify(source.device(), against, args.threads, &meter)?;
+    source.check_unchanged()?;
+    meter.finish();
+    let seconds = started.elapsed().as_secs_f64();
+    let matches = report.matches();
+    let object = json!({
+        "disk": args.disk.display().to_string(),
+        "root": report.root.to_string(),
+        "expected_root": report.expected.to_string(),
+        "matches": matches,
+        "size": report.size.get(),
+        "bytes_read": report.scan.bytes_read,
+        "bytes_hole": report.scan.bytes_hole,
+        "bytes_different": report.bytes_different,
+        "differences": report.differences,
+        "proven": if matches { "whole disk read" } else { "the disk differs" },
+        "seconds": seconds,
+        "engine": source.device().engine(),
+    });
+    let mut lines = Lines::default();
+    lines.add("result", if matches { "the disk has the expected root" } else { "THE DISK DIFFERS" });
+    lines.add("root", report.root).add("expected", report.expected);
+    lines.bytes("read", report.scan.bytes_read).bytes("holes, not read", report.scan.bytes_hole);
+    if !report.differences.is_empty() {
+        lines.bytes("different", report.bytes_different).add("ranges", ranges(&report.differences));
+    }
+    lines.rate(report.size.get(), seconds).add("engine", source.device().engine());
+    print(args.common.json, &object, &lines)?;
+    Ok(if matches { ExitCode::SUCCESS } else { ExitCode::from(exit::MISMATCH) })
+}
+
+fn byte_count(bytes: u64) -> Result<ByteCount, JobError> {
+    ByteCount::new(bytes).ok_or_else(|| JobError::Refused(format!("no disk has {bytes} bytes: give a smaller --size")))
+}
+
+fn ranges(differences: &[Difference]) -> String {
+    let mut rows: Vec<_> = differences
+        .iter()
+        .take(RANGES_SHOWN)
+        .map(|range| format!("{} bytes at {} ({})", range.length, range.start, HumanBytes(range.start)))
+        .collect();
+    if differences.len() > RANGES_SHOWN {
+        rows.push("and more: --json lists up to 1000".to_owned());
+    }
+    rows.join("\n")
+}

@@ -1,0 +1,42 @@
+//! The question before anything is overwritten.
+
+use failback_orchestrate::{DiskIdentity, JobError};
+use std::io::{self, BufRead, IsTerminal, Write};
+
+/// Describes a disk so that a person knows which one it is.
+pub(crate) fn describe(disk: &DiskIdentity) -> String {
+    let mut parts = vec![format!("{} bytes ({})", disk.size, disk.size.human())];
+    parts.extend(disk.model.clone());
+    match disk.scsi_uuid {
+        Some(uuid) => parts.push(format!("SCSI UUID {uuid}")),
+        None if disk.kernel_name.is_some() => parts.push("no SCSI UUID".into()),
+        None => parts.push("image".into()),
+    }
+    if let Some(resolved) = &disk.resolved {
+        parts.push(format!("which is {}", resolved.display()));
+    }
+    format!("{}: {}", disk.path.display(), parts.join(", "))
+}
+
+/// Asks whether `disk` may be written; the answer is the disk's name.
+pub(crate) fn overwriting(disk: &DiskIdentity, yes: bool) -> Result<(), JobError> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(JobError::Refused(format!(
+            "nobody can be asked whether {} may be written, since standard input is no terminal: add --yes if it may",
+            disk.path.display()
+        )));
+    }
+    let name = disk.path.display().to_string();
+    eprintln!("This changes {}", describe(disk));
+    eprint!("Type {name} to go on: ");
+    io::stderr().flush().ok();
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && answer.trim_end_matches(['\n', '\r']) == name {
+        return Ok(());
+    }
+    Err(JobError::Refused(format!("{name} was not confirmed, so nothing was written: type its name, or add --yes")))
+}

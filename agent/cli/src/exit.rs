@@ -1,0 +1,30 @@
+//! Exit codes, which scripts rely on.
+
+use failback_orchestrate::{JobError, Outcome};
+use std::process::ExitCode;
+
+pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 refused; 4 content does not match;\n\
+                               5 input or output failed; 6 damaged or unknown file; 130 interrupted";
+
+/// The content of a disk is not what it should be.
+pub(crate) const MISMATCH: u8 = 4;
+/// Refused, nothing done.
+pub(crate) const REFUSED: u8 = 3;
+
+const fn code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Refused => REFUSED,
+        Outcome::Mismatch => MISMATCH,
+        Outcome::Io => 5,
+        Outcome::Damaged => 6,
+        Outcome::Interrupted => 130,
+    }
+}
+
+/// Prints an error with all its causes, and gives its exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+    eprintln!("failback: {}", causes.join(": "));
+    let outcome = error.chain().find_map(|cause| cause.downcast_ref::<JobError>()).map(JobError::outcome);
+    ExitCode::from(outcome.map_or(1, code))
+}

@@ -1,0 +1,85 @@
+//! Files that are named on the command line, and where intent records are.
+
+use anyhow::Result;
+use failback_orchestrate::{DiskIdentity, FileIntents, JobError, Medium, SigningKey, VerifyingKey};
+use std::fs::{self, File};
+use std::io::{self, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where the records of block devices are kept.
+const STATE_DIRECTORY: &str = "/var/lib/failback";
+
+/// Whether a name stands for standard input or output.
+pub(crate) fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A signature or delta for reading. Never a device: reading one would take for ever.
+pub(crate) fn open(path: &Path) -> Result<BufReader<File>, JobError> {
+    let failed = |source| JobError::File { action: "read", path: path.to_owned(), source };
+    let about = fs::metadata(path).map_err(failed)?;
+    if !about.is_file() {
+        return Err(JobError::Refused(format!(
+            "{} is no regular file: name a signature or delta file",
+            path.display()
+        )));
+    }
+    Ok(BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?))
+}
+
+/// Refuses to fill a terminal with binary data.
+pub(crate) fn check_stdout() -> Result<(), JobError> {
+    if io::stdout().is_terminal() {
+        let sentence = "standard output is a terminal: send it to a pipe or a file, or name a file with -o";
+        return Err(JobError::Refused(sentence.into()));
+    }
+    Ok(())
+}
+
+pub(crate) fn signing_key(path: &Path) -> Result<SigningKey, JobError> {
+    SigningKey::from_pem(&read_key(path)?).map_err(|error| unusable_key(path, &error))
+}
+
+pub(crate) fn trusted_key(path: &Path) -> Result<VerifyingKey, JobError> {
+    VerifyingKey::from_pem(&read_key(path)?).map_err(|error| unusable_key(path, &error))
+}
+
+fn read_key(path: &Path) -> Result<String, JobError> {
+    fs::read_to_string(path).map_err(|source| JobError::File { action: "read", path: path.to_owned(), source })
+}
+
+fn unusable_key(path: &Path, error: &dyn std::error::Error) -> JobError {
+    JobError::Refused(format!("{}: {error}", path.display()))
+}
+
+/// The intent record of a disk: found by which disk it is, not by the name that it has today.
+pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents {
+    let directory = state.map(Path::to_owned);
+    let path = match (disk.medium, directory) {
+        (Medium::Image, None) => {
+            let mut name = disk.resolved.as_ref().unwrap_or(&disk.path).clone().into_os_string();
+            name.push(".failback-intent");
+            PathBuf::from(name)
+        }
+        (Medium::Image, Some(directory)) => {
+            let (device, inode) = disk.inode.unwrap_or_default();
+            directory.join(format!("image-{device}-{inode}.intent"))
+        }
+        (Medium::BlockDevice { major, minor }, directory) => {
+            let name = match (&disk.scsi_uuid, &disk.kernel_name) {
+                (Some(uuid), _) => uuid.to_string(),
+                (None, Some(name)) => name.replace('/', "!"),
+                (None, None) => format!("{major}-{minor}"),
+            };
+            directory.unwrap_or_else(|| STATE_DIRECTORY.into()).join(format!("{name}.intent"))
+        }
+    };
+    FileIntents::new(path)
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

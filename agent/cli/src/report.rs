@@ -1,0 +1,63 @@
+//! What is printed at the end: lines for people, or one JSON object with stable names.
+
+use anyhow::Result;
+use failback_orchestrate::HumanBytes;
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Lines of a name and a value, with the values below each other.
+#[derive(Default)]
+pub(crate) struct Lines(Vec<(String, String)>);
+
+impl Lines {
+    pub(crate) fn add(&mut self, name: &str, value: impl ToString) -> &mut Self {
+        self.0.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub(crate) fn bytes(&mut self, name: &str, bytes: u64) -> &mut Self {
+        let text =
+            if bytes < 1024 { format!("{bytes} bytes") } else { format!("{bytes} bytes ({})", HumanBytes(bytes)) };
+        self.add(name, text)
+    }
+
+    /// Bytes, the time they took and the rate.
+    pub(crate) fn rate(&mut self, bytes: u64, seconds: f64) -> &mut Self {
+        let rate = HumanBytes(rate(bytes, seconds));
+        self.add("time", format!("{seconds:.2} s ({rate}/s)"))
+    }
+}
+
+fn rate(bytes: u64, seconds: f64) -> u64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate for people to read"
+    )]
+    let rate = (bytes as f64 / seconds.max(1e-6)) as u64;
+    rate
+}
+
+/// Prints a report in the form that was asked for. A reader that went away (a closed pipe) is no error of ours.
+pub(crate) fn print(json: bool, object: &impl Serialize, lines: &Lines) -> Result<()> {
+    let mut text = String::new();
+    if json {
+        text = serde_json::to_string_pretty(object)?;
+        text.push('\n');
+    } else {
+        let width = lines.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        for (name, value) in &lines.0 {
+            let mut rows = value.lines();
+            text.push_str(&format!("{name:width$}  {}\n", rows.next().unwrap_or_default()));
+            for row in rows {
+                text.push_str(&format!("{:width$}  {row}\n", ""));
+            }
+        }
+    }
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}

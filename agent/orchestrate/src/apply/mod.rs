@@ -1,0 +1,190 @@
+//! `plan` and `apply`: a delta onto a target disk.
+//!
+//! A delta in a file is read twice. First everything is proven and nothing written: every frame's hash, both roots, and that
+//! each place to be written holds what the delta expects there (or already what it would write). Only then is it
+//! written. A delta from a pipe can be read only once: its frames are proven and written a few at a time, and the roots
+//! are known at the end.
+
+mod intent;
+mod run;
+mod target;
+
+pub use intent::{FileIntents, Intent, IntentError, IntentStore};
+pub use target::Examined;
+
+use crate::scan::ScanReport;
+use crate::{JobError, Progress};
+use failback_blockio::Device;
+use failback_delta::{DeltaHeader, Totals, VerifyingKey};
+use failback_hashtree::Root;
+use std::io::{Read, Seek};
+use std::time::Instant;
+
+/// Where a delta comes from.
+pub enum DeltaInput<'a> {
+    /// A file, which can be read twice.
+    File(&'a mut dyn ReadSeek),
+    /// A pipe, which cannot.
+    Stream(&'a mut dyn Read),
+}
+
+/// Something that can be read from the start again.
+pub trait ReadSeek: Read + Seek {}
+impl<T: Read + Seek> ReadSeek for T {}
+
+/// How to apply.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyOptions {
+    /// Whether to read the whole disk at the end and compare its root.
+    pub verify: bool,
+    /// Whether to go on though another apply on this disk was interrupted. The whole disk is read at the end then.
+    pub discard_intent: bool,
+    /// Who must have signed the delta.
+    pub trusted: Option<VerifyingKey>,
+    /// The time to state in the intent record, in seconds since 1970.
+    pub now: i64,
+}
+
+/// What was proven, and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// Every changed block held what the base has there or what the result has there, and holds what the result has there;
+    /// the delta leads from the base root to the result root. Blocks that did not change were not read.
+    ChangedBlocks,
+    /// The disk was read from end to end and has the result root.
+    WholeDisk,
+}
+
+impl Proven {
+    /// The words for it in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ChangedBlocks => "changed blocks",
+            Self::WholeDisk => "whole disk read",
+        }
+    }
+}
+
+/// What applying did.
+#[derive(Clone, Debug)]
+pub struct ApplyReport {
+    /// What the delta says before its frames.
+    pub header: DeltaHeader,
+    /// The root that the disk now has.
+    pub result_root: Root,
+    /// Sums over the delta.
+    pub totals: Totals,
+    /// Who signed the delta, if anybody.
+    pub signed_by: Option<VerifyingKey>,
+    /// What stood on the disk before.
+    pub examined: Examined,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Bytes that were made zero.
+    pub bytes_zeroed: u64,
+    /// Whether an earlier apply had been interrupted and was finished.
+    pub resumed: bool,
+    /// What is proven now.
+    pub proven: Proven,
+    /// What was read to verify the whole disk, if it was.
+    pub verified: Option<ScanReport>,
+}
+
+impl ApplyReport {
+    /// Whether the disk held the result before, so that nothing was written.
+    #[must_use]
+    pub const fn already_in_place(&self) -> bool {
+        self.bytes_written == 0 && self.bytes_zeroed == 0
+    }
+}
+
+/// What applying would do.
+#[derive(Clone, Debug)]
+pub struct PlanReport {
+    /// What the delta says before its frames.
+    pub header: DeltaHeader,
+    /// The root that the delta leads to.
+    pub result_root: Root,
+    /// Sums over the delta.
+    pub totals: Totals,
+    /// Who signed the delta, if anybody.
+    pub signed_by: Option<VerifyingKey>,
+    /// What stands on the disk now.
+    pub examined: Examined,
+    /// Whether an interrupted apply would be finished.
+    pub resumes: bool,
+    /// Why apply would refuse, in sentences; empty if it would not.
+    pub refusals: Vec<String>,
+    /// How long apply would take, in seconds, at the rate at which the old content was just read; `None` where nothing
+    /// was read that a rate could be measured from.
+    pub seconds_estimated: Option<f64>,
+}
+
+/// Finds out what apply would do, and writes nothing.
+///
+/// # Errors
+///
+/// When the delta is damaged, or delta or target cannot be read. What apply would refuse is in the report.
+pub fn plan(
+    device: &dyn Device,
+    delta: &mut dyn ReadSeek,
+    intents: &mut dyn IntentStore,
+    options: &ApplyOptions,
+    progress: &dyn Progress,
+) -> Result<PlanReport, JobError> {
+    let started = Instant::now();
+    let mut refusals = Vec::new();
+    let mut recorded = None;
+    match intents.load() {
+        Ok(intent) => recorded = intent,
+        Err(error) => refusals.push(error.to_string()),
+    }
+    let checked = run::check_all(device, delta, recorded.as_ref(), options, progress)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if let Err(error) = run::fits(&checked.header, device) {
+        refusals.push(error.to_string());
+    }
+    let resume =
+        run::Resume::decide(recorded, &checked.key, &checked.header, Some(checked.result_root), options, intents);
+    let resumes = resume.as_ref().is_ok_and(run::Resume::is_resuming);
+    for error in [resume.err(), checked.wrong_base(device, "nothing would be written")].into_iter().flatten() {
+        refusals.push(error.to_string());
+    }
+    if let Err(error) = run::check_signer(options, checked.signed_by) {
+        refusals.push(error.to_string());
+    }
+    let examined = checked.total;
+    let moved = examined.bytes_read + examined.bytes_to_write + examined.bytes_to_zero;
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let seconds_estimated = (examined.bytes_read > 0).then(|| seconds * moved as f64 / examined.bytes_read as f64);
+    Ok(PlanReport {
+        header: checked.header,
+        result_root: checked.result_root,
+        totals: checked.totals,
+        signed_by: checked.signed_by,
+        examined,
+        resumes,
+        refusals,
+        seconds_estimated,
+    })
+}
+
+/// Brings a target disk from the base of a delta to its result. The caller has claimed the disk.
+///
+/// # Errors
+///
+/// When the delta is damaged, the disk is at another base, something fails, or the user stops it. The error says what
+/// the disk holds then; until this returns `Ok` the intent record stays, and the same call finishes the work.
+pub fn apply(
+    device: &dyn Device,
+    delta: DeltaInput<'_>,
+    intents: &mut dyn IntentStore,
+    options: &ApplyOptions,
+    progress: &dyn Progress,
+) -> Result<ApplyReport, JobError> {
+    match delta {
+        DeltaInput::File(file) => run::from_file(device, file, intents, options, progress),
+        DeltaInput::Stream(stream) => run::from_stream(device, stream, intents, options, progress),
+    }
+}

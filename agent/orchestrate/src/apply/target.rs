@@ -1,0 +1,318 @@
+//! The target disk under a delta: what stands there, and writing to it, frame by frame.
+
+use crate::JobError;
+use crate::ordered::{Ordered, worker_count};
+use failback_blockio::{Buffer, Completion, Device, Extent as DiskExtent, IoError, Operation, Pool, Queue, run};
+use failback_delta::{Content, Extent, FormatError, SealedFrame, Shapes, Standing};
+use failback_hashtree::{LeafHasher, is_zero};
+use failback_units::{BlockRange, ByteCount, ByteRange};
+use std::collections::BTreeMap;
+use std::thread::Scope;
+
+/// Operations under way on the target. Measured with `scripts/bench`: 64 to 128 is where scattered 4 KiB blocks go fastest.
+const DEPTH: usize = 128;
+/// Buffers of 1 MiB: for content that is read, and for payloads between unpacking and writing.
+const BUFFERS: usize = 24;
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// What stands at the places that a frame, or all frames, would change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Examined {
+    /// Bytes that were read from the target.
+    pub bytes_read: u64,
+    /// Bytes known to be zero without reading them.
+    pub bytes_hole: u64,
+    /// Bytes that hold what the delta would write.
+    pub bytes_in_place: u64,
+    /// Bytes to be written.
+    pub bytes_to_write: u64,
+    /// Bytes to be made zero.
+    pub bytes_to_zero: u64,
+    /// Extents that hold neither what is expected nor what would be written, because a write was interrupted.
+    pub torn: u64,
+    /// Extents that hold something else for no known reason.
+    pub other: u64,
+    /// The first of those, in bytes.
+    #[serde(skip)]
+    pub first_other: Option<ByteRange>,
+}
+
+impl Examined {
+    /// Whether nothing is left to be done.
+    #[must_use]
+    pub const fn is_in_place(&self) -> bool {
+        self.bytes_to_write == 0 && self.bytes_to_zero == 0 && self.torn == 0 && self.other == 0
+    }
+
+    pub(super) fn add(&mut self, more: &Self) {
+        self.bytes_read += more.bytes_read;
+        self.bytes_hole += more.bytes_hole;
+        self.bytes_in_place += more.bytes_in_place;
+        self.bytes_to_write += more.bytes_to_write;
+        self.bytes_to_zero += more.bytes_to_zero;
+        self.torn += more.torn;
+        self.other += more.other;
+        self.first_other = self.first_other.or(more.first_other);
+    }
+}
+
+/// What writing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) bytes_written: u64,
+    pub(super) bytes_zeroed: u64,
+}
+
+type Unpacked = (SealedFrame, Buffer, Result<(), FormatError>);
+
+/// A target disk with a delta's two shapes.
+pub(super) struct Target<'a> {
+    device: &'a dyn Device,
+    queue: Box<dyn Queue + 'a>,
+    pool: Pool,
+    shapes: Shapes,
+    hasher: LeafHasher,
+    unpacker: Ordered<(SealedFrame, Buffer), Unpacked>,
+    extent: Option<DiskExtent>,
+    zeroes: Vec<u8>,
+}
+
+/// A part of an extent that is looked at in one piece.
+struct Piece<'f> {
+    frame: usize,
+    extent: &'f Extent,
+    bytes: ByteRange,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new<'scope>(
+        device: &'a dyn Device,
+        shapes: Shapes,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<Self, JobError> {
+        let pool = Pool::new(BUFFERS, BUFFER_BYTES).map_err(|source| JobError::File {
+            action: "map memory for",
+            path: device.name().into(),
+            source,
+        })?;
+        let unpacker = Ordered::start(scope, worker_count(), move || {
+            let mut hasher = LeafHasher::new();
+            move |(frame, mut buffer): (SealedFrame, Buffer)| {
+                let opened = frame.open(&shapes, &mut hasher, &mut buffer);
+                (frame, buffer, opened)
+            }
+        });
+        let queue = device.queue(DEPTH)?;
+        let zeroes = vec![0; BUFFER_BYTES];
+        Ok(Self { device, queue, pool, shapes, hasher: LeafHasher::new(), unpacker, extent: None, zeroes })
+    }
+
+    /// Reads what stands at the places of some frames, and compares. `torn` are the blocks that may hold anything.
+    pub(super) fn examine(&mut self, frames: &[SealedFrame], torn: BlockRange) -> Result<Vec<Examined>, JobError> {
+        let mut found = vec![Examined::default(); frames.len()];
+        let shapes = self.shapes;
+        let size = self.device.size();
+        let mut pieces = frames.iter().enumerate().flat_map(|(number, frame)| {
+            frame.table.extents.iter().flat_map(move |extent| {
+                pieces_of(&shapes, size, extent).map(move |bytes| Piece { frame: number, extent, bytes })
+            })
+        });
+        let mut reading: BTreeMap<u64, Piece<'_>> = BTreeMap::new();
+        let mut spare: Option<Buffer> = None;
+        let mut held: Option<Piece<'_>> = None;
+        let mut token = 0;
+        loop {
+            while self.queue.in_flight() < DEPTH {
+                let Some(piece) = held.take().or_else(|| pieces.next()) else { break };
+                let len = usize::try_from(piece.bytes.count().get()).expect("a piece fits in memory");
+                if self.is_hole(piece.bytes)? {
+                    found[piece.frame].bytes_hole += piece.bytes.count().get();
+                    let content = std::mem::take(&mut self.zeroes);
+                    self.judge(&piece, frames, &content[..len], torn, &mut found);
+                    self.zeroes = content;
+                    continue;
+                }
+                let Some(buffer) = self.carve(&mut spare, len) else {
+                    held = Some(piece);
+                    break;
+                };
+                self.queue.submit(token, Operation::Read { at: piece.bytes.start(), into: buffer });
+                reading.insert(token, piece);
+                token += 1;
+            }
+            let Some(Completion { token, buffer, result }) = self.queue.wait() else { return Ok(found) };
+            result?;
+            let (Some(piece), Some(buffer)) = (reading.remove(&token), buffer) else { continue };
+            found[piece.frame].bytes_read += piece.bytes.count().get();
+            self.judge(&piece, frames, &buffer, torn, &mut found);
+        }
+    }
+
+    /// Writes frames, in memory for a few of them. Returns when all are written, not yet durable.
+    pub(super) fn write(&mut self, frames: Vec<SealedFrame>) -> Result<Written, JobError> {
+        let mut written = Written::default();
+        let mut frames = frames.into_iter();
+        let mut failed: Option<JobError> = None;
+        loop {
+            while failed.is_none()
+                && self.unpacker.under_way() < 2 * worker_count() as u64
+                && let Some(mut buffer) = self.pool.try_take()
+                && let Some(frame) = frames.next()
+            {
+                buffer.truncate(frame.table.data_len());
+                self.unpacker.push((frame, buffer));
+            }
+            let Some((frame, buffer, opened)) = self.unpacker.pop() else {
+                // Everything was handed to the queue, or no buffer is free before something is written.
+                if self.finish_one(&mut failed) {
+                    continue;
+                }
+                break;
+            };
+            if let Err(error) = opened {
+                failed = failed.or(Some(error.into()));
+            }
+            if failed.is_none() {
+                self.submit(&frame, buffer, &mut written, &mut failed);
+            }
+        }
+        while self.finish_one(&mut failed) {}
+        failed.map_or(Ok(written), Err)
+    }
+
+    /// Makes durable what was written.
+    pub(super) fn flush(&self) -> Result<(), IoError> {
+        run(self.device, Operation::Flush).map(|_| ())
+    }
+
+    /// Hands the writes of one frame to the queue.
+    fn submit(&mut self, frame: &SealedFrame, payload: Buffer, written: &mut Written, failed: &mut Option<JobError>) {
+        let mut rest = payload;
+        for extent in &frame.table.extents {
+            let bytes = extent.new_bytes(&self.shapes);
+            let operation = match extent.new {
+                Content::Absent | Content::Free => continue,
+                Content::Zero => {
+                    written.bytes_zeroed += bytes.count().get();
+                    Operation::Zero { range: bytes }
+                }
+                Content::Data => {
+                    let behind = rest.split_off(extent.data.len());
+                    let from = std::mem::replace(&mut rest, behind);
+                    written.bytes_written += bytes.count().get();
+                    Operation::Write { at: bytes.start(), from }
+                }
+            };
+            while self.queue.in_flight() >= DEPTH {
+                self.finish_one(failed);
+            }
+            if failed.is_some() {
+                return;
+            }
+            self.queue.submit(0, operation);
+        }
+    }
+
+    /// Waits for one operation; keeps the first error. `false` when none is under way.
+    fn finish_one(&mut self, failed: &mut Option<JobError>) -> bool {
+        match self.queue.wait() {
+            None => false,
+            Some(Completion { result, .. }) => {
+                if let Err(error) = result
+                    && failed.is_none()
+                {
+                    *failed = Some(error.into());
+                }
+                true
+            }
+        }
+    }
+
+    /// A piece of memory of `len` bytes, aligned for direct reads; `None` while all memory is in use.
+    fn carve(&mut self, spare: &mut Option<Buffer>, len: usize) -> Option<Buffer> {
+        let room = len.next_multiple_of(4096);
+        if spare.as_ref().is_none_or(|spare| spare.len() < room) {
+            *spare = None;
+            *spare = Some(self.pool.try_take()?);
+        }
+        let mut buffer = spare.take()?;
+        if buffer.len() > room {
+            *spare = Some(buffer.split_off(room));
+        }
+        buffer.truncate(len);
+        Some(buffer)
+    }
+
+    /// Whether the target has a hole there. Asked from left to right, mostly.
+    fn is_hole(&mut self, bytes: ByteRange) -> Result<bool, IoError> {
+        let covers = |extent: &DiskExtent| extent.range.start() <= bytes.start() && bytes.start() < extent.range.end();
+        if !self.extent.as_ref().is_some_and(covers) {
+            self.extent = self.device.extent_at(bytes.start())?;
+        }
+        Ok(self.extent.is_some_and(|extent| extent.hole && bytes.end() <= extent.range.end()))
+    }
+
+    /// Decides what stands at a piece.
+    fn judge(
+        &mut self,
+        piece: &Piece<'_>,
+        frames: &[SealedFrame],
+        content: &[u8],
+        torn: BlockRange,
+        found: &mut [Examined],
+    ) {
+        let (extent, shapes) = (piece.extent, &self.shapes);
+        let standing = if is_weightless(extent) {
+            match (is_zero(content), extent.old) {
+                (true, _) => Standing::New,
+                (false, Content::Zero) => Standing::Other,
+                (false, _) => Standing::Old,
+            }
+        } else {
+            frames[piece.frame].table.standing(shapes, &mut self.hasher, extent, content)
+        };
+        let found = &mut found[piece.frame];
+        let new = ByteRange::between(piece.bytes.start(), piece.bytes.end().min(extent.new_bytes(shapes).end()));
+        let len = new.unwrap_or_default().count().get();
+        match standing {
+            Standing::New => {
+                found.bytes_in_place += len;
+                return;
+            }
+            Standing::Old | Standing::Mixed => {}
+            Standing::Other if extent.blocks.start() < torn.end() && torn.start() < extent.blocks.end() => {
+                found.torn += 1
+            }
+            Standing::Other => {
+                found.other += 1;
+                found.first_other = found.first_other.or(Some(piece.bytes));
+            }
+        }
+        match extent.new {
+            Content::Data => found.bytes_to_write += len,
+            Content::Zero => found.bytes_to_zero += len,
+            Content::Free | Content::Absent => {}
+        }
+    }
+}
+
+/// Whether neither side of an extent is known content: then it can be of any length, and is compared with zeroes only.
+fn is_weightless(extent: &Extent) -> bool {
+    extent.old != Content::Data && extent.new != Content::Data
+}
+
+/// The bytes of an extent that are to be looked at: none where nothing will be written.
+fn pieces_of(shapes: &Shapes, size: ByteCount, extent: &Extent) -> impl Iterator<Item = ByteRange> + use<> {
+    let written = matches!(extent.new, Content::Data | Content::Zero);
+    let (old, new) = (extent.old_bytes(shapes), extent.new_bytes(shapes));
+    // Where one disk's last block is shorter than the other's, as much as counts on either side, if the target has it.
+    let old_end = if extent.old == Content::Absent { new.end() } else { old.end() };
+    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end).min(size.as_end()) };
+    let mut rest = ByteRange::between(new.start(), end).filter(|_| written).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let now = rest.count().min(ByteCount::of_memory(BUFFER_BYTES));
+        let piece = ByteRange::new(rest.start(), now).filter(|piece| !piece.is_empty())?;
+        rest = ByteRange::between(piece.end(), rest.end())?;
+        Some(piece)
+    })
+}

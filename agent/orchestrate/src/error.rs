@@ -1,0 +1,105 @@
+//! How a job can end other than well.
+
+use failback_blockio::IoError;
+use failback_delta::FormatError;
+use failback_units::ByteRange;
+use std::{io, path::PathBuf};
+
+/// What an ending means for whoever called: each has an exit code of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job would be wrong or dangerous, and nothing was done.
+    Refused,
+    /// The content of a disk is not what it should be.
+    Mismatch,
+    /// A device, a file or the kernel failed.
+    Io,
+    /// A signature or a delta is damaged, or of an unknown version.
+    Damaged,
+    /// The user stopped it.
+    Interrupted,
+}
+
+/// Why a job did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// A sentence that says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// A disk cannot be read as a source.
+    #[error(transparent)]
+    Source(#[from] failback_hostdev::SourceError),
+    /// A disk cannot be claimed as a target.
+    #[error(transparent)]
+    Claim(#[from] failback_hostdev::ClaimError),
+    /// The target holds something else than base or result.
+    #[error(
+        "{disk} is not at the base of this delta: {blocks} changed runs hold neither what the delta expects nor what it \
+         would write (the first at bytes {first}), so {consequence}; sign this disk again and make a new delta"
+    )]
+    WrongBase {
+        /// The target.
+        disk: String,
+        /// How many extents.
+        blocks: u64,
+        /// The first of them.
+        first: ByteRange,
+        /// What was and was not written.
+        consequence: String,
+    },
+    /// A disk does not have the root that it should have.
+    #[error("{0}")]
+    Mismatch(String),
+    /// A device failed.
+    #[error(transparent)]
+    Device(#[from] IoError),
+    /// A device failed while it was written: what that means for the disk.
+    #[error("{state}")]
+    WhileWriting {
+        /// What the disk holds, and what to do.
+        state: String,
+        /// What failed.
+        #[source]
+        source: Box<JobError>,
+    },
+    /// A signature or a delta cannot be used.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A file of ours cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The intent record cannot be used.
+    #[error(transparent)]
+    Intent(#[from] crate::IntentError),
+    /// The user stopped the job.
+    #[error("stopped: {0}")]
+    Interrupted(String),
+}
+
+impl JobError {
+    /// What this ending means for whoever called.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused(_) => Outcome::Refused,
+            Self::Source(error) if error.is_io() => Outcome::Io,
+            Self::Claim(error) if error.is_io() => Outcome::Io,
+            Self::Source(_) | Self::Claim(_) => Outcome::Refused,
+            Self::WrongBase { .. } | Self::Mismatch(_) => Outcome::Mismatch,
+            Self::Device(_) | Self::File { .. } => Outcome::Io,
+            Self::WhileWriting { source, .. } => source.outcome(),
+            Self::Format(error) if error.is_io() => Outcome::Io,
+            Self::Format(_) => Outcome::Damaged,
+            Self::Intent(error) => error.outcome(),
+            Self::Interrupted(_) => Outcome::Interrupted,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `sign`: the hash tree of a disk into a file.
+
+use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
+use crate::{JobError, Progress};
+use failback_blockio::Device;
+use failback_delta::{Coverage, Identity, PointKind, SignatureHeader, SignatureWriter, Uniform};
+use failback_hashtree::{Root, Shape};
+use failback_units::BlockSize;
+use std::io::Write;
+
+/// How to sign.
+#[derive(Clone, Debug)]
+pub struct SignOptions {
+    /// The size of the blocks whose values are stored.
+    pub block_size: BlockSize,
+    /// What moment the content is from.
+    pub kind: PointKind,
+    /// The time to state, in seconds since 1970.
+    pub created: i64,
+    /// Which disk it is.
+    pub identity: Identity,
+    /// Threads that read and hash; 0 for one on each processor.
+    pub threads: usize,
+}
+
+/// What signing did.
+#[derive(Clone, Copy, Debug)]
+pub struct SignReport {
+    /// The root of the disk: its BLAKE3.
+    pub root: Root,
+    /// What was read.
+    pub scan: ScanReport,
+    /// The length of the signature in bytes.
+    pub output_bytes: u64,
+}
+
+/// Reads a disk once and writes its signature.
+///
+/// # Errors
+///
+/// When the disk cannot be read, the output not be written, or the user stopped it.
+pub fn sign(
+    device: &dyn Device,
+    out: impl Write,
+    options: &SignOptions,
+    progress: &dyn Progress,
+) -> Result<SignReport, JobError> {
+    let shape = Shape::new(device.size(), options.block_size);
+    let header = SignatureHeader {
+        shape,
+        coverage: Coverage::Whole,
+        kind: options.kind,
+        created: options.created,
+        identity: options.identity.clone(),
+    };
+    let mut writer = SignatureWriter::new(out, &header)?;
+    progress.phase("signing", Some(device.size().get()));
+    let how = ScanOptions { shape, highest: shape.top_level(), keep_bytes: false, threads: options.threads };
+    let scan = scan(device, how, progress, |Chunk { content, .. }| {
+        match content {
+            ChunkContent::Zero(nodes) => {
+                for (node, value) in nodes {
+                    writer.uniform(Uniform::Zero, node, value)?;
+                }
+            }
+            ChunkContent::Data { leaves, node, .. } => writer.blocks(&leaves, node)?,
+        }
+        Ok(())
+    })?;
+    let (_, root, output_bytes) = writer.finish()?;
+    Ok(SignReport { root, scan, output_bytes })
+}

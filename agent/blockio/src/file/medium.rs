@@ -202,7 +202,7 @@ impl Medium {
 
     /// Whether a read of `range` had better go through the page cache.
     pub(super) fn reads_cached(&self, range: ByteRange) -> bool {
-        self.caching == Caching::Probe && self.residency.mostly_cached(self.cached(), range)
+        self.caching == Caching::Probe && self.residency.mostly_cached(self.cached(), range, self.size())
     }
 
     /// What zeroing by `fallocate` is limited to multiples of.

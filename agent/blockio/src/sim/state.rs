@@ -481,10 +481,10 @@ fn nothing_moved() -> io::Error {
 
 /// How much of one change survives: nothing, all of it, or a part.
 fn fate(random: &mut Random) -> u8 {
-    match random.below(6) {
+    match random.below(8) {
         0 | 1 => NOTHING,
         2 | 3 => WHOLE,
-        4 => 50,
+        4 | 5 => 50,
         _ => [5, 20, 80, 95][random.index(4)],
     }
 }

@@ -98,3 +98,78 @@ fn is_cached(fd: BorrowedFd<'_>, at: u64) -> bool {
     let result = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const target, 1, at, libc::RWF_NOWAIT) };
     result == 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failback_units::ByteOffset;
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    use std::{fs::File, io::Write, os::fd::AsFd};
+
+    const SIZE: u64 = 40 << 20;
+
+    /// A file, written and synced, with nothing of it in the page cache; `None` on a file system that is nothing but one.
+    fn cold_file() -> Option<File> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; usize::try_from(SIZE).unwrap()]).unwrap();
+        file.sync_all().unwrap();
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
+        if is_cached(file.as_fd(), 0) {
+            eprintln!("SKIPPED: the directory for temporary files is in memory");
+            return None;
+        }
+        Some(file)
+    }
+
+    fn at(start: u64, count: u64) -> ByteRange {
+        ByteRange::new(ByteOffset::new(start).unwrap(), ByteCount::new(count).unwrap()).unwrap()
+    }
+
+    fn warm(file: &File, range: ByteRange) {
+        let mut bytes = vec![0; range.count().to_usize().unwrap()];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, range.start().get()).unwrap();
+    }
+
+    fn judges(no_cachestat: bool) {
+        let Some(file) = cold_file() else { return };
+        let size = ByteCount::new(SIZE).unwrap();
+        let fresh = || Residency { no_cachestat: AtomicBool::new(no_cachestat), ..Residency::default() };
+        let residency = fresh();
+        assert!(!residency.mostly_cached(file.as_fd(), at(0, 1 << 20), size));
+        assert!(!residency.mostly_cached(file.as_fd(), at(SIZE - 4096, 4096), size));
+        warm(&file, at(0, 16 << 20));
+        warm(&file, at(32 << 20, 8 << 20));
+        let residency = fresh();
+        assert!(residency.mostly_cached(file.as_fd(), at(1 << 20, 1 << 20), size));
+        assert!(!residency.mostly_cached(file.as_fd(), at(20 << 20, 1 << 20), size));
+        assert!(residency.mostly_cached(file.as_fd(), at(SIZE - 4096, 4096), size), "a short stretch at the end");
+    }
+
+    #[test]
+    fn with_cachestat() {
+        let Some(file) = cold_file() else { return };
+        if cached_pages(file.as_fd(), at(0, 4096)).is_err() {
+            eprintln!("SKIPPED: this kernel has no cachestat");
+            return;
+        }
+        judges(false);
+    }
+
+    #[test]
+    fn with_samples() {
+        judges(true);
+    }
+
+    #[test]
+    fn samples_bring_in_next_to_nothing() {
+        let Some(file) = cold_file() else { return };
+        let residency = Residency { no_cachestat: AtomicBool::new(true), ..Residency::default() };
+        for start in (0..SIZE).step_by(1 << 20) {
+            residency.mostly_cached(file.as_fd(), at(start, 1 << 20), ByteCount::new(SIZE).unwrap());
+        }
+        if let Ok(pages) = cached_pages(file.as_fd(), at(0, SIZE)) {
+            assert!(pages <= 1 + 3 * SIZE.div_ceil(STRETCH), "{pages} pages");
+        }
+    }
+}

@@ -391,3 +391,25 @@ fn reads_from_elsewhere() {
     let tokens: HashSet<u64> = std::iter::from_fn(|| queue.wait()).map(|completion| completion.token).collect();
     assert_eq!(tokens.len(), 4);
 }
+
+/// Thousands of crash states must be affordable: on a disk of a mebibyte, full and partly rewritten.
+#[test]
+fn crash_states_are_cheap() {
+    let world = World::new(1);
+    let disk = disk(&world, 1 << 20);
+    disk.write_durably(offset(0), &vec![7; 1 << 20]);
+    let fresh = world.snapshot();
+    let started = std::time::Instant::now();
+    let states = 3000;
+    for seed in 0..states {
+        world.restore(&fresh);
+        world.reseed(seed);
+        for at in (0..16).map(|piece| piece * 65_536) {
+            write(&disk, at, &[1; 4096]).unwrap();
+        }
+        world.reboot();
+        assert_eq!(read(&disk, 4096, 512).unwrap(), [7; 512]);
+    }
+    eprintln!("{states} crash states in {:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 60);
+}

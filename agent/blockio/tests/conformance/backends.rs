@@ -1,10 +1,7 @@
 //! The devices that the suite is run on.
 
-use crate::{
-    CACHINGS, ENGINES, SIZES,
-    suite::{conforms, offset, range},
-};
-use failback_blockio::{Buffer, Caching, Device, Engine, FileDevice, Operation, Options, run};
+use crate::{CACHINGS, ENGINES, SIZES, suite::conforms};
+use failback_blockio::{Caching, Device, Engine, FileDevice, Options};
 use std::{
     fs::{File, OpenOptions},
     os::fd::OwnedFd,
@@ -141,27 +138,6 @@ fn a_claimed_block_device() {
         conforms(&device);
         assert!(options.open(&disk.path).is_err(), "the claim holds as long as the device");
         drop(device);
-    }
-}
-
-#[test]
-fn a_claim_ends_with_the_device() {
-    use std::os::unix::fs::OpenOptionsExt;
-    let Some(disk) = Loop::new(Path::new("/dev/shm"), 1 << 20, 512) else { return };
-    for round in 0..500 {
-        let caching = CACHINGS[round % CACHINGS.len()];
-        let fd = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(&disk.path);
-        let fd = fd.unwrap_or_else(|error| panic!("round {round}: {error}"));
-        let device =
-            FileDevice::new(fd.into(), "claimed", Options { caching, ..Options::default() }).expect("a device");
-        for operation in [
-            Operation::Zero { range: range(0, 1 << 20) },
-            Operation::Write { at: offset(5), from: Buffer::copy_of(&[1; 10_000]) },
-            Operation::Zero { range: range(3, 1 << 20) },
-            Operation::Flush,
-        ] {
-            run(&device, operation).expect("an operation");
-        }
     }
 }
 

@@ -14,9 +14,11 @@
 //! | 256 KiB  | 1.6 (1.1)   | 3.0 (1.9)   | 3.1 (2.1)   | 2.3 (1.5)   |
 //! | 512 KiB  | 2.4 (1.4)   | 3.0 (1.6)   | 2.5 (1.5)   | 1.7 (1.4)   |
 //!
-//! About 8 MiB in flight is best on both devices: **512 KiB at depth 16** to scan, 256 KiB at depth 32 to write. More than
-//! 16 MiB in flight is slower. Registered buffers and files are left out: all of the engine's processor time for reading
-//! 3 GiB in such pieces is 0.02 s. Asking the page cache ([`Caching::Probe`]) costs 0.2 µs per read.
+//! These are single runs on a machine that was busy with other things, so a difference of a fifth means nothing. What
+//! holds throughout: about 8 MiB in flight is at or near the best, so **512 KiB at depth 16** suits scanning, and 1 MiB at
+//! depth 8 or 256 KiB at depth 32 writing; 64 MiB and more in flight is slower. Registered buffers and files are left
+//! out: all of the engine's processor time for reading 3 GiB in such pieces is 0.02 s. Asking the page cache
+//! ([`Caching::Probe`]) costs 0.1 to 0.3 µs per read.
 
 mod buffer;
 mod device;

@@ -13,7 +13,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// The most threads of a queue: in `examples/measure.rs`, 8 to 16 were as fast as `io_uring`, and 32 slower.
+/// The most threads of a queue: in `examples/measure.rs`, 8 to 16 were about as fast as `io_uring`; more were not tried.
 const MAX_THREADS: usize = 16;
 
 /// A queue of depth 1 makes its calls itself, in `wait`; a deeper one hands them to threads, started as they are needed.

@@ -103,7 +103,8 @@ pub struct Completion {
 
 /// Operations under way on one device, submitted and waited for on one thread.
 ///
-/// A queue owns the buffers of operations in flight. Dropping it waits for them.
+/// A queue owns the buffers of operations in flight. Dropping it carries out and waits for everything submitted, and
+/// nobody learns how that ended.
 pub trait Queue {
     /// How many operations may be in flight.
     fn depth(&self) -> usize;

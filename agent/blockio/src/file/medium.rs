@@ -86,28 +86,23 @@ pub(super) struct Shape {
 /// The open descriptions of the inode.
 #[derive(Debug)]
 pub(super) struct Descriptions {
-    /// What the caller opened, which may hold a claim.
+    /// What the caller opened, which may hold a claim. It is kept for that, and no operation goes through it if `cached`
+    /// is there: a worker of `io_uring` may hold a description for a moment after the completion was seen, and the claim
+    /// would outlive the device by that moment.
     pub(super) given: OwnedFd,
-    pub(super) given_is_direct: bool,
-    /// The same inode, opened the other way with regard to `O_DIRECT`.
-    pub(super) other: Option<OwnedFd>,
+    /// The same inode, without `O_DIRECT`; `None` if `given` serves.
+    pub(super) cached: Option<OwnedFd>,
+    /// The same inode, with `O_DIRECT`, if that is wanted and possible.
+    pub(super) direct: Option<OwnedFd>,
 }
 
 impl Descriptions {
-    /// The one without `O_DIRECT`.
     fn cached(&self) -> BorrowedFd<'_> {
-        match &self.other {
-            Some(other) if self.given_is_direct => other.as_fd(),
-            _ => self.given.as_fd(),
-        }
+        self.cached.as_ref().unwrap_or(&self.given).as_fd()
     }
 
-    /// The one with `O_DIRECT`, or the only one there is.
     fn direct(&self) -> BorrowedFd<'_> {
-        match &self.other {
-            Some(other) if !self.given_is_direct => other.as_fd(),
-            _ => self.given.as_fd(),
-        }
+        self.direct.as_ref().map_or_else(|| self.cached(), OwnedFd::as_fd)
     }
 }
 
@@ -179,12 +174,6 @@ impl Medium {
         description.as_raw_fd()
     }
 
-    /// The descriptor that the caller opened: for flushing, and for zeroing, since on a claimed block device the kernel
-    /// drops dirty cached pages of the range only for the description that holds the claim and answers others `EBUSY`.
-    pub(super) fn given(&self) -> RawFd {
-        self.descriptions.given.as_raw_fd()
-    }
-
     /// The first piece of a transfer of `range` from or to memory at `address`.
     pub(super) fn piece(&self, range: ByteRange, address: usize, cached_only: bool) -> Piece {
         let left = range.count().get().min(MAX_PIECE);
@@ -202,7 +191,7 @@ impl Medium {
 
     /// Whether a read of `range` had better go through the page cache.
     pub(super) fn reads_cached(&self, range: ByteRange) -> bool {
-        self.caching == Caching::Probe && self.residency.mostly_cached(self.cached(), range)
+        self.caching == Caching::Probe && self.residency.mostly_cached(self.cached(), range, self.size())
     }
 
     /// What zeroing by `fallocate` is limited to multiples of.

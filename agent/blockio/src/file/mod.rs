@@ -2,20 +2,21 @@
 //!
 //! # Two descriptions of one file
 //!
-//! The same inode is opened twice, once with `O_DIRECT` and once without. What is aligned goes directly between the
+//! The same inode is opened with `O_DIRECT` and without. What is aligned goes directly between the
 //! medium and our memory; what is not (a misaligned offset, length or buffer, the ragged end of an image) goes through
 //! the page cache. Linux keeps the two coherent when they do not overlap in time: a direct read or write first writes
 //! back dirty cached pages of its range, and a direct write drops the cached pages it made stale.
 //!
 //! What Linux does *not* promise is a cached write and a direct write that run **at the same time within one page**: the
 //! cached write reads the page in, the direct write changes the medium beneath it, the page is dirty and cannot be
-//! dropped, and its write-back then restores old bytes next to the new ones. Operations that are disjoint for the caller
-//! must not harm each other, so on a writable device only whole granules go direct, where a granule is at least a page
-//! and a file system block, the largest unit the kernel ever writes back. A cached operation that is disjoint from a
-//! direct one then touches other granules. The same holds for the tail: the granule with the ragged end of an image is
-//! never partly direct. For the same reason the cached description of a writable device is told that access is random:
-//! read-ahead could bring in a page beyond the range asked for while a direct write is on its way to it, and block
-//! devices, unlike files, do not drop such a page when an asynchronous direct write completes.
+//! dropped, and its write-back then restores old bytes next to the new ones; the next `fsync` may say `EIO` (seen on
+//! Linux 6.18, where the conformance suite fails within seconds if granules are sectors). Operations that are disjoint
+//! for the caller must not harm each other, so on a writable device only whole granules go direct, where a granule is at
+//! least a page and a file system block, the largest unit the kernel ever writes back. A cached operation that is
+//! disjoint from a direct one then touches other granules. The same holds for the tail: the granule with the ragged end
+//! of an image is never partly direct. For the same reason the cached description of a writable device is told that
+//! access is random: read-ahead could bring in a page beyond the range asked for while a direct write is on its way to
+//! it, and block devices, unlike files, do not drop such a page when an asynchronous direct write completes.
 //!
 //! What stays with the caller: operations that overlap *while in flight* have no defined outcome, here as on any disk;
 //! what another program reads through the page cache at that time may leave its own stale pages behind (hence the caches
@@ -141,8 +142,8 @@ impl FileDevice {
     /// Takes over a block device or regular file that the caller has opened, for reading or for reading and writing.
     ///
     /// `name` is what messages call it. The descriptor is kept open for as long as the device or any operation on it
-    /// lives, so that a claim made with `O_EXCL` holds. The inode is opened once more through `/proc/self/fd`, never by
-    /// name, and compared.
+    /// lives, so that a claim made with `O_EXCL` holds. The inode is opened again through `/proc/self/fd`, never by name,
+    /// and compared.
     ///
     /// # Errors
     ///

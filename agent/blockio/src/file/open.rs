@@ -42,14 +42,17 @@ pub(super) fn medium(given: OwnedFd, name: Arc<str>, caching: Caching) -> Result
     let stat = fstat(&given).map_err(|errno| failed(errno.into()))?;
     let shape = measure(given.as_fd(), &stat).map_err(failed)?;
     let given_is_direct = flags.contains(OFlag::O_DIRECT);
-    let writable = flags & OFlag::O_ACCMODE == OFlag::O_RDWR;
-    let other = if given_is_direct {
-        // What is misaligned needs the page cache, so without this description there is no device.
-        Some(reopen(given.as_fd(), &stat, flags & OFlag::O_ACCMODE).map_err(failed)?)
-    } else if caching == Caching::Cached {
+    let access = flags & OFlag::O_ACCMODE;
+    let writable = access == OFlag::O_RDWR;
+    let cached = if shape.kind == Kind::File && !given_is_direct {
         None
     } else {
-        match reopen(given.as_fd(), &stat, (flags & OFlag::O_ACCMODE) | OFlag::O_DIRECT) {
+        Some(reopen(given.as_fd(), &stat, access).map_err(failed)?)
+    };
+    let direct = if caching == Caching::Cached {
+        None
+    } else {
+        match reopen(given.as_fd(), &stat, access | OFlag::O_DIRECT) {
             Ok(fd) => Some(fd),
             // What open(2) says where the file system has no O_DIRECT.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
@@ -58,10 +61,9 @@ pub(super) fn medium(given: OwnedFd, name: Arc<str>, caching: Caching) -> Result
     };
     let alignment = alignment(given.as_fd(), shape, writable).map_err(failed)?;
     // A file system may accept the flag when opening and yet say that direct transfers do not work on this file.
-    let direct = other.is_some() && caching != Caching::Cached && alignment.is_some();
-    let caching = if direct { caching } else { Caching::Cached };
+    let caching = if direct.is_some() && alignment.is_some() { caching } else { Caching::Cached };
     let alignment = alignment.unwrap_or(Alignment { offset: 1, memory: 1 });
-    let descriptions = Descriptions { given, given_is_direct, other };
+    let descriptions = Descriptions { given, cached, direct };
     let medium = Medium::new(name, shape, descriptions, caching, alignment);
     if writable || medium.caching() == Caching::Probe {
         // No read-ahead: see the module's text for writable devices; a probing one must not find what it brought in

@@ -105,7 +105,7 @@ impl Task {
                 (Step::Piece(piece), Call::Write { fd, at, memory, bytes: call_bytes(piece) })
             }
             Work::Zero(method) => zeroing_call(&self.medium, *method, left, self.cached),
-            Work::Flush => (Step::Flush, Call::Flush { fd: self.medium.given() }),
+            Work::Flush => (Step::Flush, Call::Flush { fd: self.medium.descriptor(false) }),
         };
         self.step = step;
         Some(call)
@@ -143,7 +143,8 @@ impl Task {
             | libc::ENOTTY
             | libc::EPERM
             | libc::EREMOTEIO => self.medium.zeroing_refused(*method),
-            // Pages of the range are in use by someone else just now.
+            // Cached pages of the range are dirty, and on a claimed block device the kernel drops such pages only for the
+            // description that holds the claim.
             libc::EBUSY => {}
             _ => return false,
         }
@@ -221,7 +222,7 @@ fn zeroing_call(medium: &Medium, method: Zeroing, left: ByteRange, cached: bool)
         let bytes = inside.min(MAX_PIECE);
         return (
             Step::Fallocate(bytes),
-            Call::Fallocate { fd: medium.given(), mode: method.fallocate_mode(), at, bytes },
+            Call::Fallocate { fd: medium.descriptor(false), mode: method.fallocate_mode(), at, bytes },
         );
     }
     let mut bytes = count.min(ByteCount::of_memory(ZEROES_BYTES).get());

@@ -43,9 +43,13 @@ pub(super) struct UringQueue<'device> {
 fn ring(entries: u32) -> io::Result<IoUring> {
     let tuned = IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().build(entries);
     match tuned {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::builder().build(entries),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain_ring(entries),
         other => other,
     }
+}
+
+fn plain_ring(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder().build(entries)
 }
 
 /// Why there is no `io_uring` here, with a sentence for the administrator; `None` if there is.
@@ -96,7 +100,12 @@ impl UringQueue<'_> {
     pub(super) fn new(medium: &Arc<Medium>, depth: usize) -> Result<Self, IoError> {
         let entries = u32::try_from(depth).unwrap_or(u32::MAX);
         let ring = ring(entries).map_err(|source| IoError::whole(Action::Open, medium.name(), source))?;
-        Ok(Self {
+        Ok(Self::on(ring, medium, depth))
+    }
+
+    /// A queue on a ring with at least `depth` entries, made by this thread.
+    fn on(ring: IoUring, medium: &Arc<Medium>, depth: usize) -> Self {
+        Self {
             ring: ManuallyDrop::new(ring),
             medium: Arc::clone(medium),
             depth,
@@ -106,7 +115,7 @@ impl UringQueue<'_> {
             pushed: 0,
             broken: None,
             _device: PhantomData,
-        })
+        }
     }
 
     /// Puts a task into a slot and pushes the entry for its next call; ends it if there is no call to make.
@@ -268,6 +277,69 @@ fn entry(call: Call, slot: usize) -> squeue::Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Buffer, Caching, file::open};
+    use failback_units::{ByteCount, ByteOffset};
+
+    const PIECE: usize = 64 << 10;
+
+    fn medium() -> Arc<Medium> {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        Arc::new(open::medium(file.into(), "test".into(), Caching::Direct).unwrap())
+    }
+
+    fn at(token: u64) -> ByteOffset {
+        ByteOffset::new(token * ByteCount::of_memory(PIECE).get()).unwrap()
+    }
+
+    fn write(token: u64) -> Operation {
+        let mut from = Buffer::zeroed(PIECE);
+        from.fill(u8::try_from(token).unwrap() + 1);
+        Operation::Write { at: at(token), from }
+    }
+
+    /// What older kernels have, with no limit on who submits and completions at any time.
+    #[test]
+    fn a_plain_ring_does_too() {
+        let medium = medium();
+        let mut queue = UringQueue::on(plain_ring(16).unwrap(), &medium, 16);
+        for token in 0..16 {
+            queue.submit(token, write(token));
+        }
+        while let Some(completion) = queue.wait() {
+            completion.result.unwrap();
+        }
+        queue.submit(99, Operation::Flush);
+        queue.wait().unwrap().result.unwrap();
+        for token in 0..16 {
+            queue.submit(token, Operation::Read { at: at(token), into: Buffer::zeroed(PIECE) });
+        }
+        while let Some(completion) = queue.wait() {
+            completion.result.unwrap();
+            let wanted = u8::try_from(completion.token).unwrap() + 1;
+            assert!(completion.buffer.unwrap().iter().all(|byte| *byte == wanted));
+        }
+    }
+
+    #[test]
+    fn a_broken_ring_ends_everything_and_keeps_its_memory() {
+        let medium = medium();
+        let mut queue = UringQueue::new(&medium, 4).unwrap();
+        for token in 0..3 {
+            queue.submit(token, write(token));
+        }
+        queue.give_up(libc::ENXIO);
+        assert_eq!(queue.in_flight(), 3);
+        queue.submit(3, write(3));
+        for token in 0..4 {
+            let completion = queue.wait().unwrap();
+            let error = completion.result.unwrap_err();
+            assert_eq!((completion.token, error.source.raw_os_error()), (token, Some(libc::ENXIO)));
+            // What was on the ring is leaked; what came later never was.
+            assert_eq!(completion.buffer.is_some(), token == 3);
+        }
+        assert!(queue.wait().is_none());
+    }
 
     #[test]
     fn notes_say_what_to_do() {

@@ -20,6 +20,7 @@
 //!
 //! Everything random comes from the seed: the same program on the same seed sees the same world.
 
+mod content;
 mod disk;
 mod random;
 mod state;

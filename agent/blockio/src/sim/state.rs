@@ -2,8 +2,8 @@
 
 use super::{
     POWER_LOSS,
+    content::{Change, Disk, Fault, Pending, WHOLE, fate, settle},
     random::Random,
-    store::{SECTOR, Store, cut},
 };
 use crate::{
     Operation,
@@ -59,105 +59,6 @@ pub enum FaultOn {
 #[derive(Clone)]
 pub struct Snapshot(State);
 
-#[derive(Clone, Debug)]
-struct Fault {
-    on: FaultOn,
-    range: ByteRange,
-    errno: i32,
-    times: u32,
-}
-
-/// A change that is not yet durable.
-#[derive(Clone, Debug)]
-struct Pending {
-    /// Its place in the order of completions on this disk; `u64::MAX` if it never completed.
-    sequence: u64,
-    change: Change,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { at: u64, bytes: Arc<[u8]> },
-    Zero { start: u64, end: u64 },
-}
-
-/// How much of a change is there after a power loss, in percent of its sectors.
-const WHOLE: u8 = 100;
-const NOTHING: u8 = 0;
-
-impl Change {
-    fn of(at: ByteOffset, bytes: &[u8]) -> Self {
-        Self::Write { at: at.get(), bytes: Arc::from(bytes) }
-    }
-
-    fn zero(range: ByteRange) -> Self {
-        Self::Zero { start: range.start().get(), end: range.end().get() }
-    }
-
-    fn apply(&self, store: &mut Store) {
-        match self {
-            Self::Write { at, bytes } => store.write(*at, bytes),
-            Self::Zero { start, end } => store.zero(*start..*end),
-        }
-    }
-
-    /// The change as it comes about when each sector has a chance of `percent`.
-    fn torn(&self, percent: u8, on: &Store, random: &mut Random) -> Vec<Self> {
-        match self {
-            _ if percent == NOTHING => Vec::new(),
-            _ if percent == WHOLE => vec![self.clone()],
-            Self::Write { at, bytes } => {
-                let sectors = cut(*at, bytes, SECTOR).filter(|_| random.percent(percent));
-                sectors.map(|(at, bytes)| Self::Write { at, bytes: Arc::from(bytes) }).collect()
-            }
-            Self::Zero { start, end } => {
-                // Where there is no page there are zeroes already.
-                let sectors = on.sectors(*start..*end).into_iter().filter(|_| random.percent(percent));
-                sectors.map(|sector| Self::Zero { start: sector.start, end: sector.end }).collect()
-            }
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Disk {
-    name: Arc<str>,
-    /// What reads see.
-    current: Store,
-    /// What a power loss cannot touch.
-    durable: Store,
-    pending: Vec<Pending>,
-    /// How many changes completed.
-    sequence: u64,
-    faults: Vec<Fault>,
-    /// How many bytes can still be written before `ENOSPC`.
-    space: Option<u64>,
-    short_percent: u8,
-}
-
-impl Disk {
-    fn complete(&mut self, change: Change) {
-        change.apply(&mut self.current);
-        self.sequence += 1;
-        self.pending.push(Pending { sequence: self.sequence, change });
-    }
-
-    /// The errno of an injected fault that hits, which is then used up by one.
-    fn fault(&mut self, on: FaultOn, range: ByteRange) -> Option<i32> {
-        let hit = |fault: &Fault| {
-            let overlap = range.start() < fault.range.end() && fault.range.start() < range.end();
-            fault.on == on && fault.times > 0 && (on == FaultOn::Flushes || overlap)
-        };
-        let index = self.faults.iter().position(hit)?;
-        let fault = &mut self.faults[index];
-        // u32::MAX stands for "always".
-        if fault.times != u32::MAX {
-            fault.times -= 1;
-        }
-        Some(fault.errno)
-    }
-}
-
 /// The moment at which an operation was submitted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Submitted {
@@ -195,16 +96,7 @@ impl State {
     }
 
     pub(super) fn add_disk(&mut self, name: &Arc<str>) -> usize {
-        self.disks.push(Disk {
-            name: Arc::clone(name),
-            current: Store::default(),
-            durable: Store::default(),
-            pending: Vec::new(),
-            sequence: 0,
-            faults: Vec::new(),
-            space: None,
-            short_percent: 0,
-        });
+        self.disks.push(Disk::new(name));
         self.disks.len() - 1
     }
 
@@ -477,35 +369,4 @@ impl State {
 /// Every step of a simulated transfer moves something or says why not.
 fn nothing_moved() -> io::Error {
     io::Error::other("a simulated transfer moved nothing")
-}
-
-/// How much of one change survives: nothing, all of it, or a part.
-fn fate(random: &mut Random) -> u8 {
-    match random.below(6) {
-        0 | 1 => NOTHING,
-        2 | 3 => WHOLE,
-        4 => 50,
-        _ => [5, 20, 80, 95][random.index(4)],
-    }
-}
-
-/// Decides what a power loss left of a disk.
-fn settle(disk: &mut Disk, random: &mut Random) {
-    let pending = std::mem::take(&mut disk.pending);
-    // Besides the free mixture, the outcomes that real disks favour: everything lost, everything kept, a prefix kept.
-    let mood = random.below(8);
-    let kept = random.index(pending.len() + 1);
-    for (index, Pending { change, .. }) in pending.into_iter().enumerate() {
-        let percent = match mood {
-            0 => NOTHING,
-            1 => WHOLE,
-            2 if index < kept => WHOLE,
-            2 if index > kept => NOTHING,
-            _ => fate(random),
-        };
-        for change in change.torn(percent, &disk.durable, random) {
-            change.apply(&mut disk.durable);
-        }
-    }
-    disk.current = disk.durable.clone();
 }

@@ -3,6 +3,7 @@
 
 mod backends;
 mod faults;
+mod refusals;
 mod suite;
 
 use failback_blockio::{Caching, Engine};

@@ -34,12 +34,15 @@ stage_files() {
     xargs -r -d '\n' cp --parents --preserve=mode,timestamps --reflink=auto -t "$1" -- 2>/dev/null || true
 }
 
-# Makes image $1 of size $2 (as truncate writes it) from directory $3: an ext4 with fixed identity.
+# Makes image $1 of size $2 (as truncate writes it) from directory $3: an ext4 with fixed identity. Further words are
+# options of mke2fs.
 make_ext4() {
-    rm -f -- "$1"
-    truncate -s "$2" "$1"
-    E2FSPROGS_FAKE_TIME=1700000000 mke2fs -q -F -t ext4 -m 0 -d "$3" -U 5ca1ab1e-0000-4000-8000-000000000001 \
-        -E hash_seed=5ca1ab1e-0000-4000-8000-000000000002,lazy_itable_init=0,root_owner "$1" >/dev/null
+    local image=$1 size=$2 from=$3
+    shift 3
+    rm -f -- "$image"
+    truncate -s "$size" "$image"
+    E2FSPROGS_FAKE_TIME=1700000000 mke2fs -q -F -t ext4 -b 4096 -m 0 -d "$from" -U 5ca1ab1e-0000-4000-8000-000000000001 \
+        -E hash_seed=5ca1ab1e-0000-4000-8000-000000000002,lazy_itable_init=0,root_owner "$@" "$image" >/dev/null
 }
 
 # Runs the commands of file $2 on the file system in image $1; debugfs says what failed only in words.
@@ -55,3 +58,29 @@ trim_ext4() { E2FSCK_TIME=1700086400 e2fsck -fy -E discard "$1" >/dev/null 2>&1 
 
 # The file system in image $1 is without fault.
 check_ext4() { e2fsck -fn "$1" >/dev/null 2>&1 || die "e2fsck finds faults in $1"; }
+
+# Makes in directory $1 an ext4 image base.img of $2 MiB that is nearly full, and leaves two lists of paths: staged.list
+# has the files in it, spare.list the others.
+make_full_ext4() {
+    local dir=$1 size=$2
+    list_real_files >"$dir/all.list"
+    thin_to_mib $((size * 90 / 100 - 72)) <"$dir/all.list" >"$dir/staged.list"
+    awk '{ print $2 }' "$dir/all.list" | grep -vxFf "$dir/staged.list" >"$dir/spare.list" ||
+        cp "$dir/staged.list" "$dir/spare.list"
+    stage_files "$dir/staged" <"$dir/staged.list"
+    make_ext4 "$dir/base.img" "${size}M" "$dir/staged" -N $(($(wc -l <"$dir/staged.list") * 5 / 4 + 4096))
+    rm -rf -- "$dir/staged"
+}
+
+# Prints how many bytes are free in the file system in image $1.
+free_bytes_ext4() { dumpe2fs -h "$1" 2>/dev/null | awk '/^Free blocks:/ { print $3 * 4096 }'; }
+
+# Writes file $2 into the root directory of the file system in image $1.
+add_to_ext4() {
+    local edits
+    edits=$(mktemp)
+    printf 'write "%s" %s\n' "$2" "${2##*/}" >"$edits"
+    edit_ext4 "$1" "$edits"
+    rm -f -- "$edits"
+    check_ext4 "$1"
+}

@@ -12,7 +12,7 @@ COPY = 256 * BLOCK
 
 
 def make_base(directory, size):
-    """Makes in `directory` base.img, an ext4 of real files with hardly a free block, and donor.bin, other real content."""
+    """Makes in `directory` base.img, an ext4 of real files with hardly a free block, and donor.bin, other content."""
     base = os.path.join(directory, "base.img")
     filler = os.path.join(directory, "filler")
     image_function("make_full_ext4", directory, size // MIB)

@@ -38,11 +38,12 @@ stage_files() {
 # options of mke2fs.
 make_ext4() {
     local image=$1 size=$2 from=$3
+    local extended=hash_seed=5ca1ab1e-0000-4000-8000-000000000002,lazy_itable_init=0,root_owner
     shift 3
     rm -f -- "$image"
     truncate -s "$size" "$image"
-    E2FSPROGS_FAKE_TIME=1700000000 mke2fs -q -F -t ext4 -b 4096 -m 0 -d "$from" -U 5ca1ab1e-0000-4000-8000-000000000001 \
-        -E hash_seed=5ca1ab1e-0000-4000-8000-000000000002,lazy_itable_init=0,root_owner "$@" "$image" >/dev/null
+    E2FSPROGS_FAKE_TIME=1700000000 mke2fs -q -F -t ext4 -b 4096 -m 0 -d "$from" \
+        -U 5ca1ab1e-0000-4000-8000-000000000001 -E "$extended" "$@" "$image" >/dev/null
 }
 
 # Runs the commands of file $2 on the file system in image $1; debugfs says what failed only in words.

@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# What the scripts need, and what it is called where.
+
+# Columns: the command that must be found; the goal that first needs it; its package for apt (Debian 12); its package
+# for dnf (CentOS Stream 9 and 10); `need`, or `want` for what the goal can do without.
+# `epel:NAME` is a package that only EPEL has; `cargo:NAME` is built from crates.io; `-` is not to be had.
+packages_table() {
+    cat <<'END'
+cc          build  gcc         gcc               need
+b3sum       demo   b3sum       cargo:b3sum       need
+cmp         demo   diffutils   diffutils         need
+debugfs     demo   e2fsprogs   e2fsprogs         need
+jq          demo   jq          jq                need
+mke2fs      demo   e2fsprogs   e2fsprogs         need
+git         test   git         git-core          need
+losetup     test   mount       util-linux        need
+shellcheck  test   shellcheck  epel:ShellCheck   want
+shfmt       test   shfmt       -                 want
+fio         bench  fio         fio               need
+python3     bench  python3     python3           need
+zstd        bench  zstd        zstd              need
+casync      bench  casync      -                 want
+rdiff       bench  rdiff       epel:librsync     want
+rsync       bench  rsync       rsync             want
+END
+}
+
+# Goals build on each other; prints those that goal $1 consists of.
+goals_of() {
+    case $1 in
+    build) printf 'build\n' ;;
+    demo) printf 'build demo\n' ;;
+    test) printf 'build demo test\n' ;;
+    bench) printf 'build demo bench\n' ;;
+    *) return 1 ;;
+    esac
+}
+
+# Prints "command package kind" for everything that goal $1 asks for and that is not there; $2 is apt or dnf.
+missing_packages() {
+    local goals command goal apt dnf kind
+    goals=" $(goals_of "$1") "
+    packages_table | while read -r command goal apt dnf kind; do
+        [[ $goals == *" $goal "* ]] || continue
+        have "$command" && continue
+        if [[ $2 == apt ]]; then
+            printf '%s %s %s\n' "$command" "$apt" "$kind"
+        else
+            printf '%s %s %s\n' "$command" "$dnf" "$kind"
+        fi
+    done
+}

@@ -17,7 +17,13 @@ use std::time::Instant;
 
 fn options(applying: &Applying, verify: bool) -> Result<ApplyOptions, JobError> {
     let trusted = applying.trusted_key.as_deref().map(files::trusted_key).transpose()?;
-    Ok(ApplyOptions { verify, discard_intent: applying.discard_intent, trusted, now: files::now() })
+    Ok(ApplyOptions {
+        verify,
+        discard_intent: applying.discard_intent,
+        trusted,
+        now: files::now(),
+        ..ApplyOptions::default()
+    })
 }
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {

@@ -140,8 +140,8 @@ impl Worker<'_> {
             let Some(Completion { token, buffer, result }) = queue.wait() else {
                 return Ok(());
             };
-            let (Some(job), Some(buffer)) = (jobs.remove(&token), buffer) else { continue };
             result?;
+            let (Some(job), Some(buffer)) = (jobs.remove(&token), buffer) else { continue };
             let chunk = self.hashed(&job, buffer);
             if self.send.send(Ok((job.number, chunk))).is_err() {
                 return Ok(());

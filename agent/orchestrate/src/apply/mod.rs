@@ -43,6 +43,24 @@ pub struct ApplyOptions {
     pub trusted: Option<VerifyingKey>,
     /// The time to state in the intent record, in seconds since 1970.
     pub now: i64,
+    /// How much is done at a time.
+    pub pace: Pace,
+}
+
+/// How much of a delta is dealt with at a time. The defaults are for disks; tests make them small to see every seam.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Frames that are examined or written as one: enough to keep the disk busy. Each takes up to 1 MiB, twice.
+    pub frames_in_batch: usize,
+    /// Batches between two flushes of the target, each followed by a new intent record.
+    pub batches_in_window: usize,
+}
+
+impl Default for Pace {
+    /// 16 MiB in a batch, 256 MiB in a window.
+    fn default() -> Self {
+        Self { frames_in_batch: 16, batches_in_window: 16 }
+    }
 }
 
 /// What was proven, and no more.

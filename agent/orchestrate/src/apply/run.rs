@@ -1,7 +1,7 @@
 //! The order of things.
 
 use super::target::{Target, Written};
-use super::{ApplyOptions, ApplyReport, Examined, Intent, IntentStore, Proven, ReadSeek};
+use super::{ApplyOptions, ApplyReport, Examined, Intent, IntentStore, Pace, Proven, ReadSeek};
 use crate::scan::ScanReport;
 use crate::{Against, JobError, Progress, verify};
 use failback_blockio::Device;
@@ -12,10 +12,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::thread;
 
-/// Frames that are examined or written as one: enough to keep the disk busy, and 16 MiB of memory at most.
-const BATCH: usize = 16;
-/// Batches between two flushes of the target, each followed by a new intent record: 256 MiB of changes at most.
-const BATCHES_IN_WINDOW: usize = 16;
 /// What is read of a delta at a time, in bytes.
 const READ_AHEAD: usize = 1 << 20;
 
@@ -143,9 +139,12 @@ impl Resume {
 }
 
 /// The frames of the next batch, and the trailer if it was met.
-fn next_batch<R: Read>(reader: &mut DeltaReader<R>) -> Result<(Vec<SealedFrame>, Option<Trailer>), FormatError> {
-    let mut frames = Vec::with_capacity(BATCH);
-    while frames.len() < BATCH {
+fn next_batch<R: Read>(
+    reader: &mut DeltaReader<R>,
+    pace: Pace,
+) -> Result<(Vec<SealedFrame>, Option<Trailer>), FormatError> {
+    let mut frames = Vec::with_capacity(pace.frames_in_batch);
+    while frames.len() < pace.frames_in_batch {
         match reader.next_item()? {
             Item::Frame(frame) => frames.push(frame),
             Item::Trailer(trailer) => return Ok((frames, Some(trailer))),
@@ -181,7 +180,7 @@ pub(super) fn check_all(
     thread::scope(|scope| {
         let mut target = Target::new(device, header.shapes, scope)?;
         loop {
-            let (frames, trailer) = next_batch(&mut reader)?;
+            let (frames, trailer) = next_batch(&mut reader, options.pace)?;
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
@@ -236,7 +235,7 @@ pub(super) fn from_file(
         return Err(JobError::Refused("the delta was replaced while it was read: run this again".into()));
     }
     let intent = new_intent(&checked.header, checked.key, result_root, &resume);
-    let mut windows = Windows { intents, intent, resume, until: None, batches: 0 };
+    let mut windows = Windows { intents, intent, resume, pace: options.pace, until: None, batches: 0 };
     let mut written = Written::default();
     thread::scope(|scope| {
         let mut target = Target::new(device, checked.header.shapes, scope)?;
@@ -246,10 +245,11 @@ pub(super) fn from_file(
         progress.phase("writing", total);
         let mut position = 0;
         for (number, (in_place, _)) in checked.batches.iter().enumerate() {
-            let (frames, _) = next_batch(&mut reader).map_err(|error| windows.failed(error.into(), &written))?;
+            let (frames, _) =
+                next_batch(&mut reader, options.pace).map_err(|error| windows.failed(error.into(), &written))?;
             if !in_place {
                 if windows.is_closed() {
-                    let last = (number + BATCHES_IN_WINDOW).min(checked.batches.len()) - 1;
+                    let last = (number + options.pace.batches_in_window).min(checked.batches.len()) - 1;
                     windows.open(&target, &frames, checked.batches[last].1, &written)?;
                 }
                 let now = target.write(frames).map_err(|error| windows.failed(error, &written))?;
@@ -289,7 +289,7 @@ pub(super) fn from_stream(
     fits(&header, device)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
     let intent = new_intent(&header, *reader.key(), None, &resume);
-    let mut windows = Windows { intents, intent, resume, until: None, batches: 0 };
+    let mut windows = Windows { intents, intent, resume, pace: options.pace, until: None, batches: 0 };
     let (mut examined, mut written) = (Examined::default(), Written::default());
     let mut proof = Proof::new(&header.shapes);
     let mut position = 0;
@@ -297,7 +297,8 @@ pub(super) fn from_stream(
     let trailer = thread::scope(|scope| {
         let mut target = Target::new(device, header.shapes, scope)?;
         loop {
-            let (frames, trailer) = next_batch(&mut reader).map_err(|error| windows.failed(error.into(), &written))?;
+            let (frames, trailer) =
+                next_batch(&mut reader, options.pace).map_err(|error| windows.failed(error.into(), &written))?;
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
@@ -430,6 +431,7 @@ struct Windows<'a> {
     intents: &'a mut dyn IntentStore,
     intent: Intent,
     resume: Resume,
+    pace: Pace,
     /// The block behind the recorded window, while one is recorded.
     until: Option<BlockIndex>,
     /// Batches since the window was opened.
@@ -469,7 +471,7 @@ impl Windows<'_> {
     /// A batch was written, or needed no writing.
     fn batch_done(&mut self) {
         self.batches += 1;
-        if self.batches == BATCHES_IN_WINDOW {
+        if self.batches == self.pace.batches_in_window {
             self.batches = 0;
             self.until = None;
         }

@@ -57,6 +57,9 @@ impl After<'_> {
 ///
 /// Every block of the larger disk is told once, from left to right, as unchanged or changed; blocks from
 /// [`Shapes::common_end`] on are always changed.
+///
+/// A block that was free and now is zero, or was zero and now is free, is changed, although both have the value of zeroes:
+/// what is free on the base may hold anything on the disk that the delta is applied to.
 #[derive(Debug)]
 pub struct DeltaBuilder {
     shapes: Shapes,

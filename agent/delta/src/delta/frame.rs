@@ -156,7 +156,8 @@ impl FrameTable {
             }
             let old = side_content(raw_extent.old, shapes.base, header.base_coverage, blocks)?;
             let new = side_content(raw_extent.new, shapes.result, header.result_coverage, blocks)?;
-            if old.counts_as_zero() && new.counts_as_zero() && start < shapes.common_end() {
+            // Zero and free have one value and yet differ: what was free may hold anything, and must be set to become zero.
+            if old == new && old.counts_as_zero() && start < shapes.common_end() {
                 return Err("an extent changes nothing");
             }
             weight += if Extent::is_weighty(old, new) { blocks.count().get() } else { 0 };

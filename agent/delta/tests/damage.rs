@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{apply, diff, noise, sign, signed_blocks};
-use failback_delta::FormatError;
-use failback_hashtree::Root;
+use common::{apply, diff, noise, shape, sign, signed_blocks};
+use failback_delta::{Coverage, FormatError, Identity, PointKind, SignatureHeader, SignatureWriter, Uniform};
+use failback_hashtree::{LeafHasher, Node, Root};
+use failback_units::BlockIndex;
 
 fn small_pair() -> (Vec<u8>, Vec<u8>) {
     let mut from = noise(1, 40_000);
@@ -108,5 +109,34 @@ fn frames_cannot_be_swapped_dropped_or_borrowed() {
     assert!(apply(&assembled(&[&a, &b, &c]), &mut from.clone()).is_ok());
     for wrong in [&[&b, &a, &c][..], &[&a, &c], &[&a, &b], &[&a, &b, &part(&other, 2)], &[&a, &b, &c, &c]] {
         assert!(apply(&assembled(wrong), &mut from.clone()).is_err());
+    }
+}
+
+/// A signature states which stretches are zero, and a reader takes its word for it; the delta built from it shows the lie.
+#[test]
+fn a_signature_that_calls_data_zero_makes_no_delta_that_is_accepted() {
+    let (base, claimed) = (noise(1, 16_384), vec![0; 16_384]);
+    let shape = shape(&base, 12);
+    let header = SignatureHeader {
+        shape,
+        coverage: Coverage::Whole,
+        kind: PointKind::Crash,
+        created: 0,
+        identity: Identity::default(),
+    };
+    let mut writer = SignatureWriter::new(Vec::new(), &header).unwrap();
+    let mut values = Vec::new();
+    LeafHasher::new().hash(shape, BlockIndex::ZERO, &base, &mut values);
+    for (index, value) in (0..).map(BlockIndex::new).zip(values) {
+        writer.uniform(Uniform::Zero, Node::leaf(index), value).unwrap();
+    }
+    let (signature, root, _) = writer.finish().unwrap();
+    assert_eq!(root, Root::of(&base));
+    // Nothing seems to have changed, and yet the roots differ; then one block that did change.
+    let mut changed = claimed.clone();
+    changed[5000] = 1;
+    for result in [claimed, changed] {
+        let error = apply(&diff(&signature, &result, None), &mut base.clone()).unwrap_err();
+        assert!(matches!(error, FormatError::Damaged { .. }), "{error}");
     }
 }

@@ -62,7 +62,8 @@ impl<W: Write> DeltaWriter<W> {
     /// Writes the trailer, signed if a key is given, and flushes the output. Returns the output, the sums and the length
     /// in bytes.
     ///
-    /// `proven` is what the builder found; `None` where base and result are the same.
+    /// `proven` is what the builder found. Its base root is for the caller to compare with the one in the header: a delta in
+    /// which they differ is refused by every reader.
     ///
     /// # Errors
     ///
@@ -70,10 +71,9 @@ impl<W: Write> DeltaWriter<W> {
     pub fn finish(
         mut self,
         values: &[ChainingValue],
-        proven: Option<Proven>,
+        proven: Proven,
         signer: Option<&SigningKey>,
     ) -> Result<(W, Totals, u64), FormatError> {
-        let result_root = proven.map_or(self.header.base_root, |proven| proven.result);
         let mut raw = RawDeltaEnd {
             magic: DELTA_END_MAGIC,
             signature_scheme: signature_scheme::NONE,
@@ -85,7 +85,7 @@ impl<W: Write> DeltaWriter<W> {
             stored_bytes: self.totals.stored_bytes.into(),
             value_count: u32::try_from(values.len()).expect("a cover is small").into(),
             reserved2: [0; 4],
-            result_root: result_root.0,
+            result_root: proven.result.0,
             public_key: [0; 32],
             signature: [0; 64],
             hash: [0; 32],
@@ -93,7 +93,7 @@ impl<W: Write> DeltaWriter<W> {
         if let Some(signer) = signer {
             raw.signature_scheme = signature_scheme::ED25519;
             raw.public_key = signer.public();
-            raw.signature = signer.sign(&self.key, &result_root);
+            raw.signature = signer.sign(&self.key, &proven.result);
         }
         let values: Vec<u8> = values.iter().flat_map(|value| value.0).collect();
         raw.seal(Some(&self.key), &[&values]);

@@ -66,7 +66,7 @@ pub(crate) mod compression {
 /// How a trailer is signed.
 pub(crate) mod signature_scheme {
     pub(crate) const NONE: u8 = 0;
-    /// Ed25519 (RFC 8032) over the text in `signing.rs`.
+    /// Ed25519 (RFC 8032) over the message in `signing.rs`.
     pub(crate) const ED25519: u8 = 1;
 }
 
@@ -200,6 +200,18 @@ pub(crate) struct RawExtent {
     pub(crate) old: u8,
 }
 const _: () = assert!(size_of::<RawExtent>() == 8);
+
+/// An extent as it is hashed for an Ed25519 signature. It stands nowhere in the stream: it follows from the frames.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct SignedExtent {
+    /// The number of its first block, from the start of the disk.
+    pub(crate) first: U64,
+    pub(crate) count: U64,
+    pub(crate) new: u8,
+    pub(crate) old: u8,
+}
+const _: () = assert!(size_of::<SignedExtent>() == 18);
 
 /// The end of a delta. The values of the blocks behind the last extent follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{apply, counted, diff_used, noise, sign_used};
+use failback_delta::SigningKey;
 use failback_hashtree::Root;
 use proptest::prelude::*;
 
@@ -30,6 +31,44 @@ fn what_was_free_becomes_zero() {
     lead(&from, Some(&free(&[2, 3, 6])), &to, Some(&free(&[6])));
     lead(&from, Some(&free(&[2, 3, 6])), &to, None);
     lead(&to, Some(&free(&[])), &to, Some(&free(&[2, 3])));
+}
+
+/// Makes the hashes of a frame or trailer good again, which anyone can do who has the header's hash.
+fn reseal(delta: &mut [u8], key: &[u8; 32], start: usize, len: usize, hash: usize) {
+    delta[start + hash..start + hash + 32].fill(0);
+    let digest = blake3::keyed_hash(key, &delta[start..start + len]);
+    delta[start + hash..start + hash + 32].copy_from_slice(digest.as_bytes());
+}
+
+#[test]
+fn a_signature_covers_what_no_root_can_tell() {
+    // Made with: openssl genpkey -algorithm ed25519
+    let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+    let key = SigningKey::from_pem(pem).unwrap();
+    let from = noise(1, 4 * BLOCK);
+    let mut to = from.clone();
+    to[BLOCK..2 * BLOCK].fill(0);
+    let nothing_free = Some(&[false; 4][..]);
+    for signer in [Some(&key), None] {
+        let mut delta = diff_used(&sign_used(&from, 12, nothing_free), &to, nothing_free, signer);
+        assert!(apply(&delta, &mut from.clone()).is_ok());
+        // One frame with one extent of one block: one value before it, one for its old content, none for zeroes.
+        let header = 112 + 4 + "/dev/sdb".len();
+        let trailer = header + 80 + 8 + 2 * 32;
+        let hash = *delta[80..112].first_chunk::<32>().unwrap();
+        // The block becomes zero; let it become free instead, so that the target keeps what it has.
+        assert_eq!(delta[header + 80 + 6], 2);
+        delta[header + 80 + 6] = 3;
+        delta[trailer + 32..trailer + 40].fill(0);
+        reseal(&mut delta, &hash, header, trailer - header, 48);
+        let end = delta.len() - trailer;
+        reseal(&mut delta, &hash, trailer, end, 184);
+        let result = apply(&delta, &mut from.clone());
+        // Nobody answers for an unsigned delta.
+        let refused = result.as_ref().is_err_and(|error| error.to_string().contains("its signature is not good"));
+        assert_eq!(refused, signer.is_some(), "{result:?}");
+        assert!(refused || result.is_ok_and(|(_, trailer)| trailer.signed_by.is_none()));
+    }
 }
 
 proptest! {

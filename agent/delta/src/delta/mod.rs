@@ -116,7 +116,7 @@ pub enum Content {
 }
 
 impl Content {
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Absent => content::ABSENT,
             Self::Data => content::DATA,

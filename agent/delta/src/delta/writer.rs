@@ -4,7 +4,7 @@ use super::{DeltaHeader, FrameTable, KIND, Proven, Totals};
 use crate::FormatError;
 use crate::layout::{DELTA_END_MAGIC, RawDeltaEnd, signature_scheme};
 use crate::seal::Sealed;
-use crate::signing::SigningKey;
+use crate::signing::{ExtentsHash, SigningKey};
 use failback_hashtree::ChainingValue;
 use std::io::{self, Write};
 use zerocopy::IntoBytes;
@@ -17,6 +17,7 @@ pub struct DeltaWriter<W> {
     key: [u8; 32],
     written: u64,
     totals: Totals,
+    extents: ExtentsHash,
 }
 
 impl<W: Write> DeltaWriter<W> {
@@ -29,7 +30,8 @@ impl<W: Write> DeltaWriter<W> {
         let (raw, identity) = header.to_bytes();
         out.write_all(raw.as_bytes()).and_then(|()| out.write_all(&identity)).map_err(failed)?;
         let written = (size_of_val(&raw) + identity.len()) as u64;
-        Ok(Self { out, header, key: raw.hash, written, totals: Totals::default() })
+        let extents = ExtentsHash::new(&raw.hash);
+        Ok(Self { out, header, key: raw.hash, written, totals: Totals::default(), extents })
     }
 
     /// The key with which frames of this delta are sealed.
@@ -51,6 +53,7 @@ impl<W: Write> DeltaWriter<W> {
         assert_eq!(table.index, self.totals.frames, "frames are written in their order");
         self.out.write_all(sealed).map_err(failed)?;
         self.written += sealed.len() as u64;
+        self.extents.absorb(table);
         self.totals.frames += 1;
         self.totals.extents += table.extents.len() as u64;
         self.totals.data_bytes += table.data_len() as u64;
@@ -93,7 +96,7 @@ impl<W: Write> DeltaWriter<W> {
         if let Some(signer) = signer {
             raw.signature_scheme = signature_scheme::ED25519;
             raw.public_key = signer.public();
-            raw.signature = signer.sign(&self.key, &proven.result);
+            raw.signature = signer.sign(&self.key, &proven.result, &self.extents);
         }
         let values: Vec<u8> = values.iter().flat_map(|value| value.0).collect();
         raw.seal(Some(&self.key), &[&values]);

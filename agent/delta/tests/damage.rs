@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{apply, diff, noise, shape, sign, signed_blocks};
+use common::{apply, diff, noise, shape, sign, sign_used, signed_blocks};
 use failback_delta::{Coverage, FormatError, Identity, PointKind, SignatureHeader, SignatureWriter, Uniform};
 use failback_hashtree::{LeafHasher, Node, Root};
 use failback_units::BlockIndex;
@@ -110,6 +110,29 @@ fn frames_cannot_be_swapped_dropped_or_borrowed() {
     for wrong in [&[&b, &a, &c][..], &[&a, &c], &[&a, &b], &[&a, &b, &part(&other, 2)], &[&a, &b, &c, &c]] {
         assert!(apply(&assembled(wrong), &mut from.clone()).is_err());
     }
+}
+
+#[test]
+fn nothing_is_free_where_all_of_the_disk_counts() {
+    let disk = noise(1, 16_384);
+    let mut signature = sign_used(&disk, 12, Some(&[false, true, false, false]));
+    assert!(signed_blocks(&signature).is_ok());
+    // The coverage `whole`, and every hash made good again: header, three pages with 1, 1 and 2 values, trailer.
+    let header = 80 + 4 + "/dev/sda".len() + 4 + 16;
+    signature[17] = 1;
+    signature[48..80].fill(0);
+    let key = blake3::hash(&signature[..header]);
+    signature[48..80].copy_from_slice(key.as_bytes());
+    let mut start = header;
+    for (len, hash) in [(64 + 32, 32), (64 + 32, 32), (64 + 64, 32), (80, 48)] {
+        signature[start + hash..start + hash + 32].fill(0);
+        let digest = blake3::keyed_hash(key.as_bytes(), &signature[start..start + len]);
+        signature[start + hash..start + hash + 32].copy_from_slice(digest.as_bytes());
+        start += len;
+    }
+    assert_eq!(start, signature.len());
+    let error = signed_blocks(&signature).unwrap_err().to_string();
+    assert!(error.contains("page 1") && error.contains("free"), "{error}");
 }
 
 /// A signature states which stretches are zero, and a reader takes its word for it; the delta built from it shows the lie.

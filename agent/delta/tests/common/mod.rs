@@ -44,7 +44,7 @@ pub fn sign(disk: &[u8], shift: u8) -> Vec<u8> {
     sign_used(disk, shift, None)
 }
 
-/// A signature in which stretches of 16 zero blocks are kept as such, and free blocks as free.
+/// A signature in which aligned stretches of 4 zero blocks are kept as such, and free blocks as free.
 pub fn sign_used(disk: &[u8], shift: u8, free: Option<&[bool]>) -> Vec<u8> {
     let shape = shape(disk, shift);
     let disk = &counted(disk, shift, free)[..];
@@ -58,8 +58,8 @@ pub fn sign_used(disk: &[u8], shift: u8, free: Option<&[bool]>) -> Vec<u8> {
     let is_free = |index: BlockIndex| free.is_some_and(|free| free[usize::try_from(index.get()).unwrap()]);
     let mut writer = SignatureWriter::new(Vec::new(), &header).unwrap();
     let mut hasher = LeafHasher::new();
-    for (number, piece) in disk.chunks(16 << shift).enumerate() {
-        let first = BlockIndex::new(number as u64 * 16);
+    for (number, piece) in disk.chunks(4 << shift).enumerate() {
+        let first = BlockIndex::new(number as u64 * 4);
         let count = shape.block_size().blocks_in(ByteCount::of_memory(piece.len()));
         let mut values = Vec::new();
         hasher.hash(shape, first, piece, &mut values);

@@ -50,7 +50,10 @@ impl<R: Read> DeltaReader<R> {
         &self.header
     }
 
-    /// The hash of the header: it names this delta among all others.
+    /// The hash of the header, which keys the hashes of all that follows.
+    ///
+    /// Two deltas from the same base and the same source that were begun in the same second share it: with the result root
+    /// it names one delta, without it does not.
     #[must_use]
     pub const fn key(&self) -> &[u8; 32] {
         &self.key

@@ -1,1 +1,4 @@
-//! Tests of the whole program.
+//! Tests of the whole program, and what they share.
+#![forbid(unsafe_code)]
+
+pub mod fuzz;

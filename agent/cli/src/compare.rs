@@ -6,8 +6,8 @@ use crate::report::{Lines, print};
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
-    Against, ByteCount, DeltaFacts, Device, DiffOptions, Difference, Facts, FileKind, HumanBytes, JobError, Output,
-    Progress, ScanReport, SignOptions, SignatureFacts, SignatureReader, SourceDisk, SourceOptions, identity_of,
+    Against, ByteCount, DeltaFacts, Device, DiffOptions, Difference, Facts, FileKind, HumanBytes, Identity, JobError,
+    Output, Progress, ScanReport, SignOptions, SignatureFacts, SignatureReader, SourceDisk, SourceOptions, identity_of,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -125,6 +125,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
     let options = DiffOptions {
         kind: source.kind(),
         created: files::now(),
+        id: files::random()?,
         identity: identity_of(source.identity()),
         level: args.compression,
         threads: args.threads,
@@ -188,6 +189,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The name of a source for a terminal: a file may claim any, escape sequences included.
+fn made_from(identity: &Identity) -> String {
+    identity.name.as_ref().map_or_else(|| "unknown".to_owned(), |name| name.escape_debug().to_string())
+}
+
 fn signature_facts(facts: &SignatureFacts) -> (serde_json::Value, Lines) {
     let SignatureFacts { header, root, file_bytes } = facts;
     let object = json!({
@@ -206,7 +212,7 @@ fn signature_facts(facts: &SignatureFacts) -> (serde_json::Value, Lines) {
     let mut lines = Lines::default();
     lines.add("what", "signature, intact").add("root", root).bytes("disk", header.shape.size().get());
     lines.add("block size", header.shape.block_size()).add("coverage", header.coverage).add("kind", header.kind);
-    lines.add("made from", header.identity.name.as_deref().unwrap_or("unknown"));
+    lines.add("made from", made_from(&header.identity));
     lines.bytes("file", *file_bytes).add("proven", "root recomputed from the stored values");
     (object, lines)
 }
@@ -243,7 +249,7 @@ fn delta_facts(facts: &DeltaFacts) -> (serde_json::Value, Lines) {
     lines.bytes("base", shapes.base.size().get()).bytes("result", shapes.result.size().get());
     lines.add("block size", shapes.block_size());
     lines.add("coverage", format!("{} -> {}", header.base_coverage, header.result_coverage)).add("kind", header.kind);
-    lines.add("made from", header.identity.name.as_deref().unwrap_or("unknown"));
+    lines.add("made from", made_from(&header.identity));
     lines.add("changes", format!("{} runs in {} frames", totals.extents, totals.frames));
     lines.bytes("new content", totals.data_bytes).bytes("becomes zero", totals.zero_bytes);
     lines.bytes("file", *file_bytes).add("signed by", signed_by.as_deref().unwrap_or("nobody")).add("proven", proven);

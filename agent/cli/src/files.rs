@@ -3,7 +3,7 @@
 use anyhow::Result;
 use failback_orchestrate::{DiskIdentity, FileIntents, JobError, Medium, SigningKey, VerifyingKey};
 use std::fs::{self, File};
-use std::io::{self, BufReader, IsTerminal};
+use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -76,6 +76,15 @@ pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents 
         }
     };
     FileIntents::new(path)
+}
+
+/// Bytes that nobody else has.
+pub(crate) fn random() -> Result<[u8; 16], JobError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| JobError::File { action: "read", path: path.to_owned(), source })?;
+    Ok(bytes)
 }
 
 /// Seconds since 1970.

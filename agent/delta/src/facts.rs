@@ -104,6 +104,8 @@ impl Identity {
 
     pub(crate) fn from_bytes(kind: FileKind, mut bytes: &[u8]) -> Result<Self, FormatError> {
         let wrong = || FormatError::damaged(kind, "identity", "an item does not fit");
+        // Which of two names or UUIDs counts must not depend on who reads them.
+        let twice = || FormatError::damaged(kind, "identity", "an item occurs twice");
         let mut identity = Self::default();
         while let Some(([tag_low, tag_high, len_low, len_high], rest)) = bytes.split_first_chunk() {
             let len = usize::from(u16::from_le_bytes([*len_low, *len_high]));
@@ -111,11 +113,14 @@ impl Identity {
             bytes = rest;
             let uuid = || <[u8; 16]>::try_from(value).map_err(|_| wrong());
             match u16::from_le_bytes([*tag_low, *tag_high]) {
-                identity_tag::NAME => {
+                identity_tag::NAME if identity.name.is_none() => {
                     identity.name = Some(String::from_utf8(value.to_vec()).map_err(|_| wrong())?);
                 }
-                identity_tag::SCSI_UUID => identity.scsi_uuid = Some(uuid()?),
-                identity_tag::PARTITION_TABLE => identity.partition_table = Some(uuid()?),
+                identity_tag::SCSI_UUID if identity.scsi_uuid.is_none() => identity.scsi_uuid = Some(uuid()?),
+                identity_tag::PARTITION_TABLE if identity.partition_table.is_none() => {
+                    identity.partition_table = Some(uuid()?);
+                }
+                identity_tag::NAME | identity_tag::SCSI_UUID | identity_tag::PARTITION_TABLE => return Err(twice()),
                 identity_tag::FILE_SYSTEM => identity.file_systems.push(uuid()?),
                 _ => {}
             }
@@ -149,5 +154,9 @@ mod tests {
             let _ = Identity::from_bytes(FileKind::Delta, &bytes[..len]);
         }
         assert!(Identity::from_bytes(FileKind::Delta, &[2, 0, 15, 0]).is_err());
+        let name = [1, 0, 1, 0, b'a'];
+        assert_eq!(Identity::from_bytes(FileKind::Delta, &name).unwrap().name.as_deref(), Some("a"));
+        let error = Identity::from_bytes(FileKind::Delta, &[name, name].concat()).unwrap_err();
+        assert!(error.to_string().contains("twice"), "{error}");
     }
 }

@@ -66,7 +66,7 @@ pub(crate) mod compression {
 /// How a trailer is signed.
 pub(crate) mod signature_scheme {
     pub(crate) const NONE: u8 = 0;
-    /// Ed25519 (RFC 8032) over the text in `signing.rs`.
+    /// Ed25519 (RFC 8032) over the message in `signing.rs`.
     pub(crate) const ED25519: u8 = 1;
 }
 
@@ -143,7 +143,7 @@ const _: () = assert!(size_of::<RawSignatureEnd>() == 80);
 pub(crate) struct RawDeltaHeader {
     pub(crate) magic: [u8; 8],
     pub(crate) version: U16,
-    /// The length of this structure: 112.
+    /// The length of this structure: 128.
     pub(crate) header_len: U16,
     /// No bit has a meaning yet; a set one is refused.
     pub(crate) flags: U32,
@@ -158,11 +158,13 @@ pub(crate) struct RawDeltaHeader {
     pub(crate) result_size: U64,
     /// When the source was read, in seconds since 1970.
     pub(crate) created: I64,
+    /// Chosen at random, so that no two deltas have the same header hash, whatever else they have in common.
+    pub(crate) id: [u8; 16],
     pub(crate) base_root: [u8; 32],
     /// BLAKE3 of this structure with this field zero, followed by the identity. It keys all later hashes of the stream.
     pub(crate) hash: [u8; 32],
 }
-const _: () = assert!(size_of::<RawDeltaHeader>() == 112);
+const _: () = assert!(size_of::<RawDeltaHeader>() == 128);
 
 /// The start of a frame. Its extents, its values and its payload follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -201,6 +203,18 @@ pub(crate) struct RawExtent {
 }
 const _: () = assert!(size_of::<RawExtent>() == 8);
 
+/// An extent as it is hashed for an Ed25519 signature. It stands nowhere in the stream: it follows from the frames.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct SignedExtent {
+    /// The number of its first block, from the start of the disk.
+    pub(crate) first: U64,
+    pub(crate) count: U64,
+    pub(crate) new: u8,
+    pub(crate) old: u8,
+}
+const _: () = assert!(size_of::<SignedExtent>() == 18);
+
 /// The end of a delta. The values of the blocks behind the last extent follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -235,5 +249,70 @@ pub fn identify(start: &[u8]) -> Option<FileKind> {
         SIGNATURE_MAGIC => Some(FileKind::Signature),
         DELTA_MAGIC => Some(FileKind::Delta),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    const fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
+        size_of::<F>()
+    }
+
+    macro_rules! fields {
+        ($title:literal, $type:ty: $($field:ident)+) => {
+            ($title, size_of::<$type>(), vec![$((
+                offset_of!($type, $field),
+                size_of_field(|raw: &$type| &raw.$field),
+                stringify!($field),
+            )),+])
+        };
+    }
+
+    /// The rows of the table below a heading: offset, size, field.
+    fn table(text: &str, title: &str) -> Vec<(usize, usize, String)> {
+        let heading = format!("\n### {title}\n");
+        let below = text.split_once(&heading).unwrap_or_else(|| panic!("no heading {title}")).1;
+        let rows = below.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        rows.skip(2)
+            .map(|row| {
+                let cells: Vec<_> = row.split('|').map(str::trim).collect();
+                (cells[1].parse().unwrap(), cells[2].parse().unwrap(), cells[4].trim_matches('`').to_owned())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_tables_in_format_md_are_true() {
+        let text = include_str!("../FORMAT.md");
+        let structures = [
+            fields!("Signature header", RawSignatureHeader: magic version header_len flags block_shift coverage kind
+                reserved identity_len size created reserved2 hash),
+            fields!("Signature page", RawPage: magic kind reserved first blocks value_count reserved2 hash),
+            fields!("Signature trailer", RawSignatureEnd: magic reserved pages root hash),
+            fields!("Delta header", RawDeltaHeader: magic version header_len flags block_shift base_coverage
+                result_coverage kind identity_len base_size result_size created id base_root hash),
+            fields!("Delta frame", RawFrame: magic compression reserved index after first extent_count value_count
+                data_len stored_len hash),
+            fields!("Delta extent", RawExtent: gap count new old),
+            fields!("Delta trailer", RawDeltaEnd: magic signature_scheme reserved frames extents data_bytes zero_bytes
+                stored_bytes value_count reserved2 result_root public_key signature hash),
+        ];
+        for (title, size, fields) in structures {
+            let told = table(text, title);
+            let mut end = 0;
+            for (number, (offset, len, name)) in fields.into_iter().enumerate() {
+                assert_eq!(told.get(number), Some(&(offset, len, name.to_owned())), "{title}");
+                assert_eq!(offset, end, "{title}: no padding before {name}");
+                end += len;
+            }
+            assert_eq!((told.last().map(|row| row.0 + row.1), end), (Some(size), size), "{title}");
+        }
+        for limit in [FRAME_VALUES_MAX, FRAME_EXTENTS_MAX, PAGE_VALUES_MAX, TRAILER_VALUES_MAX] {
+            assert!(text.contains(&format!("\n| {limit} ")), "the limit {limit}");
+        }
+        assert!(text.contains(&format!("identity of {IDENTITY_MAX} bytes")));
     }
 }

@@ -1,19 +1,50 @@
 //! Ed25519 signatures over a delta: who made it, not only that it is whole.
 
+use crate::delta::FrameTable;
+use crate::layout::SignedExtent;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey};
 use ed25519_dalek::{Signature, Signer};
 use failback_hashtree::Root;
+use zerocopy::IntoBytes;
 
 /// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("this is no Ed25519 {0} key in PEM form: make one with openssl genpkey -algorithm ed25519")]
 pub struct KeyError(&'static str);
 
-/// What is signed: this text, the delta's header hash, its result root.
+/// What is signed: this text, the delta's header hash, its result root, the hash of its extents.
 ///
-/// The header hash stands for sizes, coverage, kind, source identity and base root, since it is a hash of all of them.
-fn message(header_hash: &[u8; 32], result: &Root) -> Vec<u8> {
-    [b"failback delta version 1\0".as_slice(), header_hash, &result.0].concat()
+/// The header hash stands for sizes, coverage, kind, source identity and base root, since it is a hash of all of them. The
+/// roots do not tell zero from free, nor does anything else that is signed, hence the extents.
+fn message(header_hash: &[u8; 32], result: &Root, extents: &[u8; 32]) -> Vec<u8> {
+    [b"failback delta version 1\0".as_slice(), header_hash, &result.0, extents].concat()
+}
+
+/// The hash of all extents of a delta, keyed with its header's hash: where each lies, and what it was and becomes.
+#[derive(Clone, Debug)]
+pub(crate) struct ExtentsHash(blake3::Hasher);
+
+impl ExtentsHash {
+    pub(crate) fn new(header_hash: &[u8; 32]) -> Self {
+        Self(blake3::Hasher::new_keyed(header_hash))
+    }
+
+    /// Adds the extents of the next frame.
+    pub(crate) fn absorb(&mut self, table: &FrameTable) {
+        for extent in &table.extents {
+            let signed = SignedExtent {
+                first: extent.blocks.start().get().into(),
+                count: extent.blocks.count().get().into(),
+                new: extent.new.code(),
+                old: extent.old.code(),
+            };
+            self.0.update(signed.as_bytes());
+        }
+    }
+
+    pub(crate) fn finish(&self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
 }
 
 /// A private key that signs deltas.
@@ -34,8 +65,8 @@ impl SigningKey {
         self.0.verifying_key().to_bytes()
     }
 
-    pub(crate) fn sign(&self, header_hash: &[u8; 32], result: &Root) -> [u8; 64] {
-        self.0.sign(&message(header_hash, result)).to_bytes()
+    pub(crate) fn sign(&self, header_hash: &[u8; 32], result: &Root, extents: &ExtentsHash) -> [u8; 64] {
+        self.0.sign(&message(header_hash, result, &extents.finish())).to_bytes()
     }
 }
 
@@ -66,9 +97,10 @@ impl VerifyingKey {
         signature: &[u8; 64],
         header_hash: &[u8; 32],
         result: &Root,
+        extents: &ExtentsHash,
     ) -> Option<Self> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(public).ok()?;
-        key.verify_strict(&message(header_hash, result), &Signature::from_bytes(signature)).ok()?;
+        key.verify_strict(&message(header_hash, result, &extents.finish()), &Signature::from_bytes(signature)).ok()?;
         Some(Self(*public))
     }
 }

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{apply, diff, noise, sign, signed_blocks};
-use failback_delta::FormatError;
-use failback_hashtree::Root;
+use common::{apply, diff, noise, shape, sign, sign_used, signed_blocks};
+use failback_delta::{Coverage, FormatError, Identity, PointKind, SignatureHeader, SignatureWriter, Uniform};
+use failback_hashtree::{LeafHasher, Node, Root};
+use failback_units::BlockIndex;
 
 fn small_pair() -> (Vec<u8>, Vec<u8>) {
     let mut from = noise(1, 40_000);
@@ -90,7 +91,7 @@ fn frames_cannot_be_swapped_dropped_or_borrowed() {
     let to = noise(2, 3 << 20);
     let delta = diff(&sign(&from, 12), &to, None);
     let other = diff(&sign(&from, 12), &noise(3, 3 << 20), None);
-    let header = 112 + 4 + "/dev/sdb".len();
+    let header = 128 + 4 + "/dev/sdb".len();
     // Incompressible content makes all frames alike in length.
     let frame = 80 + 8 + 2 * 32 + (1 << 20);
     let part = |delta: &[u8], number: usize| delta[header + number * frame..header + (number + 1) * frame].to_vec();
@@ -108,5 +109,57 @@ fn frames_cannot_be_swapped_dropped_or_borrowed() {
     assert!(apply(&assembled(&[&a, &b, &c]), &mut from.clone()).is_ok());
     for wrong in [&[&b, &a, &c][..], &[&a, &c], &[&a, &b], &[&a, &b, &part(&other, 2)], &[&a, &b, &c, &c]] {
         assert!(apply(&assembled(wrong), &mut from.clone()).is_err());
+    }
+}
+
+#[test]
+fn nothing_is_free_where_all_of_the_disk_counts() {
+    let disk = noise(1, 16_384);
+    let mut signature = sign_used(&disk, 12, Some(&[false, true, false, false]));
+    assert!(signed_blocks(&signature).is_ok());
+    // The coverage `whole`, and every hash made good again: header, three pages with 1, 1 and 2 values, trailer.
+    let header = 80 + 4 + "/dev/sda".len() + 4 + 16;
+    signature[17] = 1;
+    signature[48..80].fill(0);
+    let key = blake3::hash(&signature[..header]);
+    signature[48..80].copy_from_slice(key.as_bytes());
+    let mut start = header;
+    for (len, hash) in [(64 + 32, 32), (64 + 32, 32), (64 + 64, 32), (80, 48)] {
+        signature[start + hash..start + hash + 32].fill(0);
+        let digest = blake3::keyed_hash(key.as_bytes(), &signature[start..start + len]);
+        signature[start + hash..start + hash + 32].copy_from_slice(digest.as_bytes());
+        start += len;
+    }
+    assert_eq!(start, signature.len());
+    let error = signed_blocks(&signature).unwrap_err().to_string();
+    assert!(error.contains("page 1") && error.contains("free"), "{error}");
+}
+
+/// A signature states which stretches are zero, and a reader takes its word for it; the delta built from it shows the lie.
+#[test]
+fn a_signature_that_calls_data_zero_makes_no_delta_that_is_accepted() {
+    let (base, claimed) = (noise(1, 16_384), vec![0; 16_384]);
+    let shape = shape(&base, 12);
+    let header = SignatureHeader {
+        shape,
+        coverage: Coverage::Whole,
+        kind: PointKind::Crash,
+        created: 0,
+        identity: Identity::default(),
+    };
+    let mut writer = SignatureWriter::new(Vec::new(), &header).unwrap();
+    let mut values = Vec::new();
+    LeafHasher::new().hash(shape, BlockIndex::ZERO, &base, &mut values);
+    for (index, value) in (0..).map(BlockIndex::new).zip(values) {
+        writer.uniform(Uniform::Zero, Node::leaf(index), value).unwrap();
+    }
+    let (signature, root, _) = writer.finish().unwrap();
+    assert_eq!(root, Root::of(&base));
+    // Nothing seems to have changed, and yet the roots differ; then one block that did change.
+    let mut changed = claimed.clone();
+    changed[5000] = 1;
+    for result in [claimed, changed] {
+        let error = apply(&diff(&signature, &result, None), &mut base.clone()).unwrap_err();
+        assert!(matches!(error, FormatError::Damaged { .. }), "{error}");
     }
 }

@@ -105,7 +105,6 @@ fn signed_by_a_key() {
     let public = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
     let signer = trailer.signed_by.unwrap();
     assert_eq!(blake3::Hash::from(*signer.bytes()).to_hex().as_str(), public);
-    // One flipped bit of the signature, with the trailer's hash made good again, is refused.
     let (_, unsigned) = apply(&diff(&sign(&from, 12), &to, None), &mut from.clone()).unwrap();
     assert_eq!(unsigned.signed_by, None);
     assert!(SigningKey::from_pem("nonsense").is_err());

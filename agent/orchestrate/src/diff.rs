@@ -5,8 +5,8 @@ use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{
-    After, Before, Coverage, DeltaBuilder, DeltaHeader, DeltaWriter, Frame, FrameTable, Identity, PointKind,
-    RunContent, Shapes, SignatureReader, SigningKey, Totals, Uniform,
+    After, Before, Coverage, DeltaBuilder, DeltaHeader, DeltaWriter, FileKind, FormatError, Frame, FrameTable,
+    Identity, PointKind, RunContent, Shapes, SignatureReader, SigningKey, Totals, Uniform,
 };
 use failback_hashtree::{ChainingValue, LeafHasher, Node, Root, Shape, is_zero};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
@@ -22,6 +22,8 @@ pub struct DiffOptions<'a> {
     pub kind: PointKind,
     /// The time to state, in seconds since 1970.
     pub created: i64,
+    /// 16 random bytes, which tell this delta from any other.
+    pub id: [u8; 16],
     /// Which disk the source is.
     pub identity: Identity,
     /// zstd's level, 1 to 19.
@@ -75,6 +77,7 @@ pub fn diff<R: Read>(
         result_coverage: Coverage::Whole,
         kind: options.kind,
         created: options.created,
+        id: options.id,
         base_root,
         identity: options.identity.clone(),
     };
@@ -117,9 +120,12 @@ pub fn diff<R: Read>(
     })
     .and_then(|(scan, values, proven, changed_blocks)| {
         (options.before_end)()?;
-        // The signature's reader has proven its root by now; the builder has recomputed the same one from what is sent.
-        debug_assert!(proven.is_none_or(|proven| proven.base == base_root));
-        let result_root = proven.map_or(base_root, |proven| proven.result);
+        if proven.base != base_root {
+            // The signature's root follows from its values, but not from its claim that some of them are those of zeroes.
+            let why = "a stretch that it calls zero is not";
+            return Err(FormatError::Damaged { kind: FileKind::Signature, part: "values".into(), why }.into());
+        }
+        let result_root = proven.result;
         let (_, totals, delta_bytes) = writer.finish(&values, proven, options.signer)?;
         Ok(DiffReport { base_root, result_root, shapes, scan, changed_blocks, totals, delta_bytes })
     })
@@ -170,8 +176,7 @@ impl<W: Write> Comparison<'_, W> {
     }
 
     fn zero_chunk(&mut self, blocks: BlockRange, nodes: &[(Node, ChainingValue)]) -> Result<(), JobError> {
-        let counts_as_zero = |before: &Before| matches!(before, Before::Zero | Before::Free);
-        if blocks.end() <= self.shapes.common_end() && self.before.iter().all(counts_as_zero) {
+        if blocks.end() <= self.shapes.common_end() && self.before.iter().all(|before| *before == Before::Zero) {
             for (node, value) in nodes {
                 self.builder.unchanged(*node, *value);
             }
@@ -182,9 +187,10 @@ impl<W: Write> Comparison<'_, W> {
             let before = self.before[place];
             let value = self.hasher.zero_node(self.shapes.result, Node::leaf(block));
             let same = match before {
-                Before::Zero | Before::Free => true,
+                Before::Zero => true,
                 Before::Data(old) => old == value,
-                Before::Absent => false,
+                // What was free may hold anything on the target.
+                Before::Free | Before::Absent => false,
             };
             if same && block < self.shapes.common_end() {
                 self.builder.unchanged(Node::leaf(block), value);
@@ -210,8 +216,9 @@ impl<W: Write> Comparison<'_, W> {
             place < common
                 && match before {
                     Before::Data(old) => *old == leaves[place],
-                    Before::Zero | Before::Free => is_zero(contents[place]),
-                    Before::Absent => false,
+                    Before::Zero => is_zero(contents[place]),
+                    // What was free may hold anything on the target.
+                    Before::Free | Before::Absent => false,
                 }
         };
         let mut place = 0;

@@ -34,7 +34,9 @@ pub use verify::{Against, Difference, VerifyReport, verify};
 
 // What the formats and the layers below call things, for callers that print them.
 pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
-pub use failback_delta::{Coverage, FileKind, FormatError, PointKind, SignatureReader, SigningKey, VerifyingKey};
+pub use failback_delta::{
+    Coverage, FileKind, FormatError, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
+};
 pub use failback_hashtree::Root;
 pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};

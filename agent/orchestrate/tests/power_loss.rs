@@ -224,10 +224,9 @@ fn another_delta_after_an_interruption() {
     };
     let other = delta_between(&scene.base, &other_result);
     for way in [Way::File, Way::Pipe] {
+        let half = mutations(&scene, way) / 2;
         scene.world.restore(&scene.start);
-        scene.world.crash_after(mutations(&scene, way) / 2);
-        scene.world.restore(&scene.start);
-        scene.world.crash_after(400);
+        scene.world.crash_after(half);
         scene.apply(way, TakenOut::Nothing).unwrap_err();
         scene.world.reboot();
         assert!(scene.intent().is_some());

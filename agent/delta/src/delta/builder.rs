@@ -57,6 +57,9 @@ impl After<'_> {
 ///
 /// Every block of the larger disk is told once, from left to right, as unchanged or changed; blocks from
 /// [`Shapes::common_end`] on are always changed.
+///
+/// A block that was free and now is zero, or was zero and now is free, is changed, although both have the value of zeroes:
+/// what is free on the base may hold anything on the disk that the delta is applied to.
 #[derive(Debug)]
 pub struct DeltaBuilder {
     shapes: Shapes,
@@ -156,23 +159,26 @@ impl DeltaBuilder {
         finished
     }
 
-    /// The last frame, if there is one, the values of the unchanged blocks behind it, and both roots; no roots if there
-    /// was no change at all.
+    /// The last frame, if there is one, the values of the unchanged blocks behind it, and both roots.
+    ///
+    /// The roots follow from what was told, also if nothing was changed at all: a base root that is not the stated one
+    /// means that what was told of the base, such as that a stretch of it is zero, is not so. Without a change the delta
+    /// carries no values, since then it says only that the roots are the same.
     ///
     /// # Panics
     ///
     /// When blocks were not told.
     #[must_use]
-    pub fn finish(mut self) -> (Option<Frame>, Vec<ChainingValue>, Option<Proven>) {
+    pub fn finish(mut self) -> (Option<Frame>, Vec<ChainingValue>, Proven) {
         assert_eq!(self.next, self.shapes.end(), "every block is told");
         self.close_extent();
         let last = self.close_frame();
-        if self.frame.table.index == 0 {
-            return (None, Vec::new(), None);
-        }
-        let values: Vec<_> = self.gap.take().map(|(_, value)| value).collect();
+        let mut values: Vec<_> = self.gap.take().map(|(_, value)| value).collect();
         let proven = self.proof.complete(&values).expect("every block is told");
-        (last, values, Some(proven))
+        if last.is_none() && self.frame.table.index == 0 {
+            values.clear();
+        }
+        (last, values, proven)
     }
 
     /// Whether an extent that starts at `block` needs a new frame.

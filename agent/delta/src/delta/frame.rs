@@ -101,7 +101,10 @@ impl FrameTable {
     /// Tells what stands at an extent, given what was read there.
     ///
     /// `content` begins at the extent's first byte and has at least the bytes that count on both sides. What is free or
-    /// absent on one side is met by anything on that side.
+    /// absent on one side is met by anything on that side. Content is compared in nodes of up to 1 MiB, so a torn write within
+    /// one node is `Other`.
+    ///
+    /// An extent with data on neither side may be far larger than a frame: do not read one of those into memory for this.
     pub fn standing(&self, shapes: &Shapes, hasher: &mut LeafHasher, extent: &Extent, content: &[u8]) -> Standing {
         let old = self.side(shapes.base, extent.old, extent.old_values.clone());
         let new = self.side(shapes.result, extent.new, extent.new_values.clone());
@@ -156,7 +159,8 @@ impl FrameTable {
             }
             let old = side_content(raw_extent.old, shapes.base, header.base_coverage, blocks)?;
             let new = side_content(raw_extent.new, shapes.result, header.result_coverage, blocks)?;
-            if old.counts_as_zero() && new.counts_as_zero() && start < shapes.common_end() {
+            // Zero and free have one value and yet differ: what was free may hold anything, and must be set to become zero.
+            if old == new && old.counts_as_zero() && start < shapes.common_end() {
                 return Err("an extent changes nothing");
             }
             weight += if Extent::is_weighty(old, new) { blocks.count().get() } else { 0 };

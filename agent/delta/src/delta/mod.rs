@@ -35,6 +35,8 @@ pub struct DeltaHeader {
     pub kind: PointKind,
     /// When the source was read, in seconds since 1970.
     pub created: i64,
+    /// 16 random bytes: what tells this delta from any other, whatever they have in common.
+    pub id: [u8; 16],
     /// The root of the base.
     pub base_root: Root,
     /// Which disk the source was.
@@ -116,7 +118,7 @@ pub enum Content {
 }
 
 impl Content {
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Absent => content::ABSENT,
             Self::Data => content::DATA,
@@ -176,7 +178,7 @@ impl DeltaHeader {
         let mut raw = RawDeltaHeader {
             magic: DELTA_MAGIC,
             version: VERSION.into(),
-            header_len: 112.into(),
+            header_len: 128.into(),
             flags: 0.into(),
             block_shift: self.shapes.block_size().shift(),
             base_coverage: self.base_coverage.code(),
@@ -186,6 +188,7 @@ impl DeltaHeader {
             base_size: self.shapes.base.size().get().into(),
             result_size: self.shapes.result.size().get().into(),
             created: self.created.into(),
+            id: self.id,
             base_root: self.base_root.0,
             hash: [0; 32],
         };
@@ -214,6 +217,7 @@ impl DeltaHeader {
             result_coverage: Coverage::from_code(KIND, raw.result_coverage)?,
             kind: PointKind::from_code(KIND, raw.kind)?,
             created: raw.created.get(),
+            id: raw.id,
             base_root: Root(raw.base_root),
             identity: Identity::from_bytes(KIND, &identity)?,
         };

@@ -58,10 +58,8 @@ impl Proof {
     }
 
     /// The roots, given the values of the blocks behind the last frame; `None` if those do not complete both trees.
-    ///
-    /// Without any frame nothing can be recomputed, and nothing needs to be: `None` as well.
     pub(super) fn complete(mut self, values: &[ChainingValue]) -> Option<Proven> {
-        if self.empty || values.len() as u64 != self.rest().len() {
+        if values.len() as u64 != self.rest().len() {
             return None;
         }
         self.unchanged(self.shapes.common_end().max(self.at), values);

@@ -4,7 +4,7 @@ use super::{DeltaHeader, KIND, SealedFrame, Totals, Trailer};
 use crate::FormatError;
 use crate::layout::{DELTA_END_MAGIC, FRAME_MAGIC, RawDeltaEnd, TRAILER_VALUES_MAX, signature_scheme};
 use crate::seal::{Input, Sealed, reserved_is_zero};
-use crate::signing::VerifyingKey;
+use crate::signing::{ExtentsHash, VerifyingKey};
 use failback_hashtree::{ChainingValue, Root};
 use failback_units::BlockIndex;
 use std::io::Read;
@@ -19,6 +19,7 @@ pub struct DeltaReader<R> {
     key: [u8; 32],
     after: BlockIndex,
     totals: Totals,
+    extents: ExtentsHash,
 }
 
 /// The next part of a delta.
@@ -39,7 +40,8 @@ impl<R: Read> DeltaReader<R> {
     pub fn open(inner: R) -> Result<Self, FormatError> {
         let mut input = Input::new(inner, KIND);
         let (header, key) = DeltaHeader::read(&mut input)?;
-        Ok(Self { input, header, key, after: BlockIndex::ZERO, totals: Totals::default() })
+        let extents = ExtentsHash::new(&key);
+        Ok(Self { input, header, key, after: BlockIndex::ZERO, totals: Totals::default(), extents })
     }
 
     /// What the delta says before its frames.
@@ -48,7 +50,7 @@ impl<R: Read> DeltaReader<R> {
         &self.header
     }
 
-    /// The hash of the header: it names this delta among all others.
+    /// The hash of the header, which keys the hashes of all that follows. It names this delta: the header has a random part.
     #[must_use]
     pub const fn key(&self) -> &[u8; 32] {
         &self.key
@@ -84,6 +86,7 @@ impl<R: Read> DeltaReader<R> {
         let frame = SealedFrame::read(&mut self.input, magic, &self.header, &self.key, place)?;
         let table = &frame.table;
         self.after = table.end();
+        self.extents.absorb(table);
         let totals = &mut self.totals;
         totals.frames += 1;
         totals.extents += table.extents.len() as u64;
@@ -126,7 +129,8 @@ impl<R: Read> DeltaReader<R> {
                 None
             }
             signature_scheme::ED25519 => {
-                let good = VerifyingKey::of_signature(&raw.public_key, &raw.signature, &self.key, &result_root);
+                let (public, signature) = (&raw.public_key, &raw.signature);
+                let good = VerifyingKey::of_signature(public, signature, &self.key, &result_root, &self.extents);
                 Some(good.ok_or_else(|| damaged("its signature is not good"))?)
             }
             value => {

@@ -4,7 +4,7 @@ use super::{DeltaHeader, FrameTable, KIND, Proven, Totals};
 use crate::FormatError;
 use crate::layout::{DELTA_END_MAGIC, RawDeltaEnd, signature_scheme};
 use crate::seal::Sealed;
-use crate::signing::SigningKey;
+use crate::signing::{ExtentsHash, SigningKey};
 use failback_hashtree::ChainingValue;
 use std::io::{self, Write};
 use zerocopy::IntoBytes;
@@ -17,6 +17,7 @@ pub struct DeltaWriter<W> {
     key: [u8; 32],
     written: u64,
     totals: Totals,
+    extents: ExtentsHash,
 }
 
 impl<W: Write> DeltaWriter<W> {
@@ -29,7 +30,8 @@ impl<W: Write> DeltaWriter<W> {
         let (raw, identity) = header.to_bytes();
         out.write_all(raw.as_bytes()).and_then(|()| out.write_all(&identity)).map_err(failed)?;
         let written = (size_of_val(&raw) + identity.len()) as u64;
-        Ok(Self { out, header, key: raw.hash, written, totals: Totals::default() })
+        let extents = ExtentsHash::new(&raw.hash);
+        Ok(Self { out, header, key: raw.hash, written, totals: Totals::default(), extents })
     }
 
     /// The key with which frames of this delta are sealed.
@@ -51,6 +53,7 @@ impl<W: Write> DeltaWriter<W> {
         assert_eq!(table.index, self.totals.frames, "frames are written in their order");
         self.out.write_all(sealed).map_err(failed)?;
         self.written += sealed.len() as u64;
+        self.extents.absorb(table);
         self.totals.frames += 1;
         self.totals.extents += table.extents.len() as u64;
         self.totals.data_bytes += table.data_len() as u64;
@@ -62,7 +65,8 @@ impl<W: Write> DeltaWriter<W> {
     /// Writes the trailer, signed if a key is given, and flushes the output. Returns the output, the sums and the length
     /// in bytes.
     ///
-    /// `proven` is what the builder found; `None` where base and result are the same.
+    /// `proven` is what the builder found. Its base root is for the caller to compare with the one in the header: a delta in
+    /// which they differ is refused by every reader.
     ///
     /// # Errors
     ///
@@ -70,10 +74,9 @@ impl<W: Write> DeltaWriter<W> {
     pub fn finish(
         mut self,
         values: &[ChainingValue],
-        proven: Option<Proven>,
+        proven: Proven,
         signer: Option<&SigningKey>,
     ) -> Result<(W, Totals, u64), FormatError> {
-        let result_root = proven.map_or(self.header.base_root, |proven| proven.result);
         let mut raw = RawDeltaEnd {
             magic: DELTA_END_MAGIC,
             signature_scheme: signature_scheme::NONE,
@@ -85,7 +88,7 @@ impl<W: Write> DeltaWriter<W> {
             stored_bytes: self.totals.stored_bytes.into(),
             value_count: u32::try_from(values.len()).expect("a cover is small").into(),
             reserved2: [0; 4],
-            result_root: result_root.0,
+            result_root: proven.result.0,
             public_key: [0; 32],
             signature: [0; 64],
             hash: [0; 32],
@@ -93,7 +96,7 @@ impl<W: Write> DeltaWriter<W> {
         if let Some(signer) = signer {
             raw.signature_scheme = signature_scheme::ED25519;
             raw.public_key = signer.public();
-            raw.signature = signer.sign(&self.key, &result_root);
+            raw.signature = signer.sign(&self.key, &proven.result, &self.extents);
         }
         let values: Vec<u8> = values.iter().flat_map(|value| value.0).collect();
         raw.seal(Some(&self.key), &[&values]);

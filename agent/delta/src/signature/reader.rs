@@ -3,7 +3,7 @@
 use super::{SignatureHeader, Uniform};
 use crate::layout::{PAGE_MAGIC, PAGE_VALUES_MAX, RawPage, RawSignatureEnd, SIGNATURE_END_MAGIC, page_kind};
 use crate::seal::{Input, Sealed, reserved_is_zero};
-use crate::{FileKind, FormatError};
+use crate::{Coverage, FileKind, FormatError};
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Root, RootBuilder};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
 use std::io::{Read, Seek, SeekFrom};
@@ -149,7 +149,8 @@ impl<R: Read> SignatureReader<R> {
         let uniform = match page.kind {
             page_kind::VALUES => None,
             page_kind::ZERO => Some(Uniform::Zero),
-            page_kind::FREE => Some(Uniform::Free),
+            page_kind::FREE if self.header.coverage == Coverage::Used => Some(Uniform::Free),
+            page_kind::FREE => return Err(damaged("blocks are called free where all of the disk counts")),
             value => {
                 return Err(FormatError::UnknownFeature { kind: KIND, what: "page kind", value: u64::from(value) });
             }

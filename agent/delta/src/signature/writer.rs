@@ -3,7 +3,7 @@
 use super::{SignatureHeader, Uniform};
 use crate::layout::{PAGE_MAGIC, PAGE_VALUES_MAX, RawPage, RawSignatureEnd, SIGNATURE_END_MAGIC, page_kind};
 use crate::seal::Sealed;
-use crate::{FileKind, FormatError};
+use crate::{Coverage, FileKind, FormatError};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node, Root, RootBuilder};
 use failback_units::{BlockCount, BlockIndex};
 use std::io::{self, Write};
@@ -16,6 +16,7 @@ const PAGE_VALUES: usize = PAGE_VALUES_MAX as usize;
 pub struct SignatureWriter<W> {
     out: W,
     key: [u8; 32],
+    coverage: Coverage,
     written: u64,
     pages: u64,
     root: RootBuilder,
@@ -44,6 +45,7 @@ impl<W: Write> SignatureWriter<W> {
         Ok(Self {
             out,
             key: raw.hash,
+            coverage: header.coverage,
             written: (size_of_val(&raw) + identity.len()) as u64,
             pages: 0,
             root: RootBuilder::new(header.shape),
@@ -88,7 +90,12 @@ impl<W: Write> SignatureWriter<W> {
     /// # Errors
     ///
     /// What the output said.
+    ///
+    /// # Panics
+    ///
+    /// When blocks are called free though the whole of the disk counts: every reader would refuse that.
     pub fn uniform(&mut self, content: Uniform, node: Node, value: ChainingValue) -> Result<(), FormatError> {
+        assert!(content == Uniform::Zero || self.coverage == Coverage::Used, "no block is free where all count");
         self.root.push(node, value);
         if !matches!(&self.pending, Pending::Uniform(pending, _) if *pending == content) {
             self.end_page()?;

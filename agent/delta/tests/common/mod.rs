@@ -11,7 +11,7 @@ use failback_delta::{
     PointKind, Proof, RunContent, Shapes, SignatureHeader, SignatureReader, SignatureWriter, SigningKey, Standing,
     Trailer, Uniform,
 };
-use failback_hashtree::{ChainingValue, Cover, LeafHasher, Root, Shape, is_zero};
+use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Root, Shape, is_zero};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount};
 use std::io::Cursor;
 
@@ -26,30 +26,57 @@ pub fn shape(disk: &[u8], shift: u8) -> Shape {
     Shape::new(ByteCount::of_memory(disk.len()), BlockSize::from_shift(shift).unwrap())
 }
 
-/// A signature in which stretches of 16 zero blocks are kept as such.
+/// The disk as it counts where these blocks are free; as it is where no map is given.
+pub fn counted(disk: &[u8], shift: u8, free: Option<&[bool]>) -> Vec<u8> {
+    let mut counted = disk.to_vec();
+    for (block, _) in counted.chunks_mut(1 << shift).zip(free.unwrap_or_default()).filter(|(_, free)| **free) {
+        block.fill(0);
+    }
+    counted
+}
+
+const fn coverage(free: Option<&[bool]>) -> Coverage {
+    if free.is_some() { Coverage::Used } else { Coverage::Whole }
+}
+
+/// A signature of all of a disk.
 pub fn sign(disk: &[u8], shift: u8) -> Vec<u8> {
+    sign_used(disk, shift, None)
+}
+
+/// A signature in which aligned stretches of 4 zero blocks are kept as such, and free blocks as free.
+pub fn sign_used(disk: &[u8], shift: u8, free: Option<&[bool]>) -> Vec<u8> {
     let shape = shape(disk, shift);
+    let disk = &counted(disk, shift, free)[..];
     let header = SignatureHeader {
         shape,
-        coverage: Coverage::Whole,
+        coverage: coverage(free),
         kind: PointKind::Crash,
         created: 1_700_000_000,
         identity: Identity { name: Some("/dev/sda".into()), scsi_uuid: Some([0x60; 16]), ..Identity::default() },
     };
+    let is_free = |index: BlockIndex| free.is_some_and(|free| free[usize::try_from(index.get()).unwrap()]);
     let mut writer = SignatureWriter::new(Vec::new(), &header).unwrap();
     let mut hasher = LeafHasher::new();
-    for (number, piece) in disk.chunks(16 << shift).enumerate() {
-        let first = BlockIndex::new(number as u64 * 16);
-        if is_zero(piece) {
-            let blocks =
-                BlockRange::new(first, shape.block_size().blocks_in(ByteCount::of_memory(piece.len()))).unwrap();
-            for node in Cover::new(blocks, shape.top_level()) {
+    for (number, piece) in disk.chunks(4 << shift).enumerate() {
+        let first = BlockIndex::new(number as u64 * 4);
+        let count = shape.block_size().blocks_in(ByteCount::of_memory(piece.len()));
+        let mut values = Vec::new();
+        hasher.hash(shape, first, piece, &mut values);
+        if free.is_some() {
+            for (index, value) in (first.get()..).map(BlockIndex::new).zip(values) {
+                if is_free(index) {
+                    writer.uniform(Uniform::Free, Node::leaf(index), value).unwrap();
+                } else {
+                    writer.blocks(&[value], None).unwrap();
+                }
+            }
+        } else if is_zero(piece) {
+            for node in Cover::new(BlockRange::new(first, count).unwrap(), shape.top_level()) {
                 let value = hasher.zero_node(shape, node);
                 writer.uniform(Uniform::Zero, node, value).unwrap();
             }
         } else {
-            let mut values = Vec::new();
-            hasher.hash(shape, first, piece, &mut values);
             writer.blocks(&values, None).unwrap();
         }
     }
@@ -78,15 +105,23 @@ pub fn signed_blocks(signature: &[u8]) -> Result<(Shape, Root, Vec<Before>), For
 }
 
 pub fn diff(signature: &[u8], result: &[u8], signer: Option<&SigningKey>) -> Vec<u8> {
+    diff_used(signature, result, None, signer)
+}
+
+/// The delta from the signed disk to this one, of which these blocks are free.
+pub fn diff_used(signature: &[u8], result: &[u8], free: Option<&[bool]>, signer: Option<&SigningKey>) -> Vec<u8> {
     let (base_shape, base_root, base) = signed_blocks(signature).unwrap();
+    let base_coverage = SignatureReader::open(Cursor::new(signature)).unwrap().header().coverage;
     let result_shape = shape(result, base_shape.block_size().shift());
+    let result = &counted(result, base_shape.block_size().shift(), free)[..];
     let shapes = Shapes { base: base_shape, result: result_shape };
     let header = DeltaHeader {
         shapes,
-        base_coverage: Coverage::Whole,
-        result_coverage: Coverage::Whole,
+        base_coverage,
+        result_coverage: coverage(free),
         kind: PointKind::Filesystem,
         created: 1_700_000_001,
+        id: [0xAB; 16],
         base_root,
         identity: Identity { name: Some("/dev/sdb".into()), ..Identity::default() },
     };
@@ -105,13 +140,14 @@ pub fn diff(signature: &[u8], result: &[u8], signer: Option<&SigningKey>) -> Vec
             &result[usize::try_from(bytes.start().get()).unwrap()..usize::try_from(bytes.end().get()).unwrap()];
         let after = match leaves.get(number) {
             None => After::Absent,
+            Some(_) if free.is_some_and(|free| free[number]) => After::Free,
             Some(_) if is_zero(content) => After::Zero,
             Some(value) => After::Data(content, *value),
         };
         let same = BlockIndex::new(index) < shapes.common_end()
-            && match (before, leaves.get(number)) {
-                (Before::Data(old), Some(new)) => old == *new,
-                (Before::Zero, Some(_)) => is_zero(content),
+            && match (before, after) {
+                (Before::Data(old), After::Data(..) | After::Zero) => old == leaves[number],
+                (Before::Zero, After::Zero) | (Before::Free, After::Free) => true,
                 _ => false,
             };
         if same {
@@ -124,13 +160,10 @@ pub fn diff(signature: &[u8], result: &[u8], signer: Option<&SigningKey>) -> Vec
     if let Some(frame) = last {
         writer.frame(&frame.table, &frame.seal(&key, 3)).unwrap();
     }
-    if let Some(proven) = proven {
-        assert_eq!(proven.base, base_root);
-        assert_eq!(proven.result, Root::of(result));
-    }
+    assert_eq!(proven.result, Root::of(result));
     let (bytes, totals, len) = writer.finish(&values, proven, signer).unwrap();
     assert_eq!(len, bytes.len() as u64);
-    assert_eq!(totals.frames == 0, base_root == Root::of(result));
+    assert!(totals.frames != 0 || proven.base == proven.result);
     bytes
 }
 

@@ -160,9 +160,6 @@ pub fn plan(
     }
     let checked = run::check_all(device, delta, recorded.as_ref(), options, progress)?;
     let seconds = started.elapsed().as_secs_f64();
-    if let Err(error) = run::fits(&checked.header, device) {
-        refusals.push(error.to_string());
-    }
     let resume =
         run::Resume::decide(recorded, &checked.key, &checked.header, Some(checked.result_root), options, intents);
     let resumes = resume.as_ref().is_ok_and(run::Resume::is_resuming);

@@ -48,14 +48,16 @@ fn wrong_base(examined: &Examined, device: &dyn Device, consequence: &str) -> Op
     })
 }
 
-/// Refuses a target that the result does not fit on.
+/// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
 pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
-    let needed = header.shapes.result.size();
+    let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
+    let needed = base.max(result);
     if needed <= device.size() {
         return Ok(());
     }
+    let what = if base > result { "base" } else { "result" };
     Err(JobError::Refused(format!(
-        "{} has {} bytes and the result of this delta has {needed}: make the disk {} bytes larger, or choose the right one",
+        "{} has {} bytes and the {what} of this delta has {needed}: make the disk {} bytes larger, or choose the right one",
         device.name(),
         device.size(),
         needed.saturating_sub(device.size())
@@ -170,6 +172,8 @@ pub(super) fn check_all(
     let mut reader = open(&mut delta)?;
     let header = reader.header().clone();
     let key = *reader.key();
+    // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
+    fits(&header, device)?;
     // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
     let torn = recorded.map_or(BlockRange::default(), |intent| intent.window);
     let torn = if options.discard_intent { BlockRange::default() } else { torn };
@@ -215,11 +219,6 @@ pub(super) fn from_file(
     progress: &dyn Progress,
 ) -> Result<ApplyReport, JobError> {
     let recorded = intents.load()?;
-    {
-        // What can be told from the header alone comes before reading the rest.
-        let mut start = &mut *delta;
-        fits(open(&mut start)?.header(), device)?;
-    }
     let checked = check_all(device, delta, recorded.as_ref(), options, progress)?;
     check_signer(options, checked.signed_by)?;
     let result_root = Some(checked.result_root);

@@ -230,6 +230,7 @@ pub fn delta_between(base: &[u8], result: &[u8]) -> Vec<u8> {
     let options = DiffOptions {
         kind: PointKind::Crash,
         created: 0,
+        id: *blake3::hash(result).as_bytes().first_chunk().unwrap(),
         identity: failback_delta::Identity::default(),
         level: 1,
         threads: 1,

@@ -42,13 +42,17 @@ def run(args, limit=None, env=None):
             late.set()
             os.kill(child.pid, signal.SIGKILL)
 
-        timer = threading.Timer(limit, stop) if limit else None
-        if timer:
-            timer.start()
-        # The ended child is looked at once more before it is collected: its I/O is gone afterwards.
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        seconds = time.monotonic() - start
-        if timer:
+        timer = threading.Timer(limit or threading.TIMEOUT_MAX, stop)
+        timer.start()
+        try:
+            # The ended child is looked at once more before it is collected: its I/O is gone afterwards.
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            seconds = time.monotonic() - start
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        finally:
             timer.cancel()
         device_read = process_read_bytes(child.pid)
         _, status, usage = os.wait4(child.pid, 0)

@@ -65,6 +65,7 @@ def markdown(machine, options, rows, peers):
         lines += ["", f"{sum(row.reached is True for row in rows)} targets reached, {missed} not reached.", ""]
     if peers:
         lines += ["## Other programs on the same data, cold, once each", ""]
+        lines += ["Memory below the driver's own peak of some 30 MiB does not show: a child counts from it.", ""]
         lines += table(
             ["program", "changes", "seconds", "CPU s", "memory MiB", "output MiB"],
             [peer_cells(peer, changes) for changes, peer in peers],

@@ -267,6 +267,22 @@ impl Buffer {
         rest
     }
 
+    /// Takes back the piece that was split off at the end of this one.
+    ///
+    /// # Errors
+    ///
+    /// The other piece, untouched, if it is not the one that begins where this one ends.
+    pub fn unsplit(&mut self, rest: Self) -> Result<(), Self> {
+        // SAFETY: `len` is within the allocation that `hold` keeps, so that this stays within it or just behind it.
+        let end = unsafe { self.start.add(self.len) };
+        if !Arc::ptr_eq(&self.hold, &rest.hold) || end != rest.start {
+            return Err(rest);
+        }
+        // Both pieces were exclusively owned, lie side by side in one slot and become one: nothing else reaches them.
+        self.len += rest.len;
+        Ok(())
+    }
+
     /// Forgets all but the first `len` bytes; does nothing if there are no more.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -346,6 +362,25 @@ mod tests {
         assert!(pool.try_take().is_none());
         drop(back);
         assert!(pool.try_take().is_some());
+    }
+
+    #[test]
+    fn pieces_are_put_together_again() {
+        let pool = Pool::new(2, 8192).unwrap();
+        let (mut front, other) = (pool.take(), pool.take());
+        let mut back = front.split_off(4096);
+        front.fill(1);
+        back.fill(2);
+        let last = back.split_off(100);
+        // Neither a gap, nor the wrong order, nor another slot.
+        let last = front.unsplit(last).unwrap_err();
+        let mut last = back.unsplit(last).map_or_else(|last| last, |()| Buffer::copy_of(&[]));
+        assert_eq!(back.len(), 4096);
+        let other = front.unsplit(other).unwrap_err();
+        assert!(last.unsplit(other).is_err());
+        front.unsplit(back).unwrap();
+        assert_eq!(front.len(), 8192);
+        assert!(front[..4096].iter().all(|byte| *byte == 1) && front[4096..].iter().all(|byte| *byte == 2));
     }
 
     #[test]

@@ -53,6 +53,13 @@ pub trait Device: Send + Sync {
     ///
     /// When the kernel cannot say.
     fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError>;
+
+    /// Whether reading `range` is, for the most part, a copy from the kernel's memory. There is nothing to overlap then, and
+    /// small reads, hashed while they are in the processor's cache, are fastest. A hint: the range is read all the same.
+    fn is_resident(&self, range: ByteRange) -> bool {
+        let _ = range;
+        false
+    }
 }
 
 /// A stretch of a disk that either holds data or is a hole.

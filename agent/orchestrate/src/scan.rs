@@ -5,13 +5,17 @@ use crate::ordered::worker_count;
 use crate::{JobError, Progress};
 use failback_blockio::{Buffer, Completion, Device, Operation, Pool, Queue};
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Shape, is_zero};
-use failback_units::{BlockRange, BlockSize};
+use failback_units::{BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 /// Reads under way for each thread. Measured (`scripts/bench`, and blockio's `measure` example): more gains nothing.
 const DEPTH: usize = 8;
+/// What is read at a time of a disk that is in the page cache: small enough to be hashed while the processor's cache holds it.
+const NEAR_PIECE: usize = 256 << 10;
+/// Chunks that a thread hands over at a time, so that whoever consumes them is not woken for each.
+const HANDED_OVER: usize = 4;
 /// Pieces in memory: those being read and those waiting for their turn. 32 MiB.
 const BUFFERS: usize = 32;
 
@@ -52,7 +56,7 @@ pub(crate) struct ScanOptions {
     pub(crate) threads: usize,
 }
 
-type Finished = Result<(u64, Chunk), JobError>;
+type Finished = Result<Vec<(u64, Chunk)>, JobError>;
 
 /// Reads the disk, and calls `consume` with each chunk in the order of the disk.
 pub(crate) fn scan(
@@ -77,7 +81,8 @@ pub(crate) fn scan(
         for _ in 0..threads {
             let (send, pool, cursor) = (send.clone(), pool.clone(), &cursor);
             scope.spawn(move || {
-                let worker = Worker { device, options, pool, cursor, hasher: LeafHasher::new(), send: &send };
+                let (hasher, outbox) = (LeafHasher::new(), Vec::new());
+                let worker = Worker { device, options, pool, cursor, hasher, outbox, send: &send };
                 if let Err(error) = worker.run() {
                     let _ = send.send(Err(error));
                 }
@@ -92,7 +97,7 @@ pub(crate) fn scan(
                 Ok(Err(error)) => break Err(error),
                 Err(_) => break Ok(()),
             };
-            waiting.insert(finished.0, finished.1);
+            waiting.extend(finished);
             let mut consumed = Ok(());
             while let Some(chunk) = waiting.remove(&next) {
                 let bytes = options.shape.bytes_of(chunk.blocks).count().get();
@@ -127,73 +132,134 @@ struct Worker<'a> {
     pool: Pool,
     cursor: &'a Cursor<'a>,
     hasher: LeafHasher,
+    /// Finished chunks that were not handed over yet.
+    outbox: Vec<(u64, Chunk)>,
     send: &'a Sender<Finished>,
 }
 
 impl Worker<'_> {
     fn run(mut self) -> Result<(), JobError> {
         let mut queue = self.device.queue(DEPTH)?;
+        let mut near = self.device.queue(1)?;
         let mut jobs: BTreeMap<u64, Job> = BTreeMap::new();
-        let mut spare: Option<Buffer> = None;
         loop {
-            self.fill(queue.as_mut(), &mut jobs, &mut spare)?;
+            self.fill(queue.as_mut(), near.as_mut(), &mut jobs)?;
+            self.hand_over();
             let Some(Completion { token, buffer, result }) = queue.wait() else {
                 return Ok(());
             };
             result?;
             let (Some(job), Some(buffer)) = (jobs.remove(&token), buffer) else { continue };
             let chunk = self.hashed(&job, buffer);
-            if self.send.send(Ok((job.number, chunk))).is_err() {
-                return Ok(());
-            }
+            self.outbox.push((job.number, chunk));
         }
     }
 
-    /// Submits reads until the queue is full or the work is handed out; hashes holes on the way.
-    ///
-    /// A buffer is held before a job is taken: so the job that everybody waits for always has one.
+    /// Submits reads until the queue is full or the work is handed out; deals with holes and cached chunks on the way.
     fn fill(
         &mut self,
         queue: &mut dyn Queue,
+        near: &mut dyn Queue,
         jobs: &mut BTreeMap<u64, Job>,
-        spare: &mut Option<Buffer>,
     ) -> Result<(), JobError> {
         while queue.in_flight() < queue.depth() {
-            let idle = queue.in_flight() == 0;
-            if spare.is_none() {
-                *spare = if idle { Some(self.pool.take()) } else { self.pool.try_take() };
-            }
-            let Some(mut buffer) = spare.take() else { return Ok(()) };
-            match self.cursor.next(idle)? {
-                Next::End | Next::Later => {
-                    // A buffer that is kept while waiting for reads could be the one that the others need.
-                    return Ok(());
-                }
-                Next::Job(Job { number, blocks, hole: true, .. }) => {
-                    *spare = Some(buffer);
-                    let content = ChunkContent::Zero(self.zero_nodes(blocks));
-                    let chunk = Chunk { blocks, hole: true, content };
-                    if self.send.send(Ok((number, chunk))).is_err() {
-                        return Ok(());
-                    }
-                }
-                Next::Job(job) => {
-                    buffer.truncate(job.len);
+            let Some((mut buffer, job)) = self.take_job(queue.in_flight() == 0)? else { return Ok(()) };
+            if job.hole {
+                let content = ChunkContent::Zero(self.zero_nodes(job.blocks));
+                self.outbox.push((job.number, Chunk { blocks: job.blocks, hole: true, content }));
+            } else {
+                buffer.truncate(job.len);
+                if self.is_resident(&job) {
+                    let chunk = self.read_near(near, &job, buffer)?;
+                    self.outbox.push((job.number, chunk));
+                } else {
                     queue.submit(job.number, Operation::Read { at: job.at, into: buffer });
                     jobs.insert(job.number, job);
                 }
+            }
+            if self.outbox.len() >= HANDED_OVER {
+                self.hand_over();
             }
         }
         Ok(())
     }
 
+    /// The next chunk to be dealt with, and memory for it; `None` when there is neither, or nothing more.
+    ///
+    /// Memory is held before a job is taken: so the chunk that everybody waits for always has some. `idle` says that nothing
+    /// is under way, so that there is nothing better to do than to wait for both.
+    fn take_job(&mut self, idle: bool) -> Result<Option<(Buffer, Job)>, JobError> {
+        let buffer = match self.pool.try_take() {
+            Some(buffer) => buffer,
+            None if idle => {
+                self.hand_over();
+                self.pool.take()
+            }
+            None => return Ok(None),
+        };
+        let mut next = self.cursor.next(false)?;
+        if idle && matches!(next, Next::Later) {
+            self.hand_over();
+            next = self.cursor.next(true)?;
+        }
+        match next {
+            Next::Job(job) => Ok(Some((buffer, job))),
+            Next::Later | Next::End => Ok(None),
+        }
+    }
+
+    /// Hands over what is finished. If nobody wants it any more, the cursor is closed, and that ends the work.
+    fn hand_over(&mut self) {
+        if !self.outbox.is_empty() {
+            let _ = self.send.send(Ok(std::mem::take(&mut self.outbox)));
+        }
+    }
+
+    fn is_resident(&self, job: &Job) -> bool {
+        ByteRange::new(job.at, ByteCount::of_memory(job.len)).is_some_and(|range| self.device.is_resident(range))
+    }
+
+    /// Reads a chunk that the kernel has in memory, and hashes each piece of it while the processor has it in its cache.
+    fn read_near(&mut self, near: &mut dyn Queue, job: &Job, buffer: Buffer) -> Result<Chunk, JobError> {
+        let shape = self.options.shape;
+        let piece = NEAR_PIECE.max(shape.block_size().in_memory());
+        let mut leaves = Vec::with_capacity(usize::try_from(job.blocks.count().get()).unwrap_or(0));
+        let (mut done, mut rest, mut at) = (None::<Buffer>, buffer, job.at);
+        let (mut block, mut zero) = (job.blocks.start(), true);
+        while !rest.is_empty() {
+            let behind = rest.split_off(piece.min(rest.len()));
+            near.submit(0, Operation::Read { at, into: std::mem::replace(&mut rest, behind) });
+            let Some(Completion { buffer, result, .. }) = near.wait() else { break };
+            result?;
+            let Some(buffer) = buffer else { break };
+            let count = ByteCount::of_memory(buffer.len());
+            zero = zero && is_zero(&buffer);
+            self.hasher.hash(shape, block, &buffer, &mut leaves);
+            at = at.checked_add(count).unwrap_or(at);
+            block = BlockIndex::containing(at, shape.block_size());
+            match &mut done {
+                None => done = Some(buffer),
+                Some(done) => done.unsplit(buffer).unwrap_or_else(|_| unreachable!("pieces of one buffer, in order")),
+            }
+        }
+        let buffer = done.unwrap_or_else(|| unreachable!("a chunk has bytes"));
+        Ok(self.chunk(job, buffer, zero, leaves))
+    }
+
     fn hashed(&mut self, job: &Job, buffer: Buffer) -> Chunk {
-        let (shape, blocks) = (self.options.shape, job.blocks);
         if is_zero(&buffer) {
+            return self.chunk(job, buffer, true, Vec::new());
+        }
+        let mut leaves = Vec::with_capacity(usize::try_from(job.blocks.count().get()).unwrap_or(0));
+        self.hasher.hash(self.options.shape, job.blocks.start(), &buffer, &mut leaves);
+        self.chunk(job, buffer, false, leaves)
+    }
+
+    fn chunk(&mut self, job: &Job, buffer: Buffer, zero: bool, leaves: Vec<ChainingValue>) -> Chunk {
+        let blocks = job.blocks;
+        if zero {
             return Chunk { blocks, hole: false, content: ChunkContent::Zero(self.zero_nodes(blocks)) };
         }
-        let mut leaves = Vec::with_capacity(usize::try_from(blocks.count().get()).unwrap_or(0));
-        self.hasher.hash(shape, blocks.start(), &buffer, &mut leaves);
         let mut cover = Cover::new(blocks, self.options.highest);
         let node = if cover.len() == 1 { cover.next().map(|node| (node, self.hasher.join(&leaves))) } else { None };
         let bytes = self.options.keep_bytes.then_some(buffer);

@@ -31,7 +31,7 @@ mod uring;
 
 use self::medium::Medium;
 use crate::{Action, Device, Extent, IoError, Queue};
-use failback_units::{ByteCount, ByteOffset};
+use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::{
     fmt, io,
     os::fd::OwnedFd,
@@ -216,13 +216,18 @@ impl Device for FileDevice {
     fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError> {
         crate::device::check_depth(depth);
         Ok(match self.engine {
-            Chosen::IoUring => Box::new(uring::UringQueue::new(&self.medium, depth)?),
-            Chosen::Blocking => Box::new(blocking::BlockingQueue::new(&self.medium, depth)),
+            // With one operation at a time a ring has nothing to overlap, and costs more than the calls that it saves.
+            Chosen::IoUring if depth > 1 => Box::new(uring::UringQueue::new(&self.medium, depth)?),
+            Chosen::IoUring | Chosen::Blocking => Box::new(blocking::BlockingQueue::new(&self.medium, depth)),
         })
     }
 
     fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
         self.medium.extent_at(from)
+    }
+
+    fn is_resident(&self, range: ByteRange) -> bool {
+        self.caching() == Caching::Probe && self.medium.reads_cached(range)
     }
 }
 

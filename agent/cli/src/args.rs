@@ -79,7 +79,7 @@ pub(crate) struct SignArgs {
     /// Size of the blocks that are compared later: 4K to 1M, a power of two
     ///
     /// A signature holds 32 bytes for each block. Smaller blocks make smaller deltas and larger signatures.
-    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_block_size)]
+    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = parse_block_size)]
     pub(crate) block_size: BlockSize,
     /// Take the disk as it is although it is being written
     ///

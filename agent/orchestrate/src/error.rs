@@ -89,10 +89,9 @@ impl JobError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Refused(_) => Outcome::Refused,
             Self::Source(error) if error.is_io() => Outcome::Io,
             Self::Claim(error) if error.is_io() => Outcome::Io,
-            Self::Source(_) | Self::Claim(_) => Outcome::Refused,
+            Self::Refused(_) | Self::Source(_) | Self::Claim(_) => Outcome::Refused,
             Self::WrongBase { .. } | Self::Mismatch(_) => Outcome::Mismatch,
             Self::Device(_) | Self::File { .. } => Outcome::Io,
             Self::WhileWriting { source, .. } => source.outcome(),

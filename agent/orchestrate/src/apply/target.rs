@@ -281,7 +281,7 @@ impl<'a> Target<'a> {
             }
             Standing::Old | Standing::Mixed => {}
             Standing::Other if extent.blocks.start() < torn.end() && torn.start() < extent.blocks.end() => {
-                found.torn += 1
+                found.torn += 1;
             }
             Standing::Other => {
                 found.other += 1;

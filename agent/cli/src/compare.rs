@@ -33,7 +33,7 @@ fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<Sou
         meter.note(note);
     }
     for writer in source.writers() {
-        meter.note(&format!("{} {writer}: what is read is no moment of its life (fuzzy)", path.display()));
+        meter.note(&format!("{} is {writer}: what is read is no moment of its life (fuzzy)", path.display()));
     }
     Ok(source)
 }

@@ -1,6 +1,6 @@
 //! What is printed at the end: lines for people, or one JSON object with stable names.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use failback_orchestrate::HumanBytes;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -39,7 +39,13 @@ fn rate(bytes: u64, seconds: f64) -> u64 {
     rate
 }
 
-/// Prints a report in the form that was asked for. A reader that went away (a closed pipe) is no error of ours.
+/// Tells something on standard error. Where that cannot be written, as when the log's file system is full, nothing is told:
+/// a job is not given up in the middle of a disk for that.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints a report in the form that was asked for.
 pub(crate) fn print(json: bool, object: &impl Serialize, lines: &Lines) -> Result<()> {
     let mut text = String::new();
     if json {
@@ -55,9 +61,14 @@ pub(crate) fn print(json: bool, object: &impl Serialize, lines: &Lines) -> Resul
             }
         }
     }
+    print_bytes(text.as_bytes())
+}
+
+/// Prints to standard output. A reader that went away (a closed pipe) is no error of ours.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
+        written => written.context("cannot write to standard output"),
     }
 }

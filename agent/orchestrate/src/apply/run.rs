@@ -172,8 +172,8 @@ pub(super) fn check_all(
     let header = reader.header().clone();
     let key = *reader.key();
     // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
-    let torn = recorded.map_or(BlockRange::default(), |intent| intent.window);
-    let torn = if options.discard_intent { BlockRange::default() } else { torn };
+    let kept = recorded.filter(|intent| !options.discard_intent || intent.delta == key);
+    let torn = kept.map_or(BlockRange::default(), |intent| intent.window);
     let mut proof = Proof::new(&header.shapes);
     let mut total = Examined::default();
     let mut batches = Vec::new();
@@ -236,7 +236,7 @@ pub(super) fn from_file(
         return Err(JobError::Refused("the delta was replaced while it was read: run this again".into()));
     }
     let intent = new_intent(&checked.header, checked.key, result_root, &resume);
-    let mut windows = Windows { intents, intent, resume, until: None, batches: 0 };
+    let mut windows = Windows::new(intents, intent, resume);
     let mut written = Written::default();
     thread::scope(|scope| {
         let mut target = Target::new(device, checked.header.shapes, scope)?;
@@ -245,7 +245,7 @@ pub(super) fn from_file(
         }
         progress.phase("writing", total);
         let mut position = 0;
-        for (number, (in_place, _)) in checked.batches.iter().enumerate() {
+        for (number, (in_place, end)) in checked.batches.iter().enumerate() {
             let (frames, _) = next_batch(&mut reader).map_err(|error| windows.failed(error.into(), &written))?;
             if !in_place {
                 if windows.is_closed() {
@@ -255,7 +255,7 @@ pub(super) fn from_file(
                 let now = target.write(frames).map_err(|error| windows.failed(error, &written))?;
                 written.add(now);
             }
-            windows.batch_done();
+            windows.batch_done(*end);
             progress.advance(reader.position() - position);
             position = reader.position();
             if progress.stop_requested() {
@@ -289,7 +289,7 @@ pub(super) fn from_stream(
     fits(&header, device)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
     let intent = new_intent(&header, *reader.key(), None, &resume);
-    let mut windows = Windows { intents, intent, resume, until: None, batches: 0 };
+    let mut windows = Windows::new(intents, intent, resume);
     let (mut examined, mut written) = (Examined::default(), Written::default());
     let mut proof = Proof::new(&header.shapes);
     let mut position = 0;
@@ -297,7 +297,12 @@ pub(super) fn from_stream(
     let trailer = thread::scope(|scope| {
         let mut target = Target::new(device, header.shapes, scope)?;
         loop {
-            let (frames, trailer) = next_batch(&mut reader).map_err(|error| windows.failed(error.into(), &written))?;
+            let (frames, trailer) = match next_batch(&mut reader) {
+                Ok(batch) => batch,
+                // Ctrl-C reaches both ends of a pipe: that it breaks off then is no damage.
+                Err(_) if progress.stop_requested() => return Err(windows.interrupted(&target, &written)),
+                Err(error) => return Err(windows.failed(error.into(), &written)),
+            };
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
@@ -309,15 +314,14 @@ pub(super) fn from_stream(
             if let Some(error) = wrong_base(&found, device, &windows.consequence(&written)) {
                 return Err(windows.stopped(&target, error, &written));
             }
-            if !found.is_in_place()
-                && let Some(last) = frames.last()
-            {
-                // What comes later is not known yet: the window grows batch by batch.
-                let end = last.table.end();
-                windows.open(&target, &frames, end, &written)?;
-                written.add(target.write(frames).map_err(|error| windows.failed(error, &written))?);
+            if let Some(end) = frames.last().map(|last| last.table.end()) {
+                if !found.is_in_place() {
+                    // What comes later is not known yet: the window grows batch by batch.
+                    windows.open(&target, &frames, end, &written)?;
+                    written.add(target.write(frames).map_err(|error| windows.failed(error, &written))?);
+                }
+                windows.batch_done(end);
             }
-            windows.batch_done();
             progress.advance(reader.position() - position);
             position = reader.position();
             if let Some(trailer) = trailer {
@@ -434,9 +438,15 @@ struct Windows<'a> {
     until: Option<BlockIndex>,
     /// Batches since the window was opened.
     batches: usize,
+    /// The block behind the last batch that was dealt with.
+    done: BlockIndex,
 }
 
-impl Windows<'_> {
+impl<'a> Windows<'a> {
+    fn new(intents: &'a mut dyn IntentStore, intent: Intent, resume: Resume) -> Self {
+        Self { intents, intent, resume, until: None, batches: 0, done: BlockIndex::default() }
+    }
+
     const fn is_closed(&self) -> bool {
         self.until.is_none()
     }
@@ -458,16 +468,18 @@ impl Windows<'_> {
             }
             self.intent.window = BlockRange::between(start, start).unwrap_or_default();
         }
-        self.until = Some(end);
         // What an interrupted apply may have torn stays on record until it is written again.
-        let end = end.max(self.resume.torn.end());
-        self.intent.window = BlockRange::between(self.intent.window.start(), end).unwrap_or_default();
+        let recorded = end.max(self.resume.torn.end());
+        self.intent.window = BlockRange::between(self.intent.window.start(), recorded).unwrap_or_default();
         let saved = self.intents.save(&self.intent);
-        saved.map_err(|error| self.failed(error.into(), written))
+        saved.map_err(|error| self.failed(error.into(), written))?;
+        self.until = Some(end);
+        Ok(())
     }
 
-    /// A batch was written, or needed no writing.
-    fn batch_done(&mut self) {
+    /// A batch that ends at `end` was written, or needed no writing.
+    fn batch_done(&mut self, end: BlockIndex) {
+        self.done = end;
         self.batches += 1;
         if self.batches == BATCHES_IN_WINDOW {
             self.batches = 0;
@@ -496,7 +508,8 @@ impl Windows<'_> {
         self.stopped(target, error, written)
     }
 
-    /// Leaves a clean state behind before an error is reported: all that was written is durable, nothing is torn.
+    /// Leaves a clean state behind before an error is reported: all that was written is durable, and nothing is torn but
+    /// what an earlier interruption tore and this apply did not come to.
     fn stopped(&mut self, target: &Target<'_>, error: JobError, written: &Written) -> JobError {
         if written.is_nothing() {
             return error;
@@ -504,7 +517,7 @@ impl Windows<'_> {
         if let Err(flush) = target.flush() {
             return self.failed(flush.into(), written);
         }
-        self.intent.window = BlockRange::default();
+        self.intent.window = BlockRange::between(self.done, self.resume.torn.end()).unwrap_or_default();
         match self.intents.save(&self.intent) {
             Ok(()) => error,
             Err(save) => self.failed(save.into(), written),

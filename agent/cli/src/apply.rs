@@ -2,7 +2,7 @@
 
 use crate::args::{ApplyArgs, Applying, PlanArgs};
 use crate::meter::Meter;
-use crate::report::{Lines, print};
+use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
@@ -36,7 +36,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let mut intents = files::intents(&disk, args.applying.state.as_deref());
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
     meter.finish();
-    report.refusals.extend(uses.iter().map(|used| format!("{} {used}", args.disk.display())));
+    report.refusals.extend(uses.iter().map(|used| format!("{} is {used}", args.disk.display())));
     let (object, lines) = planned(&args.disk, &disk, &report);
     print(args.applying.common.json, &object, &lines)?;
     Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
@@ -90,15 +90,16 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
 }
 
 pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
-    let started = Instant::now();
-    let meter = Meter::new()?;
     let applying = &args.applying;
     let options = options(applying, args.verify)?;
     let piped = files::is_dash(&args.delta);
     let mut file = if piped { None } else { Some(files::open(&args.delta)?) };
     let (disk, _) = look(&args.disk).map_err(JobError::from)?;
-    check_undo(args, &disk, &meter)?;
+    check_undo(args, &disk)?;
     confirm::overwriting(&disk, args.yes)?;
+    // Only from here on is SIGINT asked to wait for a safe place: it ends the question at once.
+    let meter = Meter::new()?;
+    let started = Instant::now();
     let engine: Engine = applying.common.engine.into();
     let target = TargetDisk::claim(&args.disk, engine)?;
     let disk = target.identity().clone();
@@ -125,11 +126,11 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
 }
 
 /// An original disk is not overwritten before it was said that there is no way back.
-fn check_undo(args: &ApplyArgs, disk: &DiskIdentity, meter: &Meter) -> Result<(), JobError> {
+fn check_undo(args: &ApplyArgs, disk: &DiskIdentity) -> Result<(), JobError> {
     match disk.medium {
         _ if args.no_undo => {}
         Medium::Image => {
-            meter.note("what this overwrites is kept nowhere: there is no undo (--no-undo is implied for images)")
+            tell("what this overwrites is kept nowhere: there is no undo (--no-undo is implied for images)");
         }
         Medium::BlockDevice { .. } => {
             return Err(JobError::Refused(format!(

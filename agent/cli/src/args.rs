@@ -1,6 +1,7 @@
 //! What can be said on the command line. The first line of a description is what `--help` shows; the rest is for the man page.
 
 use crate::exit;
+use crate::report::print_bytes;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use failback_orchestrate::{BlockSize, Engine, Root};
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 /// Bring changed disks home: sign, compare, apply and verify, each step proven by BLAKE3.
 #[derive(Debug, Parser)]
 #[command(name = "failback", version, after_help = exit::HELP)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 80)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -46,7 +47,7 @@ pub(crate) struct Common {
     pub(crate) json: bool,
     /// How disks are read and written
     ///
-    /// `auto` is io_uring, or pread and pwrite where the kernel refuses io_uring; the report names the one in use.
+    /// `auto` is `io_uring`, or pread and pwrite where the kernel refuses that; the report names the one in use.
     #[arg(long, value_enum, default_value_t = EngineName::Auto, hide_possible_values = false)]
     pub(crate) engine: EngineName,
 }
@@ -236,7 +237,10 @@ fn parse_block_size(text: &str) -> Result<BlockSize, String> {
 }
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(shell, &mut Arguments::command(), "failback", &mut std::io::stdout());
+    // Into memory first: the generator panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "failback", &mut script);
+    print_bytes(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -33,7 +33,7 @@ fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<Sou
         meter.note(note);
     }
     for writer in source.writers() {
-        meter.note(&format!("{} {writer}: what is read is no moment of its life (fuzzy)", path.display()));
+        meter.note(&format!("{} is {writer}: what is read is no moment of its life (fuzzy)", path.display()));
     }
     Ok(source)
 }
@@ -186,7 +186,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The name of a source for a terminal: a file may claim any, escape sequences included.

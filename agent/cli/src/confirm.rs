@@ -1,5 +1,6 @@
 //! The question before anything is overwritten.
 
+use crate::report::tell;
 use failback_orchestrate::{DiskIdentity, JobError};
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -30,9 +31,8 @@ pub(crate) fn overwriting(disk: &DiskIdentity, yes: bool) -> Result<(), JobError
         )));
     }
     let name = disk.path.display().to_string();
-    eprintln!("This changes {}", describe(disk));
-    eprint!("Type {name} to go on: ");
-    io::stderr().flush().ok();
+    tell(&format!("This changes {}", describe(disk)));
+    let _ = write!(io::stderr(), "Type {name} to go on: ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     if read.is_ok() && answer.trim_end_matches(['\n', '\r']) == name {

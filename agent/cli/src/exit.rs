@@ -1,10 +1,13 @@
 //! Exit codes, which scripts rely on.
 
+use crate::report::tell;
 use failback_orchestrate::{JobError, Outcome};
+use std::io;
 use std::process::ExitCode;
 
-pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 refused; 4 content does not match;\n\
-                               5 input or output failed; 6 damaged or unknown file; 130 interrupted";
+pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 refused;\n\
+                               4 content does not match; 5 input or output failed;\n\
+                               6 damaged or unknown file; 130 interrupted";
 
 /// The content of a disk is not what it should be.
 pub(crate) const MISMATCH: u8 = 4;
@@ -24,7 +27,10 @@ const fn code(outcome: Outcome) -> u8 {
 /// Prints an error with all its causes, and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
-    eprintln!("failback: {}", causes.join(": "));
-    let outcome = error.chain().find_map(|cause| cause.downcast_ref::<JobError>()).map(JobError::outcome);
+    tell(&format!("failback: {}", causes.join(": ")));
+    let outcome = error.chain().find_map(|cause| match cause.downcast_ref::<JobError>() {
+        Some(job) => Some(job.outcome()),
+        None => cause.is::<io::Error>().then_some(Outcome::Io),
+    });
     ExitCode::from(outcome.map_or(1, code))
 }

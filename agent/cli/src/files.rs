@@ -17,7 +17,10 @@ pub(crate) fn is_dash(path: &Path) -> bool {
 
 /// A signature or delta for reading. Never a device: reading one would take for ever.
 pub(crate) fn open(path: &Path) -> Result<BufReader<File>, JobError> {
-    let failed = |source| JobError::File { action: "read", path: path.to_owned(), source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => JobError::Refused(format!("{} does not exist: check the name", path.display())),
+        _ => JobError::File { action: "read", path: path.to_owned(), source },
+    };
     let about = fs::metadata(path).map_err(failed)?;
     if !about.is_file() {
         return Err(JobError::Refused(format!(
@@ -53,7 +56,8 @@ fn unusable_key(path: &Path, error: &dyn std::error::Error) -> JobError {
     JobError::Refused(format!("{}: {error}", path.display()))
 }
 
-/// The intent record of a disk: found by which disk it is, not by the name that it has today.
+/// The intent record of a disk: found by its SCSI UUID, not by the name that it has today. A block device without one has
+/// nothing better than its name and size: another disk may have both after a reboot, and then is told apart by its content.
 pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents {
     let directory = state.map(Path::to_owned);
     let path = match (disk.medium, directory) {
@@ -69,8 +73,8 @@ pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents 
         (Medium::BlockDevice { major, minor }, directory) => {
             let name = match (&disk.scsi_uuid, &disk.kernel_name) {
                 (Some(uuid), _) => uuid.to_string(),
-                (None, Some(name)) => name.replace('/', "!"),
-                (None, None) => format!("{major}-{minor}"),
+                (None, Some(name)) => format!("{}-{}", name.replace('/', "!"), disk.size),
+                (None, None) => format!("{major}-{minor}-{}", disk.size),
             };
             directory.unwrap_or_else(|| STATE_DIRECTORY.into()).join(format!("{name}.intent"))
         }

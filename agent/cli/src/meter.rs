@@ -1,5 +1,6 @@
 //! Progress on standard error: a bar on a terminal, a line now and then in a log. And SIGINT.
 
+use crate::report::tell;
 use failback_orchestrate::{HumanBytes, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal};
@@ -78,14 +79,14 @@ impl Progress for Meter {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.last_line.elapsed() >= LINE_EVERY {
             log.last_line = Instant::now();
-            eprintln!("{}", line(&log, done));
+            tell(&line(&log, done));
         }
     }
 
     fn note(&self, sentence: &str) {
         match &self.bar {
             Some(bar) => bar.println(sentence),
-            None => eprintln!("{sentence}"),
+            None => tell(sentence),
         }
     }
 

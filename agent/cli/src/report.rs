@@ -1,8 +1,9 @@
 //! What is printed at the end: lines for people, or one JSON object with stable names.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use failback_orchestrate::HumanBytes;
 use serde::Serialize;
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 
 /// Lines of a name and a value, with the values below each other.
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 pub(crate) struct Lines(Vec<(String, String)>);
 
 impl Lines {
-    pub(crate) fn add(&mut self, name: &str, value: impl ToString) -> &mut Self {
+    pub(crate) fn add(&mut self, name: &str, value: impl Display) -> &mut Self {
         self.0.push((name.to_owned(), value.to_string()));
         self
     }
@@ -28,6 +29,20 @@ impl Lines {
     }
 }
 
+impl Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        for (name, value) in &self.0 {
+            let mut rows = value.lines();
+            writeln!(f, "{name:width$}  {}", rows.next().unwrap_or_default())?;
+            for row in rows {
+                writeln!(f, "{:width$}  {row}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn rate(bytes: u64, seconds: f64) -> u64 {
     #[expect(
         clippy::cast_precision_loss,
@@ -39,25 +54,23 @@ fn rate(bytes: u64, seconds: f64) -> u64 {
     rate
 }
 
-/// Prints a report in the form that was asked for. A reader that went away (a closed pipe) is no error of ours.
+/// Tells something on standard error. Where that cannot be written, as when the log's file system is full, nothing is told:
+/// a job is not given up in the middle of a disk for that.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints a report in the form that was asked for.
 pub(crate) fn print(json: bool, object: &impl Serialize, lines: &Lines) -> Result<()> {
-    let mut text = String::new();
-    if json {
-        text = serde_json::to_string_pretty(object)?;
-        text.push('\n');
-    } else {
-        let width = lines.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        for (name, value) in &lines.0 {
-            let mut rows = value.lines();
-            text.push_str(&format!("{name:width$}  {}\n", rows.next().unwrap_or_default()));
-            for row in rows {
-                text.push_str(&format!("{:width$}  {row}\n", ""));
-            }
-        }
-    }
+    let text = if json { serde_json::to_string_pretty(object)? + "\n" } else { lines.to_string() };
+    print_bytes(text.as_bytes())
+}
+
+/// Prints to standard output. A reader that went away (a closed pipe) is no error of ours.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
+        written => written.context("cannot write to standard output"),
     }
 }

@@ -3,7 +3,8 @@
 use crate::JobError;
 use failback_blockio::{Caching, Engine, FileDevice, Options};
 use failback_delta::{Identity, PointKind};
-use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Source};
+use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Medium, Source};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -38,7 +39,7 @@ impl SourceDisk {
         let writers: Vec<_> = source.writable_uses()?.iter().map(ToString::to_string).collect();
         let fuzzy = options.fuzzy || !writers.is_empty();
         let kind = if fuzzy { PointKind::Fuzzy } else { PointKind::Crash };
-        let mark = if fuzzy { None } else { Some(source.change_mark().map_err(|error| failed(path, error))?) };
+        let mark = if fuzzy { None } else { Some(mark_of(&source).map_err(|error| failed(path, error))?) };
         let how = Options { engine: options.engine, caching: Caching::Probe };
         let device = device(source.try_clone_fd(), path, how)?;
         Ok(Self { source, device, kind, writers, mark })
@@ -139,6 +140,16 @@ pub fn identity_of(disk: &DiskIdentity) -> Identity {
         scsi_uuid: disk.scsi_uuid.map(|uuid| *uuid.as_bytes()),
         ..Identity::default()
     }
+}
+
+/// The mark of a source that is about to be read.
+fn mark_of(source: &Source) -> io::Result<ChangeMark> {
+    if let Medium::BlockDevice { .. } = source.identity().medium {
+        // What lies unwritten in the page cache is content already. Reading past the cache writes it back, which counts as a
+        // write; so that comes first. If it fails the mark will tell.
+        let _ = File::from(source.try_clone_fd()?).sync_data();
+    }
+    source.change_mark()
 }
 
 fn device(fd: io::Result<std::os::fd::OwnedFd>, path: &Path, options: Options) -> Result<FileDevice, JobError> {

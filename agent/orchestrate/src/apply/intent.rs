@@ -202,8 +202,7 @@ impl FileIntents {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| File::create(&probe))
-            .and_then(|file| file.sync_all())
+            .and_then(|()| write_durably(&probe, &[0; Intent::LEN]))
             .and_then(|()| fs::remove_file(&probe));
         tried.map_err(|source| self.failed("keep", source).into())
     }
@@ -225,6 +224,15 @@ impl FileIntents {
     }
 }
 
+/// A file with these bytes, or none.
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
 impl IntentStore for FileIntents {
     fn load(&mut self) -> Result<Option<Intent>, IntentError> {
         let file = match File::open(&self.path) {
@@ -241,8 +249,7 @@ impl IntentStore for FileIntents {
 
     fn save(&mut self, intent: &Intent) -> Result<(), IntentError> {
         let temporary = self.temporary();
-        let saved = File::create(&temporary)
-            .and_then(|mut file| file.write_all(&intent.to_bytes()).and_then(|()| file.sync_all()))
+        let saved = write_durably(&temporary, &intent.to_bytes())
             .and_then(|()| fs::rename(&temporary, &self.path))
             .and_then(|()| sync_directory_of(&self.path));
         saved.map_err(|error| self.failed("write", error))

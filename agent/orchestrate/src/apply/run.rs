@@ -28,8 +28,15 @@ pub(super) struct Checked {
     pub(super) totals: Totals,
     pub(super) signed_by: Option<VerifyingKey>,
     pub(super) total: Examined,
-    /// For each batch: whether all of it is in place, and the block behind its last extent.
-    batches: Vec<(bool, BlockIndex)>,
+    batches: Vec<Batch>,
+}
+
+/// What is known of some frames that are written as one.
+struct Batch {
+    /// For each frame, whether all of it is in place.
+    in_place: Vec<bool>,
+    /// The block behind the last extent.
+    end: BlockIndex,
 }
 
 impl Checked {
@@ -140,6 +147,15 @@ impl Resume {
     }
 }
 
+fn in_place(frames: &[Examined]) -> Vec<bool> {
+    frames.iter().map(Examined::is_in_place).collect()
+}
+
+/// The frames that are not in place.
+fn without(frames: Vec<SealedFrame>, in_place: &[bool]) -> Vec<SealedFrame> {
+    frames.into_iter().zip(in_place).filter(|(_, in_place)| !**in_place).map(|(frame, _)| frame).collect()
+}
+
 /// The frames of the next batch, and the trailer if it was met.
 fn next_batch<R: Read>(
     reader: &mut DeltaReader<R>,
@@ -175,8 +191,8 @@ pub(super) fn check_all(
     // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
     fits(&header, device)?;
     // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
-    let torn = recorded.map_or(BlockRange::default(), |intent| intent.window);
-    let torn = if options.discard_intent { BlockRange::default() } else { torn };
+    let kept = recorded.filter(|intent| !options.discard_intent || intent.delta == key);
+    let torn = kept.map_or(BlockRange::default(), |intent| intent.window);
     let mut proof = Proof::new(&header.shapes);
     let mut total = Examined::default();
     let mut batches = Vec::new();
@@ -188,13 +204,12 @@ pub(super) fn check_all(
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
-            let mut in_place = true;
-            for examined in target.examine(&frames, torn)? {
-                in_place &= examined.is_in_place();
-                total.add(&examined);
+            let found = target.examine(&frames, torn)?;
+            for examined in &found {
+                total.add(examined);
             }
             if let Some(last) = frames.last() {
-                batches.push((in_place, last.table.end()));
+                batches.push(Batch { in_place: in_place(&found), end: last.table.end() });
             }
             progress.advance(reader.position() - position);
             position = reader.position();
@@ -234,7 +249,7 @@ pub(super) fn from_file(
         return Err(JobError::Refused("the delta was replaced while it was read: run this again".into()));
     }
     let intent = new_intent(&checked.header, checked.key, result_root, &resume);
-    let mut windows = Windows { intents, intent, resume, pace: options.pace, until: None, batches: 0 };
+    let mut windows = Windows::new(intents, intent, resume, options.pace);
     let mut written = Written::default();
     thread::scope(|scope| {
         let mut target = Target::new(device, checked.header.shapes, scope)?;
@@ -243,18 +258,18 @@ pub(super) fn from_file(
         }
         progress.phase("writing", total);
         let mut position = 0;
-        for (number, (in_place, _)) in checked.batches.iter().enumerate() {
+        for (number, batch) in checked.batches.iter().enumerate() {
             let (frames, _) =
                 next_batch(&mut reader, options.pace).map_err(|error| windows.failed(error.into(), &written))?;
-            if !in_place {
+            let frames = without(frames, &batch.in_place);
+            if !frames.is_empty() {
                 if windows.is_closed() {
                     let last = (number + options.pace.batches_in_window).min(checked.batches.len()) - 1;
-                    windows.open(&target, &frames, checked.batches[last].1, &written)?;
+                    windows.open(&target, &frames, checked.batches[last].end, &written)?;
                 }
-                let now = target.write(frames).map_err(|error| windows.failed(error, &written))?;
-                written.add(now);
+                written.add(target.write(frames).map_err(|error| windows.failed(error, &written))?);
             }
-            windows.batch_done();
+            windows.batch_done(batch.end);
             progress.advance(reader.position() - position);
             position = reader.position();
             if progress.stop_requested() {
@@ -288,7 +303,7 @@ pub(super) fn from_stream(
     fits(&header, device)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
     let intent = new_intent(&header, *reader.key(), None, &resume);
-    let mut windows = Windows { intents, intent, resume, pace: options.pace, until: None, batches: 0 };
+    let mut windows = Windows::new(intents, intent, resume, options.pace);
     let (mut examined, mut written) = (Examined::default(), Written::default());
     let mut proof = Proof::new(&header.shapes);
     let mut position = 0;
@@ -296,28 +311,31 @@ pub(super) fn from_stream(
     let trailer = thread::scope(|scope| {
         let mut target = Target::new(device, header.shapes, scope)?;
         loop {
-            let (frames, trailer) =
-                next_batch(&mut reader, options.pace).map_err(|error| windows.failed(error.into(), &written))?;
+            let (frames, trailer) = match next_batch(&mut reader, options.pace) {
+                Ok(batch) => batch,
+                // Ctrl-C reaches both ends of a pipe: that it breaks off then is no damage.
+                Err(_) if progress.stop_requested() => return Err(windows.interrupted(&target, &written)),
+                Err(error) => return Err(windows.failed(error.into(), &written)),
+            };
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
-            let mut found = Examined::default();
-            for frame in target.examine(&frames, resume.torn).map_err(|error| windows.failed(error, &written))? {
-                found.add(&frame);
+            let found = target.examine(&frames, resume.torn).map_err(|error| windows.failed(error, &written))?;
+            for frame in &found {
+                examined.add(frame);
             }
-            examined.add(&found);
-            if let Some(error) = wrong_base(&found, device, &windows.consequence(&written)) {
+            if let Some(error) = wrong_base(&examined, device, &windows.consequence(&written)) {
                 return Err(windows.stopped(&target, error, &written));
             }
-            if !found.is_in_place()
-                && let Some(last) = frames.last()
-            {
-                // What comes later is not known yet: the window grows batch by batch.
-                let end = last.table.end();
-                windows.open(&target, &frames, end, &written)?;
-                written.add(target.write(frames).map_err(|error| windows.failed(error, &written))?);
+            if let Some(end) = frames.last().map(|last| last.table.end()) {
+                let frames = without(frames, &in_place(&found));
+                if !frames.is_empty() {
+                    // What comes later is not known yet: the window grows batch by batch.
+                    windows.open(&target, &frames, end, &written)?;
+                    written.add(target.write(frames).map_err(|error| windows.failed(error, &written))?);
+                }
+                windows.batch_done(end);
             }
-            windows.batch_done();
             progress.advance(reader.position() - position);
             position = reader.position();
             if let Some(trailer) = trailer {
@@ -435,9 +453,15 @@ struct Windows<'a> {
     until: Option<BlockIndex>,
     /// Batches since the window was opened.
     batches: usize,
+    /// The block behind the last batch that was dealt with.
+    done: BlockIndex,
 }
 
-impl Windows<'_> {
+impl<'a> Windows<'a> {
+    fn new(intents: &'a mut dyn IntentStore, intent: Intent, resume: Resume, pace: Pace) -> Self {
+        Self { intents, intent, resume, pace, until: None, batches: 0, done: BlockIndex::default() }
+    }
+
     const fn is_closed(&self) -> bool {
         self.until.is_none()
     }
@@ -459,16 +483,18 @@ impl Windows<'_> {
             }
             self.intent.window = BlockRange::between(start, start).unwrap_or_default();
         }
-        self.until = Some(end);
         // What an interrupted apply may have torn stays on record until it is written again.
-        let end = end.max(self.resume.torn.end());
-        self.intent.window = BlockRange::between(self.intent.window.start(), end).unwrap_or_default();
+        let recorded = end.max(self.resume.torn.end());
+        self.intent.window = BlockRange::between(self.intent.window.start(), recorded).unwrap_or_default();
         let saved = self.intents.save(&self.intent);
-        saved.map_err(|error| self.failed(error.into(), written))
+        saved.map_err(|error| self.failed(error.into(), written))?;
+        self.until = Some(end);
+        Ok(())
     }
 
-    /// A batch was written, or needed no writing.
-    fn batch_done(&mut self) {
+    /// A batch that ends at `end` was written, or needed no writing.
+    fn batch_done(&mut self, end: BlockIndex) {
+        self.done = end;
         self.batches += 1;
         if self.batches == self.pace.batches_in_window {
             self.batches = 0;
@@ -497,7 +523,8 @@ impl Windows<'_> {
         self.stopped(target, error, written)
     }
 
-    /// Leaves a clean state behind before an error is reported: all that was written is durable, nothing is torn.
+    /// Leaves a clean state behind before an error is reported: all that was written is durable, and nothing is torn but
+    /// what an earlier interruption tore and this apply did not come to.
     fn stopped(&mut self, target: &Target<'_>, error: JobError, written: &Written) -> JobError {
         if written.is_nothing() {
             return error;
@@ -505,7 +532,7 @@ impl Windows<'_> {
         if let Err(flush) = target.flush() {
             return self.failed(flush.into(), written);
         }
-        self.intent.window = BlockRange::default();
+        self.intent.window = BlockRange::between(self.done, self.resume.torn.end()).unwrap_or_default();
         match self.intents.save(&self.intent) {
             Ok(()) => error,
             Err(save) => self.failed(save.into(), written),

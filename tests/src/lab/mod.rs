@@ -1,0 +1,28 @@
+//! What the tests of the whole program stand on: the program itself, disks to work on, and the machine's devices.
+//!
+//! Everything here panics where something is not as it should be: that fails the test.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(
+    clippy::must_use_candidate,
+    reason = "helpers of tests are called for what they do as much as for what they return"
+)]
+
+mod content;
+mod device;
+mod place;
+mod program;
+mod running;
+
+pub use content::{changed, hash, noise};
+pub use device::{Loop, Mount, Swap, has_devices, is_inside, lone, run_inside, sectors_written, tool, try_tool};
+pub use place::{Place, Unchanged, hash_of, root_of_file};
+pub use program::{Program, Run};
+pub use running::Running;
+
+/// A call of the program: `failback!("sign", disk, "-o", signature)`. Nothing runs before it is asked for its outcome.
+#[macro_export]
+macro_rules! failback {
+    ($($argument:expr),* $(,)?) => {
+        $crate::lab::Program::new()$(.arg(&$argument))*
+    };
+}

@@ -15,22 +15,23 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-fn options(applying: &Applying, verify: bool) -> Result<ApplyOptions, JobError> {
+fn options(applying: &Applying, verify: bool, disk: &DiskIdentity) -> Result<ApplyOptions, JobError> {
     let trusted = applying.trusted_key.as_deref().map(files::trusted_key).transpose()?;
     Ok(ApplyOptions {
         verify,
         discard_intent: applying.discard_intent,
         trusted,
         now: files::now(),
+        disk: files::binding(disk),
         ..ApplyOptions::default()
     })
 }
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
-    let options = options(&args.applying, false)?;
     let mut delta = files::open(&args.delta)?;
     let (disk, uses) = look(&args.disk).map_err(JobError::from)?;
+    let options = options(&args.applying, false, &disk)?;
     let source = SourceOptions { engine: args.applying.common.engine.into(), fuzzy: true };
     let target = SourceDisk::open(&args.disk, source)?;
     let mut intents = files::intents(&disk, args.applying.state.as_deref());
@@ -91,10 +92,10 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
 
 pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let applying = &args.applying;
-    let options = options(applying, args.verify)?;
     let piped = files::is_dash(&args.delta);
     let mut file = if piped { None } else { Some(files::open(&args.delta)?) };
     let (disk, _) = look(&args.disk).map_err(JobError::from)?;
+    let options = options(applying, args.verify, &disk)?;
     check_undo(args, &disk)?;
     confirm::overwriting(&disk, args.yes)?;
     // Only from here on is SIGINT asked to wait for a safe place: it ends the question at once.
@@ -102,6 +103,12 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let engine: Engine = applying.common.engine.into();
     let target = TargetDisk::claim(&args.disk, engine)?;
+    if files::binding(target.identity()) != options.disk || target.identity().size != disk.size {
+        let name = args.disk.display();
+        return Err(
+            JobError::Refused(format!("{name} became another disk while it was looked at: run this again")).into()
+        );
+    }
     let disk = target.identity().clone();
     if let Some(note) = target.device().engine_note() {
         meter.note(note);

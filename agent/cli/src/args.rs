@@ -88,7 +88,7 @@ pub(crate) struct SignArgs {
     #[arg(long)]
     pub(crate) fuzzy: bool,
     /// Threads that read and hash; 0 for one on each processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) common: Common,
@@ -116,7 +116,7 @@ pub(crate) struct DiffArgs {
     #[arg(long)]
     pub(crate) fuzzy: bool,
     /// Threads that read and hash; 0 for one on each processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) common: Common,
@@ -208,7 +208,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "BYTES", conflicts_with = "signature")]
     pub(crate) size: Option<u64>,
     /// Threads that read and hash; 0 for one on each processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) common: Common,
@@ -224,6 +224,11 @@ pub(crate) struct CompletionsArgs {
 pub(crate) struct ManArgs {
     /// Where to write them
     pub(crate) directory: PathBuf,
+}
+
+/// At most as many threads as any machine has a use for; each takes memory.
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|threads| *threads <= 64).ok_or_else(|| "give a number from 0 to 64".to_owned())
 }
 
 /// A block size such as `4096`, `64K` or `1M`.

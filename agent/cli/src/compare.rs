@@ -65,9 +65,9 @@ pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
         created: files::now(),
         identity: identity_of(source.identity()),
         threads: args.threads,
+        before_end: &|| source.check_unchanged(),
     };
     let report = failback_orchestrate::sign(source.device(), &mut out, &options, &meter)?;
-    source.check_unchanged()?;
     out.commit()?;
     meter.finish();
     let seconds = started.elapsed().as_secs_f64();

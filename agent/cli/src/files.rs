@@ -1,7 +1,7 @@
 //! Files that are named on the command line, and where intent records are.
 
 use anyhow::Result;
-use failback_orchestrate::{DiskIdentity, FileIntents, JobError, Medium, SigningKey, VerifyingKey};
+use failback_orchestrate::{DiskBinding, DiskIdentity, FileIntents, JobError, Medium, Root, SigningKey, VerifyingKey};
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn unusable_key(path: &Path, error: &dyn std::error::Error) -> JobError {
 }
 
 /// The intent record of a disk: found by its SCSI UUID, not by the name that it has today. A block device without one has
-/// nothing better than its name and size: another disk may have both after a reboot, and then is told apart by its content.
+/// nothing better than its name and size: another disk may have both after a reboot, and then is told apart by reading it.
 pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents {
     let directory = state.map(Path::to_owned);
     let path = match (disk.medium, directory) {
@@ -80,6 +80,18 @@ pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents 
         }
     };
     FileIntents::new(path)
+}
+
+/// What ties an intent record to a disk.
+pub(crate) fn binding(disk: &DiskIdentity) -> DiskBinding {
+    let (certain, what) = match (&disk.scsi_uuid, disk.medium) {
+        (Some(uuid), _) => (true, format!("scsi {uuid}")),
+        (None, Medium::Image) => (true, format!("inode {}", disk.inode.unwrap_or_default().1)),
+        (None, Medium::BlockDevice { .. }) => {
+            (false, format!("name {} of {}", disk.kernel_name.as_deref().unwrap_or_default(), disk.size))
+        }
+    };
+    DiskBinding { id: Root::of(what.as_bytes()).0, certain }
 }
 
 /// Bytes that nobody else has.

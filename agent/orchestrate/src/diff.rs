@@ -185,17 +185,18 @@ impl<W: Write> Comparison<'_, W> {
         for (place, block) in (blocks.start().get()..blocks.end().get()).enumerate() {
             let block = BlockIndex::new(block);
             let before = self.before[place];
-            let value = self.hasher.zero_node(self.shapes.result, Node::leaf(block));
-            let same = match before {
-                Before::Zero => true,
-                Before::Data(old) => old == value,
-                // What was free may hold anything on the target.
-                Before::Free | Before::Absent => false,
+            // What was free may hold anything on the target. Values of zeroes are computed only where they are needed.
+            let zero = match before {
+                Before::Zero | Before::Data(_) if block < self.shapes.common_end() => {
+                    Some(self.hasher.zero_node(self.shapes.result, Node::leaf(block)))
+                }
+                _ => None,
             };
-            if same && block < self.shapes.common_end() {
-                self.builder.unchanged(Node::leaf(block), value);
-            } else {
-                self.changed(before, After::Zero)?;
+            match zero {
+                Some(value) if before == Before::Zero || before == Before::Data(value) => {
+                    self.builder.unchanged(Node::leaf(block), value);
+                }
+                _ => self.changed(before, After::Zero)?,
             }
         }
         Ok(())

@@ -19,8 +19,8 @@ mod sign;
 mod verify;
 
 pub use apply::{
-    ApplyOptions, ApplyReport, DeltaInput, Examined, FileIntents, Intent, IntentError, IntentStore, Pace, PlanReport,
-    Proven, apply, plan,
+    ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
+    PlanReport, Proven, apply, plan,
 };
 pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};

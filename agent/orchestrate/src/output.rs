@@ -48,7 +48,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// When the file system cannot; then there is no file.
+    /// When the file system cannot. Unless only the directory could not be made durable, there is no file then.
     pub fn commit(mut self) -> Result<(), JobError> {
         match &mut self.writer {
             Writer::Stdout(stdout) => stdout.flush().map_err(|source| failed("write", Path::new("stdout"), source)),

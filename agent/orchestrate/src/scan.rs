@@ -89,6 +89,7 @@ pub(crate) fn scan(
             });
         }
         drop(send);
+        let closing = Closing(&cursor);
         let mut waiting = BTreeMap::new();
         let mut next = 0;
         let result = loop {
@@ -106,7 +107,7 @@ pub(crate) fn scan(
                 cursor.consumed(next);
                 consumed = consume(chunk);
                 if consumed.is_ok() && progress.stop_requested() {
-                    consumed = Err(JobError::Interrupted("nothing was written".into()));
+                    consumed = Err(JobError::Interrupted("the disk was not read to its end".into()));
                 }
                 if consumed.is_err() {
                     break;
@@ -118,12 +119,24 @@ pub(crate) fn scan(
             }
         };
         // Whatever the reason for leaving: let go of buffers and wake those who wait for them.
-        cursor.close();
+        drop(closing);
         drop(receive);
         drop(waiting);
         result
     })?;
+    if report.bytes_read + report.bytes_hole != options.shape.size().get() {
+        return Err(JobError::Refused(format!("{} was not read to its end: run this again", device.name())));
+    }
     Ok(report)
+}
+
+/// Closes a cursor also when the scan is left by a panic, so that nobody waits for ever.
+struct Closing<'a>(&'a Cursor<'a>);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 struct Worker<'a> {

@@ -9,8 +9,7 @@ use failback_units::BlockSize;
 use std::io::Write;
 
 /// How to sign.
-#[derive(Clone, Debug)]
-pub struct SignOptions {
+pub struct SignOptions<'a> {
     /// The size of the blocks whose values are stored.
     pub block_size: BlockSize,
     /// What moment the content is from.
@@ -21,6 +20,8 @@ pub struct SignOptions {
     pub identity: Identity,
     /// Threads that read and hash; 0 for one on each processor.
     pub threads: usize,
+    /// Called after the last read and before the trailer makes it a signature: the place to find out that the disk was at rest.
+    pub before_end: &'a dyn Fn() -> Result<(), JobError>,
 }
 
 /// What signing did.
@@ -42,7 +43,7 @@ pub struct SignReport {
 pub fn sign(
     device: &dyn Device,
     out: impl Write,
-    options: &SignOptions,
+    options: &SignOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<SignReport, JobError> {
     let shape = Shape::new(device.size(), options.block_size);
@@ -67,6 +68,7 @@ pub fn sign(
         }
         Ok(())
     })?;
+    (options.before_end)()?;
     let (_, root, output_bytes) = writer.finish()?;
     Ok(SignReport { root, scan, output_bytes })
 }

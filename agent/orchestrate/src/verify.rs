@@ -3,7 +3,7 @@
 use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_delta::{RunContent, SignatureReader, Uniform};
+use failback_delta::{Coverage, RunContent, SignatureReader, Uniform};
 use failback_hashtree::{ChainingValue, LeafHasher, Root, RootBuilder, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
 use std::io::Read;
@@ -65,6 +65,13 @@ pub fn verify<R: Read>(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<VerifyReport, JobError> {
+    if let Against::Signature(reader) = &against
+        && reader.header().coverage != Coverage::Whole
+    {
+        return Err(JobError::Refused(
+            "this signature leaves free space out, which this program cannot compare yet: use a newer failback".into(),
+        ));
+    }
     let (shape, expected, mut signature) = match against {
         Against::Root(root, size) => (Shape::new(size.unwrap_or(device.size()), BlockSize::MAX), root, None),
         Against::Signature(reader) => (reader.header().shape, reader.root(), Some(reader)),

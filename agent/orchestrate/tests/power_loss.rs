@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Scene, TakenOut, Way, delta_between, errno_of, noise};
+use common::{Scene, TakenOut, Way, delta_between, errno_of, noise, resealed_with_a_flipped_bit};
 use failback_blockio::sim::{EventKind, FaultOn};
 use failback_orchestrate::{ByteRange, Device, JobError, Outcome, Proven};
 use failback_units::ByteOffset;
@@ -211,6 +211,110 @@ fn applying_twice_writes_once() {
         assert!(scene.world.trace().is_empty(), "nothing was written or flushed");
         assert_eq!(second.examined.bytes_in_place, first.bytes_written + first.bytes_zeroed);
     }
+}
+
+/// A disk that is only known by its kernel name, and a record that says that some of its blocks are torn.
+#[test]
+fn torn_blocks_of_a_disk_without_an_identity() {
+    let mut scene = Scene::new(11, 3);
+    scene.certain = false;
+    for way in [Way::File, Way::Pipe] {
+        let mut foreign_seen = false;
+        for n in (20..mutations(&scene, Way::File)).step_by(97) {
+            scene.world.restore(&scene.start);
+            scene.world.reseed(n);
+            scene.world.crash_after(n);
+            scene.apply(way, TakenOut::Nothing).unwrap_err();
+            scene.world.reboot();
+            let interrupted = scene.world.snapshot();
+            // Another disk got the name: what does not change on it is not that of the base.
+            scene.target.write_durably(ByteOffset::ZERO, &noise(5, scene.base.len()));
+            let before = scene.target.content();
+            let error = scene.apply(way, TakenOut::Nothing).unwrap_err();
+            assert!(matches!(error.outcome(), Outcome::Mismatch | Outcome::Refused), "{error}");
+            assert!(scene.target.content() == before, "another disk is left alone");
+            foreign_seen |= scene.intent().is_some();
+            // The disk itself is recognised by what did not change.
+            scene.world.restore(&interrupted);
+            scene.apply(Way::File, TakenOut::Nothing).unwrap();
+            assert_eq!(scene.wrong_at_result(), None);
+        }
+        assert!(foreign_seen);
+    }
+}
+
+/// The power goes off, and the resumed apply fails in the middle: what was torn before is not forgotten.
+#[test]
+fn a_resume_that_fails_keeps_what_was_torn_on_record() {
+    let scene = Scene::new(12, 4);
+    for way in [Way::File, Way::Pipe] {
+        let total = mutations(&scene, way);
+        for n in (30..total).step_by(usize::try_from(total / 12).unwrap()) {
+            scene.world.restore(&scene.start);
+            scene.world.reseed(n);
+            scene.world.crash_after(n);
+            scene.apply(way, TakenOut::Nothing).unwrap_err();
+            scene.world.reboot();
+            scene.target.fail(ByteRange::whole(scene.target.size()), 5, FaultOn::Flushes, 1);
+            let _ = scene.apply(way, TakenOut::Nothing);
+            scene.target.clear_faults();
+            scene.target.drop_caches();
+            scene.apply(way, TakenOut::Nothing).unwrap();
+            assert_eq!(scene.wrong_at_result(), None, "cut at {n} of {total}, {way:?}");
+        }
+    }
+}
+
+/// A record in the right place that is another disk's.
+#[test]
+fn the_record_of_another_disk_is_refused() {
+    let scene = Scene::new(13, 2);
+    scene.world.crash_after(200);
+    scene.apply(Way::File, TakenOut::Nothing).unwrap_err();
+    scene.world.reboot();
+    let intent = scene.intent().unwrap();
+    scene.keep(&failback_orchestrate::Intent { disk: [8; 32], ..intent });
+    let error = scene.apply(Way::File, TakenOut::Nothing).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Refused, "{error}");
+}
+
+/// A delta that replaces nothing that is known is not taken for one that was checked.
+#[test]
+fn a_delta_that_compares_nothing_reads_the_base() {
+    let mut scene = Scene::new(14, 1);
+    let mut grown = scene.base[..4096 * 300].to_vec();
+    scene.base.truncate(4096 * 200);
+    grown.truncate(4096 * 300);
+    for result in [scene.base.clone(), grown] {
+        scene.result.clone_from(&result);
+        scene.delta = delta_between(&scene.base, &result);
+        for way in [Way::File, Way::Pipe] {
+            scene.world.restore(&scene.start);
+            if way == Way::File {
+                scene.apply(way, TakenOut::Nothing).unwrap();
+                assert!(scene.target.content().starts_with(&result));
+            } else {
+                assert_eq!(scene.apply(way, TakenOut::Nothing).unwrap_err().outcome(), Outcome::Refused);
+            }
+            scene.world.restore(&scene.start);
+            scene.target.write_durably(ByteOffset::new(4096 * 7).unwrap(), b"another disk");
+            let before = scene.target.content();
+            scene.apply(way, TakenOut::Nothing).unwrap_err();
+            assert!(scene.target.content() == before);
+        }
+    }
+}
+
+/// A payload that is not what its table states is found before anything is written.
+#[test]
+fn a_damaged_payload_in_a_file_is_found_first() {
+    let scene = Scene::new(15, 3);
+    // One bit of the last frame's payload, with the frame's hash made good again, as by a memory error before sealing.
+    let delta = resealed_with_a_flipped_bit(&scene.delta);
+    scene.world.clear_trace();
+    let error = scene.apply_delta(&delta, Way::File, TakenOut::Nothing, false).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Damaged, "{error}");
+    assert!(scene.world.trace().is_empty(), "nothing was written");
 }
 
 /// An apply was interrupted, and another delta comes: what the first one wrote outside of the second is found out.

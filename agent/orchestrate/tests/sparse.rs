@@ -31,6 +31,7 @@ fn slow_a_sparse_tebibyte_has_the_root_that_b3sum_prints() {
         created: 0,
         identity: identity_of(source.identity()),
         threads: 0,
+        before_end: &|| Ok(()),
     };
     let mut signature = Vec::new();
     let report = sign(source.device(), &mut signature, &options, &Silent).unwrap();

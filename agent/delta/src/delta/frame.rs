@@ -80,6 +80,16 @@ impl FrameTable {
         self.extents.last().map_or(self.after, |extent| extent.blocks.end())
     }
 
+    /// The unchanged blocks before each extent, with the values of the nodes that cover them.
+    pub fn gaps(&self) -> impl Iterator<Item = (BlockRange, &[ChainingValue])> {
+        let mut end = self.after;
+        self.extents.iter().map(move |extent| {
+            let gap = BlockRange::between(end, extent.blocks.start()).unwrap_or_default();
+            end = extent.blocks.end();
+            (gap, &self.values[extent.gap_values.clone()])
+        })
+    }
+
     /// The length of the payload once decompressed, in bytes.
     #[must_use]
     pub fn data_len(&self) -> usize {
@@ -314,9 +324,16 @@ pub struct SealedFrame {
     pub table: FrameTable,
     compressed: bool,
     stored: Vec<u8>,
+    hash: [u8; 32],
 }
 
 impl SealedFrame {
+    /// The frame's own hash, which covers all of it.
+    #[must_use]
+    pub const fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
     /// The length of the payload as stored, in bytes.
     #[must_use]
     pub const fn stored_len(&self) -> usize {
@@ -391,6 +408,6 @@ impl SealedFrame {
         let raw_extents = <[RawExtent]>::ref_from_bytes(&raw_extents).map_err(|_| damaged("no whole extents"))?;
         let extents = FrameTable::resolve(header, &raw, raw_extents).map_err(damaged)?;
         let values = values.as_chunks().0.iter().map(|value| ChainingValue(*value)).collect();
-        Ok(Self { table: FrameTable { index, after, extents, values }, compressed, stored })
+        Ok(Self { table: FrameTable { index, after, extents, values }, compressed, stored, hash: raw.hash })
     }
 }

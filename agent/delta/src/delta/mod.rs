@@ -17,7 +17,7 @@ use crate::seal::{Input, Sealed, check_start};
 use crate::signing::VerifyingKey;
 use crate::{Coverage, FileKind, FormatError, Identity, PointKind};
 use failback_hashtree::{ChainingValue, Root, Shape};
-use failback_units::{BlockIndex, BlockSize, ByteCount};
+use failback_units::{BlockIndex, BlockRange, BlockSize, ByteCount};
 use std::io::Read;
 
 const KIND: FileKind = FileKind::Delta;
@@ -170,6 +170,15 @@ pub struct Trailer {
     pub(crate) values: Vec<ChainingValue>,
     /// Whose good signature it carries, if any.
     pub signed_by: Option<VerifyingKey>,
+}
+
+impl Trailer {
+    /// The unchanged blocks behind the last extent, which ends before block `end`, with the values of the nodes that cover
+    /// them.
+    #[must_use]
+    pub fn gap(&self, shapes: &Shapes, end: BlockIndex) -> (BlockRange, &[ChainingValue]) {
+        (BlockRange::between(end, shapes.common_end()).unwrap_or_default(), &self.values)
+    }
 }
 
 impl DeltaHeader {

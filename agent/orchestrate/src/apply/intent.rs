@@ -22,6 +22,8 @@ const VERSION: u16 = 1;
 pub struct Intent {
     /// The hash of the delta's header, which names the delta.
     pub delta: [u8; 32],
+    /// The disk that is written: [`DiskBinding::id`].
+    pub disk: [u8; 32],
     /// Where the delta starts from.
     pub base_root: Root,
     /// Where it leads; not known before the end when the delta comes through a pipe.
@@ -40,6 +42,16 @@ pub struct Intent {
     pub started: i64,
 }
 
+/// What ties an intent record to a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskBinding {
+    /// A hash of what identifies the disk.
+    pub id: [u8; 32],
+    /// Whether no other disk can have that identity: a SCSI UUID, an inode. A kernel name such as `sdb` can be another disk's
+    /// after a reboot.
+    pub certain: bool,
+}
+
 /// The record as it is stored, little-endian, without padding.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -53,6 +65,7 @@ struct RawIntent {
     doubtful: u8,
     reserved: [u8; 3],
     delta: [u8; 32],
+    disk: [u8; 32],
     base_root: [u8; 32],
     result_root: [u8; 32],
     base_size: U64,
@@ -67,7 +80,7 @@ const _: () = assert!(size_of::<RawIntent>() == Intent::LEN);
 
 impl Intent {
     /// The length of a stored record in bytes.
-    pub const LEN: usize = 184;
+    pub const LEN: usize = 216;
 
     /// The record's bytes.
     #[must_use]
@@ -80,6 +93,7 @@ impl Intent {
             doubtful: u8::from(self.doubtful),
             reserved: [0; 3],
             delta: self.delta,
+            disk: self.disk,
             base_root: self.base_root.0,
             result_root: self.result_root.map_or([0; 32], |root| root.0),
             base_size: self.base_size.get().into(),
@@ -104,6 +118,7 @@ impl Intent {
         let (start, end) = (BlockIndex::new(raw.window_start.get()), BlockIndex::new(raw.window_end.get()));
         Some(Self {
             delta: raw.delta,
+            disk: raw.disk,
             base_root: Root(raw.base_root),
             result_root: (raw.result_known == 1).then_some(Root(raw.result_root)),
             base_size: ByteCount::new(raw.base_size.get())?,
@@ -276,6 +291,7 @@ mod tests {
     fn intent() -> Intent {
         Intent {
             delta: [1; 32],
+            disk: [4; 32],
             base_root: Root([2; 32]),
             result_root: Some(Root([3; 32])),
             base_size: ByteCount::of_memory(4096),

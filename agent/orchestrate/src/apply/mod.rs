@@ -9,7 +9,7 @@ mod intent;
 mod run;
 mod target;
 
-pub use intent::{FileIntents, Intent, IntentError, IntentStore};
+pub use intent::{DiskBinding, FileIntents, Intent, IntentError, IntentStore};
 pub use target::Examined;
 
 use crate::scan::ScanReport;
@@ -43,6 +43,8 @@ pub struct ApplyOptions {
     pub trusted: Option<VerifyingKey>,
     /// The time to state in the intent record, in seconds since 1970.
     pub now: i64,
+    /// Which disk the target is.
+    pub disk: DiskBinding,
     /// How much is done at a time.
     pub pace: Pace,
 }

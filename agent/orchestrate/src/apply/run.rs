@@ -3,19 +3,24 @@
 use super::target::{Target, Written};
 use super::{ApplyOptions, ApplyReport, Examined, Intent, IntentStore, Pace, Proven, ReadSeek};
 use crate::scan::ScanReport;
-use crate::{Against, JobError, Progress, verify};
+use crate::{Against, JobError, Outcome, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{DeltaHeader, DeltaReader, FormatError, Item, Proof, SealedFrame, Totals, Trailer, VerifyingKey};
+use failback_delta::{
+    Coverage, DeltaHeader, DeltaReader, FormatError, Item, Proof, SealedFrame, Totals, Trailer, VerifyingKey,
+};
 use failback_hashtree::Root;
 use failback_units::{BlockIndex, BlockRange};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
 use std::thread;
 
 /// What is read of a delta at a time, in bytes.
 const READ_AHEAD: usize = 1 << 20;
 
 const NOTHING_WRITTEN: &str = "nothing was written";
+const EMPTY_BASE: &str =
+    "the base of this delta is empty, and the disk is not: sign the disk and make a new delta from that";
 const LEFT_AS_IT_WAS: &str = "it was left as the interrupted apply had left it";
 
 type Reader<'a, R> = DeltaReader<BufReader<&'a mut R>>;
@@ -35,6 +40,8 @@ pub(super) struct Checked {
 struct Batch {
     /// For each frame, whether all of it is in place.
     in_place: Vec<bool>,
+    /// A hash over the hashes of the frames: what is written is what was proven.
+    seal: [u8; 32],
     /// The block behind the last extent.
     end: BlockIndex,
 }
@@ -57,6 +64,13 @@ fn wrong_base(examined: &Examined, device: &dyn Device, consequence: &str) -> Op
 
 /// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
 pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
+    if header.base_coverage != Coverage::Whole || header.result_coverage != Coverage::Whole {
+        return Err(JobError::Refused(
+            "this delta leaves free space out, which this program cannot apply yet: use a newer failback, or make the delta \
+             from a signature with coverage whole"
+                .into(),
+        ));
+    }
     let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
     let needed = base.max(result);
     if needed <= device.size() {
@@ -114,6 +128,13 @@ impl Resume {
             let nothing = BlockRange::default();
             return Ok(Self { torn: nothing, resuming: false, must_verify: false, started: options.now });
         };
+        if intent.disk != options.disk.id {
+            return Err(JobError::Refused(format!(
+                "the intent record {} is that of another disk: find out which, and move the record away if that disk is no longer \
+                 needed",
+                intents.place()
+            )));
+        }
         let resumed = |must_verify| Self {
             torn: intent.window,
             resuming: true,
@@ -125,11 +146,12 @@ impl Resume {
             && intent.base_size == shapes.base.size()
             && intent.result_size == shapes.result.size()
             && intent.block_shift == shapes.block_size().shift();
-        let same_result = intent.result_root.is_some() && intent.result_root == result_root;
-        if intent.delta == *key || (same_ends && same_result) {
+        let unknown = intent.result_root.is_none() || result_root.is_none();
+        let same_result = !unknown && intent.result_root == result_root;
+        if same_ends && (same_result || (unknown && intent.delta == *key)) {
             return Ok(resumed(false));
         }
-        if same_ends && (intent.result_root.is_none() || result_root.is_none()) {
+        if same_ends && unknown {
             return Ok(resumed(true));
         }
         if options.discard_intent {
@@ -152,19 +174,27 @@ fn in_place(frames: &[Examined]) -> Vec<bool> {
 }
 
 /// The frames that are not in place.
-fn without(frames: Vec<SealedFrame>, in_place: &[bool]) -> Vec<SealedFrame> {
+fn without(frames: Vec<Arc<SealedFrame>>, in_place: &[bool]) -> Vec<Arc<SealedFrame>> {
     frames.into_iter().zip(in_place).filter(|(_, in_place)| !**in_place).map(|(frame, _)| frame).collect()
+}
+
+fn seal(frames: &[Arc<SealedFrame>]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for frame in frames {
+        hasher.update(frame.hash());
+    }
+    hasher.finalize().into()
 }
 
 /// The frames of the next batch, and the trailer if it was met.
 fn next_batch<R: Read>(
     reader: &mut DeltaReader<R>,
     pace: Pace,
-) -> Result<(Vec<SealedFrame>, Option<Trailer>), FormatError> {
+) -> Result<(Vec<Arc<SealedFrame>>, Option<Trailer>), FormatError> {
     let mut frames = Vec::with_capacity(pace.frames_in_batch);
     while frames.len() < pace.frames_in_batch {
         match reader.next_item()? {
-            Item::Frame(frame) => frames.push(frame),
+            Item::Frame(frame) => frames.push(Arc::new(frame)),
             Item::Trailer(trailer) => return Ok((frames, Some(trailer))),
         }
     }
@@ -204,12 +234,14 @@ pub(super) fn check_all(
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
+            target.start_checking(&frames);
             let found = target.examine(&frames, torn)?;
+            target.finish_checking()?;
             for examined in &found {
                 total.add(examined);
             }
             if let Some(last) = frames.last() {
-                batches.push(Batch { in_place: in_place(&found), end: last.table.end() });
+                batches.push(Batch { in_place: in_place(&found), seal: seal(&frames), end: last.table.end() });
             }
             progress.advance(reader.position() - position);
             position = reader.position();
@@ -242,13 +274,15 @@ pub(super) fn from_file(
     if let Some(error) = checked.wrong_base(device, untouched) {
         return Err(error);
     }
+    prove_disk(device, delta, &checked, &resume, options, untouched, progress)?;
     let total = length_of(delta)?;
     let mut delta = delta;
     let mut reader = open(&mut delta)?;
+    let replaced = || JobError::Refused("the delta was replaced while it was read: run this again".into());
     if *reader.key() != checked.key {
-        return Err(JobError::Refused("the delta was replaced while it was read: run this again".into()));
+        return Err(replaced());
     }
-    let intent = new_intent(&checked.header, checked.key, result_root, &resume);
+    let intent = new_intent(&checked.header, checked.key, result_root, &resume, options);
     let mut windows = Windows::new(intents, intent, resume, options.pace);
     let mut written = Written::default();
     thread::scope(|scope| {
@@ -261,6 +295,9 @@ pub(super) fn from_file(
         for (number, batch) in checked.batches.iter().enumerate() {
             let (frames, _) =
                 next_batch(&mut reader, options.pace).map_err(|error| windows.failed(error.into(), &written))?;
+            if seal(&frames) != batch.seal {
+                return Err(windows.failed(replaced(), &written));
+            }
             let frames = without(frames, &batch.in_place);
             if !frames.is_empty() {
                 if windows.is_closed() {
@@ -302,7 +339,7 @@ pub(super) fn from_stream(
     let header = reader.header().clone();
     fits(&header, device)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
-    let intent = new_intent(&header, *reader.key(), None, &resume);
+    let intent = new_intent(&header, *reader.key(), None, &resume, options);
     let mut windows = Windows::new(intents, intent, resume, options.pace);
     let (mut examined, mut written) = (Examined::default(), Written::default());
     let mut proof = Proof::new(&header.shapes);
@@ -325,6 +362,9 @@ pub(super) fn from_stream(
                 examined.add(frame);
             }
             if let Some(error) = wrong_base(&examined, device, &windows.consequence(&written)) {
+                return Err(windows.stopped(&target, error, &written));
+            }
+            if let Some(error) = too_little_known(&header, &examined, trailer.is_some(), options) {
                 return Err(windows.stopped(&target, error, &written));
             }
             if let Some(end) = frames.last().map(|last| last.table.end()) {
@@ -406,21 +446,118 @@ fn read_all(
     progress: &dyn Progress,
 ) -> Result<ScanReport, JobError> {
     let size = header.shapes.result.size();
-    let report = verify(device, Against::<File>::Root(result_root, Some(size)), 0, progress)?;
+    let report = verify(device, Against::<File>::Root(result_root, Some(size)), 0, progress).map_err(|error| {
+        let state =
+            "the change is written and durable, but reading the disk to check it was not finished: run failback verify";
+        JobError::WhileWriting { state: state.into(), source: Box::new(error) }
+    })?;
     if report.matches() {
         return Ok(report.scan);
     }
     Err(JobError::Mismatch(format!(
         "the changed blocks are in place and durable, but {} has the root {} and not {result_root}: blocks outside the delta \
-         are not those of the base; sign this disk as it is and make a new delta",
+         are not those of the base; sign this disk as it is, make a new delta, and if a record is left add --discard-intent",
         device.name(),
         report.root
     )))
 }
 
-fn new_intent(header: &DeltaHeader, key: [u8; 32], result_root: Option<Root>, resume: &Resume) -> Intent {
+/// Where the delta's own comparisons do not show that this is its disk, finds out by reading the blocks that do not change.
+fn prove_disk(
+    device: &dyn Device,
+    mut delta: &mut dyn ReadSeek,
+    checked: &Checked,
+    resume: &Resume,
+    options: &ApplyOptions,
+    untouched: &str,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    let shapes = &checked.header.shapes;
+    let other_disk = || {
+        JobError::Mismatch(format!(
+            "{} is not at the base of this delta: blocks that do not change are not those of the base, so {untouched}; choose the \
+         right disk, or sign this one and make a new delta",
+            device.name()
+        ))
+    };
+    if shapes.base.size().is_zero() && checked.total.bytes_unknown > 0 {
+        return Err(JobError::Refused(EMPTY_BASE.into()));
+    }
+    if checked.total.torn == 0 || options.disk.certain {
+        if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() || resume.must_verify {
+            return Ok(());
+        }
+        progress.note("nothing that this delta replaces tells whether this is its disk, so all of the base is read");
+        let base = Against::<File>::Root(checked.header.base_root, Some(shapes.base.size()));
+        return if verify(device, base, 0, progress)?.matches() { Ok(()) } else { Err(other_disk()) };
+    }
+    progress
+        .note("this disk has no SCSI UUID by which it could be recognised, so all blocks that do not change are read");
+    progress.phase("recognising", length_of(delta)?);
+    let mut reader = open(&mut delta)?;
+    let (mut end, mut position) = (BlockIndex::ZERO, 0);
+    thread::scope(|scope| {
+        let mut target = Target::new(device, *shapes, scope)?;
+        loop {
+            match reader.next_item()? {
+                Item::Frame(frame) => {
+                    for (blocks, values) in frame.table.gaps() {
+                        if !target.holds(blocks, values)? {
+                            return Err(other_disk());
+                        }
+                    }
+                    end = frame.table.end();
+                }
+                Item::Trailer(trailer) => {
+                    let (blocks, values) = trailer.gap(shapes, end);
+                    return if target.holds(blocks, values)? { Ok(()) } else { Err(other_disk()) };
+                }
+            }
+            progress.advance(reader.position() - position);
+            position = reader.position();
+            if progress.stop_requested() {
+                return Err(JobError::Interrupted(untouched.into()));
+            }
+        }
+    })
+}
+
+/// Refuses a delta from a pipe of which too little is known to tell whether this is its disk. From a file that is found out.
+fn too_little_known(
+    header: &DeltaHeader,
+    examined: &Examined,
+    ended: bool,
+    options: &ApplyOptions,
+) -> Option<JobError> {
+    let refused = |sentence: &str| Some(JobError::Refused(sentence.into()));
+    if examined.torn > 0 && !options.disk.certain {
+        return refused(
+            "this disk has no SCSI UUID by which it could be recognised after the interruption: store the delta in a file and \
+             apply that",
+        );
+    }
+    if header.shapes.base.size().is_zero() {
+        return if examined.bytes_unknown > 0 { refused(EMPTY_BASE) } else { None };
+    }
+    if examined.bytes_compared == 0 && (!examined.is_in_place() || ended) {
+        return refused(
+            "nothing that this delta replaces tells whether this is its disk: store it in a file and apply that, so that the \
+             whole base can be read first",
+        );
+    }
+    None
+}
+
+fn new_intent(
+    header: &DeltaHeader,
+    key: [u8; 32],
+    result_root: Option<Root>,
+    resume: &Resume,
+    options: &ApplyOptions,
+) -> Intent {
     Intent {
         delta: key,
+        disk: options.disk.id,
         base_root: header.base_root,
         result_root,
         base_size: header.shapes.base.size(),
@@ -471,14 +608,14 @@ impl<'a> Windows<'a> {
     fn open(
         &mut self,
         target: &Target<'_>,
-        frames: &[SealedFrame],
+        frames: &[Arc<SealedFrame>],
         end: BlockIndex,
         written: &Written,
     ) -> Result<(), JobError> {
         let first = frames.first().and_then(|frame| frame.table.extents.first());
         let start = first.map_or(end, |extent| extent.blocks.start());
         if self.until.is_none() {
-            if self.resume.resuming || !written.is_nothing() {
+            if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
                 target.flush().map_err(|error| self.failed(error.into(), written))?;
             }
             self.intent.window = BlockRange::between(start, start).unwrap_or_default();
@@ -504,7 +641,7 @@ impl<'a> Windows<'a> {
 
     /// Everything is written: makes it durable. Only then may the record be removed.
     fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
-        if self.resume.resuming || !written.is_nothing() {
+        if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
             target.flush().map_err(|error| self.failed(error.into(), written))?;
         }
         Ok(())
@@ -532,7 +669,8 @@ impl<'a> Windows<'a> {
         if let Err(flush) = target.flush() {
             return self.failed(flush.into(), written);
         }
-        self.intent.window = BlockRange::between(self.done, self.resume.torn.end()).unwrap_or_default();
+        self.intent.window =
+            BlockRange::between(self.done.max(self.resume.torn.start()), self.resume.torn.end()).unwrap_or_default();
         match self.intents.save(&self.intent) {
             Ok(()) => error,
             Err(save) => self.failed(save.into(), written),
@@ -554,9 +692,13 @@ impl<'a> Windows<'a> {
         if written.is_nothing() && self.until.is_none() {
             return error;
         }
+        let next = match error.outcome() {
+            Outcome::Damaged => "get an intact copy of this delta and apply that",
+            _ => "remove the cause and run the same command again",
+        };
         let state = format!(
-            "failed while writing: a part of the change is on the disk, which is not to be used as it is; remove the cause \
-             and run the same command again to finish (recorded in {})",
+            "failed while writing: a part of the change is on the disk, which is not to be used as it is; {next} to finish \
+             (recorded in {})",
             self.intents.place()
         );
         JobError::WhileWriting { state, source: Box::new(error) }

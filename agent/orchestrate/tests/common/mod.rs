@@ -9,8 +9,8 @@
 use failback_blockio::sim::{DropFlushes, ReadsFrom, SimDisk, Snapshot, World};
 use failback_blockio::{Buffer, Device, Operation, run};
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, BlockSize, ByteCount, DeltaInput, DiffOptions, Intent, IntentError, IntentStore,
-    JobError, Pace, PointKind, Root, SignOptions, SignatureReader, Silent, apply, diff, sign,
+    ApplyOptions, ApplyReport, BlockSize, ByteCount, DeltaInput, DiffOptions, DiskBinding, Intent, IntentError,
+    IntentStore, JobError, Pace, PointKind, Root, SignOptions, SignatureReader, Silent, apply, diff, sign,
 };
 use failback_units::ByteOffset;
 use std::io::{self, Cursor};
@@ -113,6 +113,8 @@ pub struct Scene {
     pub result: Vec<u8>,
     pub delta: Vec<u8>,
     pub start: Snapshot,
+    /// Whether the target can be recognised by its identity.
+    pub certain: bool,
 }
 
 /// Bytes of the target behind the result, which nobody may touch.
@@ -139,7 +141,7 @@ impl Scene {
             disk.write_durably(ByteOffset::new(len as u64).unwrap(), &[0xEE; TAIL]);
         }
         let start = world.snapshot();
-        Self { world, target, records, pristine, base, result, delta, start }
+        Self { world, target, records, pristine, base, result, delta, start, certain: true }
     }
 
     pub fn apply(&self, way: Way, out: TakenOut) -> Result<ApplyReport, JobError> {
@@ -165,7 +167,8 @@ impl Scene {
             _ => Box::new(SlotIntents::new(self.records.clone())),
         };
         let pace = Pace { frames_in_batch: 1, batches_in_window: 2 };
-        let options = ApplyOptions { pace, discard_intent, ..ApplyOptions::default() };
+        let disk = DiskBinding { id: [7; 32], certain: self.certain };
+        let options = ApplyOptions { pace, discard_intent, disk, ..ApplyOptions::default() };
         let mut cursor = Cursor::new(delta);
         let mut pipe: &[u8] = delta;
         let input = match way {
@@ -177,6 +180,13 @@ impl Scene {
 
     pub fn intent(&self) -> Option<Intent> {
         SlotIntents::new(self.records.clone()).load().unwrap()
+    }
+
+    /// Puts a record in the place of the one that is there.
+    pub fn keep(&self, intent: &Intent) {
+        let mut records = SlotIntents::new(self.records.clone());
+        records.load().unwrap();
+        records.save(intent).unwrap();
     }
 
     /// What is wrong with the target if it should hold the result.
@@ -205,6 +215,28 @@ impl Scene {
     }
 }
 
+/// Flips a bit in the payload of a delta's last frame and repairs the frame's hash. Offsets are those of `FORMAT.md`.
+pub fn resealed_with_a_flipped_bit(delta: &[u8]) -> Vec<u8> {
+    let mut delta = delta.to_vec();
+    let u32_at = |delta: &[u8], at: usize| u32::from_le_bytes(*delta[at..].first_chunk().unwrap()) as usize;
+    let mut at = 128 + u32_at(&delta, 20);
+    let key = *delta[96..].first_chunk::<32>().unwrap();
+    loop {
+        let stored = u32_at(&delta, at + 44);
+        let end = at + 80 + 8 * u32_at(&delta, at + 32) + 32 * u32_at(&delta, at + 36) + stored;
+        if &delta[end..end + 4] == b"FBFR" {
+            at = end;
+            continue;
+        }
+        assert_eq!(stored, u32_at(&delta, at + 40), "noise is stored as it is");
+        delta[end - 1] ^= 1;
+        delta[at + 48..at + 80].fill(0);
+        let hash = blake3::keyed_hash(&key, &delta[at..end]);
+        delta[at + 48..at + 80].copy_from_slice(hash.as_bytes());
+        return delta;
+    }
+}
+
 pub fn signature_of(disk: &[u8]) -> Vec<u8> {
     let world = World::new(0);
     let device = world.disk("base", ByteCount::of_memory(disk.len()), 512);
@@ -215,6 +247,7 @@ pub fn signature_of(disk: &[u8]) -> Vec<u8> {
         created: 0,
         identity: failback_delta::Identity::default(),
         threads: 1,
+        before_end: &|| Ok(()),
     };
     let mut signature = Vec::new();
     let report = sign(&device, &mut signature, &options, &Silent).unwrap();

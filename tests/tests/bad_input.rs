@@ -166,8 +166,8 @@ fn what_is_no_file_of_ours() {
         assert!(!output.exists());
     }
     let missing = job.place.path("missing");
-    failback!("apply", missing, job.target, "--yes").fails(5, "No such file");
-    failback!("inspect", missing).fails(5, "No such file");
+    failback!("apply", missing, job.target, "--yes").refused("missing does not exist: check the name");
+    failback!("inspect", missing).refused("does not exist");
     untouched.check();
 }
 

@@ -15,14 +15,14 @@ fn an_output_that_does_not_fit_leaves_nothing() {
         let base = place.signature("old.sig", &old, "4K");
         let small = place.directory("small");
         let _mount = Mount::memory(&small, "32k");
-        failback!("sign", old, "-o", small.join("a.sig")).fails(5, "No space left on device");
+        failback!("sign", old, "-o", small.join("a.sig"), "--block-size", "4K").fails(5, "No space left on device");
         failback!("diff", "--base", base, new, "-o", small.join("a.delta")).fails(5, "No space left on device");
         assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
         // One that was there before is still there, whole.
         let older = small.join("older.sig");
         failback!("sign", new, "-o", older, "--block-size", "1M").done();
         let untouched = Unchanged::since(&older);
-        failback!("sign", old, "-o", older).fails(5, "No space left on device");
+        failback!("sign", old, "-o", older, "--block-size", "4K").fails(5, "No space left on device");
         untouched.check();
         assert_eq!(fs::read_dir(&small).unwrap().count(), 1);
     } else if let Some(_lone) = lone() {

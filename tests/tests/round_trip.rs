@@ -119,7 +119,8 @@ fn a_target_that_is_too_small_is_refused() {
     let untouched = Unchanged::since(&old);
     failback!("apply", delta, old, "--yes").refused("make the disk 4096 bytes larger");
     failback!("apply", "-", old, "--yes").fed(fs::read(&delta).unwrap()).refused("make the disk 4096 bytes larger");
-    failback!("plan", delta, old).refused("make the disk 4096 bytes larger");
+    let planned = failback!("plan", delta, old).json_of(3);
+    assert!(planned["refusals"][0].as_str().unwrap().contains("make the disk 4096 bytes larger"));
     untouched.check();
 }
 

@@ -49,7 +49,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
         "disk": path.display().to_string(),
         "disk_size": disk.size.get(),
         "base_root": report.header.base_root.to_string(),
-        "result_root": report.result_root.to_string(),
+        "result_root": report.result_root.map(|root| root.to_string()),
         "base_size": shapes.base.size().get(),
         "result_size": shapes.result.size().get(),
         "base_coverage": report.header.base_coverage.name(),
@@ -69,7 +69,10 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
     });
     let mut lines = Lines::default();
     lines.add("disk", confirm::describe(disk));
-    lines.add("base root", report.header.base_root).add("result root", report.result_root);
+    lines.add("base root", report.header.base_root);
+    if let Some(root) = report.result_root {
+        lines.add("result root", root);
+    }
     lines.add("coverage", format!("{} -> {}", report.header.base_coverage, report.header.result_coverage));
     lines.add("kind", report.header.kind);
     lines.bytes("to read", examined.bytes_read).bytes("to write", examined.bytes_to_write);

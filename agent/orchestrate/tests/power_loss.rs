@@ -282,15 +282,14 @@ fn the_record_of_another_disk_is_refused() {
 #[test]
 fn a_delta_that_compares_nothing_reads_the_base() {
     let mut scene = Scene::new(14, 1);
-    let mut grown = scene.base[..4096 * 300].to_vec();
     scene.base.truncate(4096 * 200);
-    grown.truncate(4096 * 300);
+    let grown = [scene.base.clone(), noise(3, 4096 * 100)].concat();
     for result in [scene.base.clone(), grown] {
         scene.result.clone_from(&result);
         scene.delta = delta_between(&scene.base, &result);
         for way in [Way::File, Way::Pipe] {
             scene.world.restore(&scene.start);
-            if way == Way::File {
+            if way == Way::File || result.len() == scene.base.len() {
                 scene.apply(way, TakenOut::Nothing).unwrap();
                 assert!(scene.target.content().starts_with(&result));
             } else {

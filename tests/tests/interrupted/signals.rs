@@ -90,7 +90,7 @@ fn sigint_stops_a_sign_and_leaves_no_file() {
             continue;
         }
         assert_eq!(run.code, 130, "{}", run.stderr);
-        assert_eq!(run.sentence(), "stopped: nothing was written");
+        assert_eq!(run.sentence(), "stopped: the disk was not read to its end");
         assert_eq!(place.names(), ["disk.img"]);
         return;
     }

@@ -124,8 +124,8 @@ impl ApplyReport {
 pub struct PlanReport {
     /// What the delta says before its frames.
     pub header: DeltaHeader,
-    /// The root that the delta leads to.
-    pub result_root: Root,
+    /// The root that the delta leads to; not known if the delta was refused for what its header says.
+    pub result_root: Option<Root>,
     /// Sums over the delta.
     pub totals: Totals,
     /// Who signed the delta, if anybody.
@@ -160,6 +160,23 @@ pub fn plan(
         Ok(intent) => recorded = intent,
         Err(error) => refusals.push(error.to_string()),
     }
+    let header = run::header_of(delta)?;
+    if let Err(error) = run::fits(&header, device) {
+        refusals.push(error.to_string());
+        let (totals, examined) = (Totals::default(), Examined::default());
+        let (result_root, signed_by, seconds_estimated) = (None, None, None);
+        let resumes = false;
+        return Ok(PlanReport {
+            header,
+            result_root,
+            totals,
+            signed_by,
+            examined,
+            resumes,
+            refusals,
+            seconds_estimated,
+        });
+    }
     let checked = run::check_all(device, delta, recorded.as_ref(), options, progress)?;
     let seconds = started.elapsed().as_secs_f64();
     let resume =
@@ -177,7 +194,7 @@ pub fn plan(
     let seconds_estimated = (examined.bytes_read > 0).then(|| seconds * moved as f64 / examined.bytes_read as f64);
     Ok(PlanReport {
         header: checked.header,
-        result_root: checked.result_root,
+        result_root: Some(checked.result_root),
         totals: checked.totals,
         signed_by: checked.signed_by,
         examined,

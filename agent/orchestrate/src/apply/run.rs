@@ -205,6 +205,12 @@ fn open<R: Read>(delta: &mut R) -> Result<Reader<'_, R>, FormatError> {
     DeltaReader::open(BufReader::with_capacity(READ_AHEAD, delta))
 }
 
+/// What a delta says before its frames.
+pub(super) fn header_of(mut delta: &mut dyn ReadSeek) -> Result<DeltaHeader, JobError> {
+    length_of(delta)?;
+    Ok(open(&mut delta)?.header().clone())
+}
+
 /// Reads a whole delta and all that it would replace, and proves what can be proven before writing.
 pub(super) fn check_all(
     device: &dyn Device,
@@ -364,7 +370,7 @@ pub(super) fn from_stream(
             if let Some(error) = wrong_base(&examined, device, &windows.consequence(&written)) {
                 return Err(windows.stopped(&target, error, &written));
             }
-            if let Some(error) = too_little_known(&header, &examined, trailer.is_some(), options) {
+            if let Some(error) = too_little_known(&header, &examined, options) {
                 return Err(windows.stopped(&target, error, &written));
             }
             if let Some(end) = frames.last().map(|last| last.table.end()) {
@@ -389,6 +395,9 @@ pub(super) fn from_stream(
             }
         }
     })?;
+    if examined.bytes_compared == 0 && !header.shapes.base.size().is_zero() && !holds_base(device, &header, progress)? {
+        return Err(not_the_base(device, &windows.consequence(&written)));
+    }
     let Trailer { result_root, totals, signed_by, .. } = trailer;
     let applied = Applied { header, result_root, totals, signed_by, examined, written };
     finish(device, applied, windows, options, progress)
@@ -473,13 +482,6 @@ fn prove_disk(
     progress: &dyn Progress,
 ) -> Result<(), JobError> {
     let shapes = &checked.header.shapes;
-    let other_disk = || {
-        JobError::Mismatch(format!(
-            "{} is not at the base of this delta: blocks that do not change are not those of the base, so {untouched}; choose the \
-         right disk, or sign this one and make a new delta",
-            device.name()
-        ))
-    };
     if shapes.base.size().is_zero() && checked.total.bytes_unknown > 0 {
         return Err(JobError::Refused(EMPTY_BASE.into()));
     }
@@ -487,9 +489,11 @@ fn prove_disk(
         if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() || resume.must_verify {
             return Ok(());
         }
-        progress.note("nothing that this delta replaces tells whether this is its disk, so all of the base is read");
-        let base = Against::<File>::Root(checked.header.base_root, Some(shapes.base.size()));
-        return if verify(device, base, 0, progress)?.matches() { Ok(()) } else { Err(other_disk()) };
+        return if holds_base(device, &checked.header, progress)? {
+            Ok(())
+        } else {
+            Err(not_the_base(device, untouched))
+        };
     }
     progress
         .note("this disk has no SCSI UUID by which it could be recognised, so all blocks that do not change are read");
@@ -503,14 +507,14 @@ fn prove_disk(
                 Item::Frame(frame) => {
                     for (blocks, values) in frame.table.gaps() {
                         if !target.holds(blocks, values)? {
-                            return Err(other_disk());
+                            return Err(not_the_base(device, untouched));
                         }
                     }
                     end = frame.table.end();
                 }
                 Item::Trailer(trailer) => {
                     let (blocks, values) = trailer.gap(shapes, end);
-                    return if target.holds(blocks, values)? { Ok(()) } else { Err(other_disk()) };
+                    return if target.holds(blocks, values)? { Ok(()) } else { Err(not_the_base(device, untouched)) };
                 }
             }
             progress.advance(reader.position() - position);
@@ -522,13 +526,23 @@ fn prove_disk(
     })
 }
 
+/// Reads all of the base: for a delta that replaces nothing that is known.
+fn holds_base(device: &dyn Device, header: &DeltaHeader, progress: &dyn Progress) -> Result<bool, JobError> {
+    progress.note("nothing that this delta replaces tells whether this is its disk, so all of the base is read");
+    let base = Against::<File>::Root(header.base_root, Some(header.shapes.base.size()));
+    Ok(verify(device, base, 0, progress)?.matches())
+}
+
+fn not_the_base(device: &dyn Device, consequence: &str) -> JobError {
+    JobError::Mismatch(format!(
+        "{} is not at the base of this delta: blocks that do not change are not those of the base, so {consequence}; choose \
+         the right disk, or sign this one and make a new delta",
+        device.name()
+    ))
+}
+
 /// Refuses a delta from a pipe of which too little is known to tell whether this is its disk. From a file that is found out.
-fn too_little_known(
-    header: &DeltaHeader,
-    examined: &Examined,
-    ended: bool,
-    options: &ApplyOptions,
-) -> Option<JobError> {
+fn too_little_known(header: &DeltaHeader, examined: &Examined, options: &ApplyOptions) -> Option<JobError> {
     let refused = |sentence: &str| Some(JobError::Refused(sentence.into()));
     if examined.torn > 0 && !options.disk.certain {
         return refused(
@@ -539,7 +553,7 @@ fn too_little_known(
     if header.shapes.base.size().is_zero() {
         return if examined.bytes_unknown > 0 { refused(EMPTY_BASE) } else { None };
     }
-    if examined.bytes_compared == 0 && (!examined.is_in_place() || ended) {
+    if examined.bytes_compared == 0 && !examined.is_in_place() {
         return refused(
             "nothing that this delta replaces tells whether this is its disk: store it in a file and apply that, so that the \
              whole base can be read first",

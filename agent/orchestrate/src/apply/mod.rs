@@ -5,7 +5,10 @@
 //! written. A delta from a pipe can be read only once: its frames are proven and written a few at a time, and the roots
 //! are known at the end.
 
+mod batches;
 mod intent;
+mod record;
+mod refusals;
 mod run;
 mod target;
 
@@ -160,8 +163,8 @@ pub fn plan(
         Ok(intent) => recorded = intent,
         Err(error) => refusals.push(error.to_string()),
     }
-    let header = run::header_of(delta)?;
-    if let Err(error) = run::fits(&header, device) {
+    let header = batches::header_of(delta)?;
+    if let Err(error) = refusals::fits(&header, device) {
         refusals.push(error.to_string());
         let (totals, examined) = (Totals::default(), Examined::default());
         let (result_root, signed_by, seconds_estimated) = (None, None, None);
@@ -177,15 +180,15 @@ pub fn plan(
             seconds_estimated,
         });
     }
-    let checked = run::check_all(device, delta, recorded.as_ref(), options, progress)?;
+    let checked = batches::check_all(device, delta, recorded.as_ref(), options, progress)?;
     let seconds = started.elapsed().as_secs_f64();
     let resume =
-        run::Resume::decide(recorded, &checked.key, &checked.header, Some(checked.result_root), options, intents);
-    let resumes = resume.as_ref().is_ok_and(run::Resume::is_resuming);
+        record::Resume::decide(recorded, &checked.key, &checked.header, Some(checked.result_root), options, intents);
+    let resumes = resume.as_ref().is_ok_and(record::Resume::is_resuming);
     for error in [resume.err(), checked.wrong_base(device, "nothing would be written")].into_iter().flatten() {
         refusals.push(error.to_string());
     }
-    if let Err(error) = run::check_signer(options, checked.signed_by) {
+    if let Err(error) = refusals::check_signer(options, checked.signed_by) {
         refusals.push(error.to_string());
     }
     let examined = checked.total;

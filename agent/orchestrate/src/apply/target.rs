@@ -70,6 +70,17 @@ pub(super) struct Written {
     pub(super) bytes_zeroed: u64,
 }
 
+impl Written {
+    pub(super) fn add(&mut self, more: Self) {
+        self.bytes_written += more.bytes_written;
+        self.bytes_zeroed += more.bytes_zeroed;
+    }
+
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.bytes_written == 0 && self.bytes_zeroed == 0
+    }
+}
+
 type Unpacked = (Arc<SealedFrame>, Buffer, Result<(), FormatError>);
 
 /// A target disk with a delta's two shapes.

@@ -1,0 +1,156 @@
+//! Whether this is the disk that a delta is for, and what is refused if it is not.
+
+use super::batches::{Checked, length_of, open};
+use super::record::Resume;
+use super::target::Target;
+use super::{ApplyOptions, Examined, ReadSeek};
+use crate::{Against, JobError, Progress, verify};
+use failback_blockio::Device;
+use failback_delta::{Coverage, DeltaHeader, Item, VerifyingKey};
+use failback_units::BlockIndex;
+use std::fs::File;
+use std::thread;
+
+pub(super) const NOTHING_WRITTEN: &str = "nothing was written";
+
+pub(super) const LEFT_AS_IT_WAS: &str = "it was left as the interrupted apply had left it";
+
+pub(super) const EMPTY_BASE: &str =
+    "the base of this delta is empty, and the disk is not: sign the disk and make a new delta from that";
+
+pub(super) fn wrong_base(examined: &Examined, device: &dyn Device, consequence: &str) -> Option<JobError> {
+    examined.first_other.map(|first| JobError::WrongBase {
+        disk: device.name().into(),
+        blocks: examined.other,
+        first,
+        consequence: consequence.into(),
+    })
+}
+
+/// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
+pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
+    if header.base_coverage != Coverage::Whole || header.result_coverage != Coverage::Whole {
+        return Err(JobError::Refused(
+            "this delta leaves free space out, which this program cannot apply yet: use a newer failback, or make the delta \
+             from a signature with coverage whole"
+                .into(),
+        ));
+    }
+    let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
+    let needed = base.max(result);
+    if needed <= device.size() {
+        return Ok(());
+    }
+    let what = if base > result { "base" } else { "result" };
+    Err(JobError::Refused(format!(
+        "{} has {} bytes and the {what} of this delta has {needed}: make the disk {} bytes larger, or choose the right one",
+        device.name(),
+        device.size(),
+        needed.saturating_sub(device.size())
+    )))
+}
+
+/// Refuses a delta that the wrong one, or nobody, has signed.
+pub(super) fn check_signer(options: &ApplyOptions, signed_by: Option<VerifyingKey>) -> Result<(), JobError> {
+    match (options.trusted, signed_by) {
+        (None, _) => Ok(()),
+        (Some(trusted), Some(signer)) if trusted == signer => Ok(()),
+        (Some(_), Some(_)) => Err(JobError::Refused(
+            "this delta is signed by another key than the trusted one: get it from its source again".into(),
+        )),
+        (Some(_), None) => Err(JobError::Refused(
+            "this delta is not signed, and a trusted key is demanded: make it with --signing-key".into(),
+        )),
+    }
+}
+
+/// Where the delta's own comparisons do not show that this is its disk, finds out by reading the blocks that do not change.
+pub(super) fn prove_disk(
+    device: &dyn Device,
+    mut delta: &mut dyn ReadSeek,
+    checked: &Checked,
+    resume: &Resume,
+    options: &ApplyOptions,
+    untouched: &str,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    let shapes = &checked.header.shapes;
+    if shapes.base.size().is_zero() && checked.total.bytes_unknown > 0 {
+        return Err(JobError::Refused(EMPTY_BASE.into()));
+    }
+    if checked.total.torn == 0 || options.disk.certain {
+        if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() || resume.must_verify {
+            return Ok(());
+        }
+        return if holds_base(device, &checked.header, progress)? {
+            Ok(())
+        } else {
+            Err(not_the_base(device, untouched))
+        };
+    }
+    progress
+        .note("this disk has no SCSI UUID by which it could be recognised, so all blocks that do not change are read");
+    progress.phase("recognising", length_of(delta)?);
+    let mut reader = open(&mut delta)?;
+    let (mut end, mut position) = (BlockIndex::ZERO, 0);
+    thread::scope(|scope| {
+        let mut target = Target::new(device, *shapes, scope)?;
+        loop {
+            match reader.next_item()? {
+                Item::Frame(frame) => {
+                    for (blocks, values) in frame.table.gaps() {
+                        if !target.holds(blocks, values)? {
+                            return Err(not_the_base(device, untouched));
+                        }
+                    }
+                    end = frame.table.end();
+                }
+                Item::Trailer(trailer) => {
+                    let (blocks, values) = trailer.gap(shapes, end);
+                    return if target.holds(blocks, values)? { Ok(()) } else { Err(not_the_base(device, untouched)) };
+                }
+            }
+            progress.advance(reader.position() - position);
+            position = reader.position();
+            if progress.stop_requested() {
+                return Err(JobError::Interrupted(untouched.into()));
+            }
+        }
+    })
+}
+
+/// Reads all of the base: for a delta that replaces nothing that is known.
+pub(super) fn holds_base(device: &dyn Device, header: &DeltaHeader, progress: &dyn Progress) -> Result<bool, JobError> {
+    progress.note("nothing that this delta replaces tells whether this is its disk, so all of the base is read");
+    let base = Against::<File>::Root(header.base_root, Some(header.shapes.base.size()));
+    Ok(verify(device, base, 0, progress)?.matches())
+}
+
+pub(super) fn not_the_base(device: &dyn Device, consequence: &str) -> JobError {
+    JobError::Mismatch(format!(
+        "{} is not at the base of this delta: blocks that do not change are not those of the base, so {consequence}; choose \
+         the right disk, or sign this one and make a new delta",
+        device.name()
+    ))
+}
+
+/// Refuses a delta from a pipe of which too little is known to tell whether this is its disk. From a file that is found out.
+pub(super) fn too_little_known(header: &DeltaHeader, examined: &Examined, options: &ApplyOptions) -> Option<JobError> {
+    let refused = |sentence: &str| Some(JobError::Refused(sentence.into()));
+    if examined.torn > 0 && !options.disk.certain {
+        return refused(
+            "this disk has no SCSI UUID by which it could be recognised after the interruption: store the delta in a file and \
+             apply that",
+        );
+    }
+    if header.shapes.base.size().is_zero() {
+        return if examined.bytes_unknown > 0 { refused(EMPTY_BASE) } else { None };
+    }
+    if examined.bytes_compared == 0 && !examined.is_in_place() {
+        return refused(
+            "nothing that this delta replaces tells whether this is its disk: store it in a file and apply that, so that the \
+             whole base can be read first",
+        );
+    }
+    None
+}

@@ -157,15 +157,15 @@ pub fn plan(
     progress: &dyn Progress,
 ) -> Result<PlanReport, JobError> {
     let started = Instant::now();
-    let mut refusals = Vec::new();
+    let mut reasons = Vec::new();
     let mut recorded = None;
     match intents.load() {
         Ok(intent) => recorded = intent,
-        Err(error) => refusals.push(error.to_string()),
+        Err(error) => reasons.push(error.to_string()),
     }
     let header = batches::header_of(delta)?;
     if let Err(error) = refusals::fits(&header, device) {
-        refusals.push(error.to_string());
+        reasons.push(error.to_string());
         let (totals, examined) = (Totals::default(), Examined::default());
         let (result_root, signed_by, seconds_estimated) = (None, None, None);
         let resumes = false;
@@ -176,7 +176,7 @@ pub fn plan(
             signed_by,
             examined,
             resumes,
-            refusals,
+            refusals: reasons,
             seconds_estimated,
         });
     }
@@ -185,11 +185,16 @@ pub fn plan(
     let resume =
         record::Resume::decide(recorded, &checked.key, &checked.header, Some(checked.result_root), options, intents);
     let resumes = resume.as_ref().is_ok_and(record::Resume::is_resuming);
-    for error in [resume.err(), checked.wrong_base(device, "nothing would be written")].into_iter().flatten() {
-        refusals.push(error.to_string());
+    let wrong_base = checked.wrong_base(device, "nothing would be written");
+    if wrong_base.is_none() && resume.is_ok() {
+        match refusals::prove_disk(device, delta, &checked, options, "nothing would be written", progress) {
+            Err(error @ (JobError::Refused(_) | JobError::Mismatch(_))) => reasons.push(error.to_string()),
+            proven => proven?,
+        }
     }
+    reasons.extend([resume.err(), wrong_base].into_iter().flatten().map(|error| error.to_string()));
     if let Err(error) = refusals::check_signer(options, checked.signed_by) {
-        refusals.push(error.to_string());
+        reasons.push(error.to_string());
     }
     let examined = checked.total;
     let moved = examined.bytes_read + examined.bytes_to_write + examined.bytes_to_zero;
@@ -202,7 +207,7 @@ pub fn plan(
         signed_by: checked.signed_by,
         examined,
         resumes,
-        refusals,
+        refusals: reasons,
         seconds_estimated,
     })
 }

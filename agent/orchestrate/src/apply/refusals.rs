@@ -1,7 +1,6 @@
 //! Whether this is the disk that a delta is for, and what is refused if it is not.
 
 use super::batches::{Checked, length_of, open};
-use super::record::Resume;
 use super::target::Target;
 use super::{ApplyOptions, Examined, ReadSeek};
 use crate::{Against, JobError, Progress, verify};
@@ -69,7 +68,6 @@ pub(super) fn prove_disk(
     device: &dyn Device,
     mut delta: &mut dyn ReadSeek,
     checked: &Checked,
-    resume: &Resume,
     options: &ApplyOptions,
     untouched: &str,
     progress: &dyn Progress,
@@ -79,7 +77,7 @@ pub(super) fn prove_disk(
         return Err(JobError::Refused(EMPTY_BASE.into()));
     }
     if checked.total.torn == 0 || options.disk.certain {
-        if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() || resume.must_verify {
+        if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() {
             return Ok(());
         }
         return if holds_base(device, &checked.header, progress)? {

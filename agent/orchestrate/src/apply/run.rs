@@ -35,7 +35,7 @@ pub(super) fn from_file(
     if let Some(error) = checked.wrong_base(device, untouched) {
         return Err(error);
     }
-    prove_disk(device, delta, &checked, &resume, options, untouched, progress)?;
+    prove_disk(device, delta, &checked, options, untouched, progress)?;
     let total = length_of(delta)?;
     let mut delta = delta;
     let mut reader = open(&mut delta)?;

@@ -140,13 +140,15 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Waits for what [`start_checking`](Self::start_checking) began, and fails if a payload is not what its table states.
-    pub(super) fn finish_checking(&mut self) -> Result<(), FormatError> {
-        let mut checked = Ok(());
-        while let Some(result) = self.checker.pop() {
-            checked = checked.and(result);
+    /// Waits for what [`start_checking`](Self::start_checking) began, but for the last `pending` frames, and fails if a payload
+    /// is not what its table states.
+    pub(super) fn finish_checking(&mut self, pending: usize) -> Result<(), FormatError> {
+        while self.checker.under_way() > pending as u64
+            && let Some(result) = self.checker.pop()
+        {
+            result?;
         }
-        checked
+        Ok(())
     }
 
     /// Whether the disk holds blocks with these values, those of the nodes that cover `blocks`.

@@ -12,7 +12,12 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "failback", version, after_help = exit::HELP)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 80)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Arguments {
+    /// Print help; the man pages say more
+    // One short form for -h and --help: what is asked for in a hurry fits a screen.
+    #[arg(short, long, global = true, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -440,24 +440,21 @@ fn the_disk_of_the_system_is_refused() {
     }
 }
 
-/// The other process of [`a_killed_process_leaves_nothing_claimed`].
-#[test]
-#[ignore = "runs only as the child of another test"]
-fn hold_a_claim_until_killed() {
-    let Some(path) = std::env::var_os("FAILBACK_TEST_HOLD") else { return };
-    let _claim = Claim::target(Path::new(&path)).unwrap();
-    // Not println, whose output the test harness may keep.
-    writeln!(std::io::stdout(), "claimed").unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(60));
-}
-
+/// Runs itself a second time as the process that is killed.
 #[test]
 fn a_killed_process_leaves_nothing_claimed() {
+    if let Some(path) = std::env::var_os("FAILBACK_TEST_HOLD") {
+        let _claim = Claim::target(Path::new(&path)).unwrap();
+        // Not println, whose output the test harness may keep.
+        writeln!(std::io::stdout(), "claimed").unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(60));
+        return;
+    }
     let Some(bench) = Bench::new() else { return };
     let device = bench.device("disk");
     for path in [device.path.clone(), bench.image("image")] {
         let mut holder = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "hold_a_claim_until_killed", "--ignored", "--nocapture"])
+            .args(["--exact", "a_killed_process_leaves_nothing_claimed", "--nocapture"])
             .env("FAILBACK_TEST_HOLD", &path)
             .stdout(Stdio::piped())
             .spawn()

@@ -1,6 +1,8 @@
 //! Structures that carry a hash of themselves and of what follows, and reading them from a stream.
 
-use crate::layout::{RawDeltaEnd, RawDeltaHeader, RawFrame, RawPage, RawSignatureEnd, RawSignatureHeader};
+use crate::layout::{
+    IDENTITY_MAX, RawDeltaEnd, RawDeltaHeader, RawFrame, RawPage, RawSignatureEnd, RawSignatureHeader,
+};
 use crate::{FileKind, FormatError};
 use std::io::{self, Read};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -72,6 +74,18 @@ impl<R: Read> Input<R> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes, part)?;
         Ok(bytes)
+    }
+
+    /// The identity of `len` bytes that follows a header; the header's hash covers both.
+    pub(crate) fn identity(&mut self, header: impl Sealed, len: u32) -> Result<Vec<u8>, FormatError> {
+        let kind = self.kind;
+        let damaged = |why| FormatError::damaged(kind, "header", why);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if len > IDENTITY_MAX {
+            return Err(damaged("its identity is too long"));
+        }
+        let identity = self.bytes(len, "the identity")?;
+        if header.is_intact(None, &[&identity]) { Ok(identity) } else { Err(damaged("its hash does not fit")) }
     }
 
     /// Fails unless the stream ends here.

@@ -12,7 +12,7 @@ pub use proof::{Proof, Proven};
 pub use reader::{DeltaReader, Item};
 pub use writer::DeltaWriter;
 
-use crate::layout::{DELTA_MAGIC, IDENTITY_MAX, MAX_FRAME_BYTES, RawDeltaHeader, VERSION, content};
+use crate::layout::{DELTA_MAGIC, MAX_FRAME_BYTES, RawDeltaHeader, VERSION, content};
 use crate::seal::{Input, Sealed, check_start};
 use crate::signing::VerifyingKey;
 use crate::{Coverage, FileKind, FormatError, Identity, PointKind};
@@ -210,14 +210,7 @@ impl DeltaHeader {
         let header_len = (raw.header_len.get(), size_of::<RawDeltaHeader>());
         check_start(KIND, raw.magic == DELTA_MAGIC, raw.version.get(), raw.flags.get(), header_len)?;
         let damaged = |why| FormatError::damaged(KIND, "header", why);
-        let identity_len = usize::try_from(raw.identity_len.get()).unwrap_or(usize::MAX);
-        if identity_len > IDENTITY_MAX {
-            return Err(damaged("its identity is too long"));
-        }
-        let identity = input.bytes(identity_len, "the identity")?;
-        if !raw.is_intact(None, &[&identity]) {
-            return Err(damaged("its hash does not fit"));
-        }
+        let identity = input.identity(raw, raw.identity_len.get())?;
         let block_size = BlockSize::from_shift(raw.block_shift).ok_or_else(|| damaged("no such block size"))?;
         let size = |bytes: u64| ByteCount::new(bytes).ok_or_else(|| damaged("no disk is so large"));
         let header = Self {

@@ -6,7 +6,7 @@ mod writer;
 pub use reader::{Run, RunContent, SignatureReader};
 pub use writer::SignatureWriter;
 
-use crate::layout::{IDENTITY_MAX, RawSignatureHeader, SIGNATURE_MAGIC, VERSION, page_kind};
+use crate::layout::{RawSignatureHeader, SIGNATURE_MAGIC, VERSION, page_kind};
 use crate::seal::{Input, Sealed, check_start, reserved_is_zero};
 use crate::{Coverage, FileKind, FormatError, Identity, PointKind};
 use failback_hashtree::Shape;
@@ -75,14 +75,7 @@ impl SignatureHeader {
         let header_len = (raw.header_len.get(), size_of::<RawSignatureHeader>());
         check_start(kind, raw.magic == SIGNATURE_MAGIC, raw.version.get(), raw.flags.get(), header_len)?;
         let damaged = |why| FormatError::damaged(kind, "header", why);
-        let identity_len = usize::try_from(raw.identity_len.get()).unwrap_or(usize::MAX);
-        if identity_len > IDENTITY_MAX {
-            return Err(damaged("its identity is too long"));
-        }
-        let identity = input.bytes(identity_len, "the identity")?;
-        if !raw.is_intact(None, &[&identity]) {
-            return Err(damaged("its hash does not fit"));
-        }
+        let identity = input.identity(raw, raw.identity_len.get())?;
         reserved_is_zero(kind, "header", &[&[raw.reserved], &raw.reserved2])?;
         let block_size = BlockSize::from_shift(raw.block_shift).ok_or_else(|| damaged("no such block size"))?;
         let size = ByteCount::new(raw.size.get()).ok_or_else(|| damaged("no disk is so large"))?;

@@ -18,7 +18,7 @@ pub(super) struct Resume {
     /// Whether unchanged blocks may be other than those of the base, so that only reading them all shows the result.
     pub(super) must_verify: bool,
     /// When the first attempt was started.
-    pub(super) started: i64,
+    started: i64,
 }
 
 impl Resume {
@@ -102,16 +102,16 @@ pub(super) fn new_intent(
 
 /// The intent record as it follows the writing.
 pub(super) struct Windows<'a> {
-    pub(super) intents: &'a mut dyn IntentStore,
-    pub(super) intent: Intent,
+    intents: &'a mut dyn IntentStore,
+    intent: Intent,
     pub(super) resume: Resume,
-    pub(super) pace: Pace,
+    pace: Pace,
     /// The block behind the recorded window, while one is recorded.
-    pub(super) until: Option<BlockIndex>,
+    until: Option<BlockIndex>,
     /// Batches since the window was opened.
-    pub(super) batches: usize,
+    batches: usize,
     /// The block behind the last batch that was dealt with.
-    pub(super) done: BlockIndex,
+    done: BlockIndex,
 }
 
 impl<'a> Windows<'a> {
@@ -135,9 +135,7 @@ impl<'a> Windows<'a> {
         let first = frames.first().and_then(|frame| frame.table.extents.first());
         let start = first.map_or(end, |extent| extent.blocks.start());
         if self.until.is_none() {
-            if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
-                target.flush().map_err(|error| self.failed(error.into(), written))?;
-            }
+            self.settle(target, written)?;
             self.intent.window = BlockRange::between(start, start).unwrap_or_default();
         }
         // What an interrupted apply may have torn stays on record until it is written again.
@@ -159,7 +157,7 @@ impl<'a> Windows<'a> {
         }
     }
 
-    /// Everything is written: makes it durable. Only then may the record be removed.
+    /// Makes durable what was written, by this apply or by an interrupted one. Only then may the record move on or go.
     pub(super) fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
         if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
             target.flush().map_err(|error| self.failed(error.into(), written))?;

@@ -159,7 +159,7 @@ pub(super) fn from_stream(
 }
 
 /// What stands when everything is written and durable.
-pub(super) struct Applied {
+struct Applied {
     header: DeltaHeader,
     result_root: Root,
     totals: Totals,
@@ -169,7 +169,7 @@ pub(super) struct Applied {
 }
 
 /// Reads the whole disk if that is asked for or needed, removes the record, and reports.
-pub(super) fn finish(
+fn finish(
     device: &dyn Device,
     applied: Applied,
     windows: Windows<'_>,
@@ -203,7 +203,7 @@ pub(super) fn finish(
 }
 
 /// Reads the whole result back and compares its root.
-pub(super) fn read_all(
+fn read_all(
     device: &dyn Device,
     header: &DeltaHeader,
     result_root: Root,

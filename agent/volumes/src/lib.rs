@@ -1,0 +1,28 @@
+//! What is on a disk: partition tables, LVM, file systems and swap, and the space that they prove to be free.
+//!
+//! Everything that is read here may be hostile, and is read by root. So: no `unsafe`, checked arithmetic, loops and
+//! memory with bounds that do not come from the disk, and one rule above all: **what is not fully understood is in use**.
+//! A map that calls a free block used costs time; one that calls a used block free costs data.
+//!
+//! - [`Volume`] is what a parser reads: a disk, a partition or a logical volume, as bytes from 0.
+//! - [`FreeMap`] is the space that nothing lives in.
+//! - [`FileSystem`] is what a parser found: what it is, in which state, and its free space or why there is none.
+#![forbid(unsafe_code)]
+
+mod ext;
+mod file_system;
+mod free_map;
+mod reiserfs;
+mod volume;
+mod xfs;
+
+pub use file_system::{FileSystem, Kind, State, Unclear};
+pub use free_map::{FreeMap, FreeMapBuilder};
+pub use volume::{DeviceVolume, ReadError, Slice, Volume};
+
+/// Looks for the file systems that are understood, by signature and not by belief: whatever claims to be there is
+/// returned, and more than one entry means that every block of the volume is in use.
+#[must_use]
+pub fn file_systems(volume: &dyn Volume) -> Vec<FileSystem> {
+    [ext::inspect(volume), xfs::inspect(volume), reiserfs::inspect(volume)].into_iter().flatten().collect()
+}

@@ -9,7 +9,9 @@ mod apply;
 mod chunks;
 mod diff;
 mod error;
+mod free;
 mod inspect;
+mod likeness;
 mod open;
 mod ordered;
 mod output;
@@ -24,19 +26,21 @@ pub use apply::{
 };
 pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};
+pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use open::{SourceDisk, SourceOptions, TargetDisk, identity_of};
 pub use output::Output;
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
-pub use verify::{Against, Difference, VerifyReport, verify};
+pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
 
 // What the formats and the layers below call things, for callers that print them.
 pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
 pub use failback_delta::{
-    Coverage, FileKind, FormatError, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
+    Coverage, FileKind, FormatError, FreeBlocks, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
 };
 pub use failback_hashtree::Root;
 pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
+pub use failback_volumes::FreeMap;

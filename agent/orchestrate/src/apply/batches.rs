@@ -6,7 +6,8 @@ use super::{ApplyOptions, Examined, Intent, Pace, ReadSeek};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{
-    DeltaHeader, DeltaReader, FileKind, FormatError, Item, Proof, SealedFrame, Totals, Trailer, VerifyingKey,
+    DeltaHeader, DeltaReader, FileKind, FormatError, FreeBlocks, Item, Proof, SealedFrame, Totals, Trailer,
+    VerifyingKey,
 };
 use failback_hashtree::Root;
 use failback_units::{BlockIndex, BlockRange};
@@ -22,6 +23,8 @@ pub(super) type Reader<'a, R> = DeltaReader<BufReader<&'a mut R>>;
 /// Everything that is known of a delta and a target before anything is written.
 pub(super) struct Checked {
     pub(super) header: DeltaHeader,
+    /// The free blocks of the result.
+    pub(super) free: FreeBlocks,
     pub(super) key: [u8; 32],
     pub(super) result_root: Root,
     pub(super) totals: Totals,
@@ -95,6 +98,7 @@ pub(super) fn check_all(
     let mut reader = open(&mut delta)?;
     let header = reader.header().clone();
     let key = *reader.key();
+    let free = reader.free().clone();
     // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
     fits(&header, device)?;
     // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
@@ -126,7 +130,7 @@ pub(super) fn check_all(
             if let Some(trailer) = trailer {
                 proof.finish(&header, &trailer)?;
                 let Trailer { result_root, totals, signed_by, .. } = trailer;
-                return Ok(Checked { header, key, result_root, totals, signed_by, total, batches });
+                return Ok(Checked { header, free, key, result_root, totals, signed_by, total, batches });
             }
             if progress.stop_requested() {
                 return Err(JobError::Interrupted(NOTHING_WRITTEN.into()));

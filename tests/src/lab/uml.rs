@@ -32,7 +32,7 @@ const ENDED: &str = "@@ script ended with ";
 
 /// Runs before every script. `power_cut` ends the guest at once: nothing is unmounted, and of the images nothing is written
 /// that was not; only what is shared is brought home first.
-const PRELUDE: &str = r#"#!/bin/busybox sh
+const PRELUDE: &str = r"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mkdir -p /tools /mnt /tmp
 /bin/busybox mount -t tmpfs tools /tools
@@ -40,7 +40,7 @@ const PRELUDE: &str = r#"#!/bin/busybox sh
 export PATH=/tools
 mount -t tmpfs tmp /tmp
 power_cut() { find /share -type f -exec sync {} +; echo '@@ power cut'; echo o > /proc/sysrq-trigger; sleep 100; }
-"#;
+";
 
 /// Whether there is such a kernel; `false`, with the reason printed, where a test has to be skipped.
 pub fn has_uml() -> bool {

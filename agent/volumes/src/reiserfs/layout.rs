@@ -40,6 +40,9 @@ pub(super) const UNMOUNT_STATES: [u16; 2] = [1, 2];
 /// `root_block` while `reiserfsck --rebuild-tree` is under way or was broken off.
 pub(super) const ROOT_BEING_REBUILT: u32 = u32::MAX;
 
+/// The greatest known `hash_function` (`R5_HASH`); 0 means that it has to be found out.
+pub(super) const HASH_FUNCTION_MAX: u32 = 3;
+
 /// The one known bit of `flags`: inode attributes were cleared once, so that they mean something.
 pub(super) const FLAG_ATTRIBUTES_CLEARED: u32 = 1;
 
@@ -89,7 +92,7 @@ pub(super) struct Superblock {
     pub(super) magic: [u8; 10],
     /// Not 0 when a check found damage, or did not come to its end.
     pub(super) check_state: U16,
-    /// How names are hashed: 0 to 3.
+    /// How names are hashed: 0 to [`HASH_FUNCTION_MAX`].
     pub(super) hash_function: U32,
     /// Levels of the tree.
     pub(super) tree_height: U16,

@@ -13,6 +13,7 @@ mod ext;
 mod file_system;
 mod free_map;
 mod reiserfs;
+mod text;
 mod volume;
 mod xfs;
 

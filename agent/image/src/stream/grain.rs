@@ -43,7 +43,9 @@ impl PackedGrain {
         self.unpacked
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The zlib stream.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
@@ -64,11 +66,11 @@ mod tests {
         let packed = PackedGrain::pack(&grain).unwrap();
         assert!(packed.packed_len() <= usize::try_from(packed_max(65_536)).unwrap());
         let mut back = vec![1; grain.len()];
-        assert_eq!(unpack(packed.bytes(), &mut back), Some(grain.len()));
+        assert_eq!(unpack(packed.as_bytes(), &mut back), Some(grain.len()));
         assert_eq!(back, grain);
-        assert_eq!(unpack(packed.bytes(), &mut back[1..]), None, "more than there is room for");
-        assert_eq!(unpack(&packed.bytes()[..packed.packed_len() - 1], &mut back), None, "cut off");
-        let mut wrong = packed.bytes().to_vec();
+        assert_eq!(unpack(packed.as_bytes(), &mut back[1..]), None, "more than there is room for");
+        assert_eq!(unpack(&packed.as_bytes()[..packed.packed_len() - 1], &mut back), None, "cut off");
+        let mut wrong = packed.as_bytes().to_vec();
         *wrong.last_mut().unwrap() ^= 1;
         assert_eq!(unpack(&wrong, &mut back), None, "another checksum");
     }

@@ -107,7 +107,7 @@ impl<W: Write> StreamWriter<W> {
         self.table[in_memory(index % u64::from(TABLE_ENTRIES))] = sector;
         let marker = RawGrainMarker { sector: (index * GRAIN_SECTORS).into(), size: size.into() };
         self.out.write_all(marker.as_bytes())?;
-        self.out.write_all(grain.bytes())?;
+        self.out.write_all(grain.as_bytes())?;
         self.pad(size_of::<RawGrainMarker>() as u64 + u64::from(size))?;
         self.next = index + 1;
         Ok(())

@@ -4,6 +4,7 @@
 //! notes "Virtual Disk Format 1.1" and "5.0", and for the space-efficient format what qemu's reader checks. `qemu-img` and
 //! the crate `vmdk-core` read them in the tests, so that a misunderstanding here does not hide one there.
 
+use crate::lab::noise;
 use failback_image::stream::PackedGrain;
 
 const SECTOR: usize = 512;
@@ -237,4 +238,19 @@ pub fn descriptor(create_type: &str, capacity_sectors: usize, kind: &str, file: 
          ddb.adapterType = \"lsilogic\"\nddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"255\"\n\
          ddb.geometry.sectors = \"63\"\nddb.virtualHWVersion = \"14\"\n"
     )
+}
+
+/// What guests write: here and there, in no order. Returns it with the disk that it makes.
+#[must_use]
+pub fn scattered(sectors: usize, grain_sectors: usize, grains: &[usize]) -> (Vec<(usize, Made)>, Vec<u8>) {
+    let (grain, mut disk) = (grain_sectors * SECTOR, vec![0; sectors * SECTOR]);
+    let mut all = Vec::new();
+    for index in grains {
+        let start = index * grain;
+        let len = grain.min(disk.len() - start);
+        let content = noise(len, *index as u64);
+        disk[start..start + len].copy_from_slice(&content);
+        all.push((*index, Made::Data(content)));
+    }
+    (all, disk)
 }

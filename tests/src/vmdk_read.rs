@@ -114,11 +114,3 @@ pub fn mutated(bytes: &[u8], seed: u64) -> Vec<u8> {
     }
     bytes
 }
-
-/// Reads thousands of mutations, some of which must be read and some refused.
-pub fn mutate(name: &str, run: fn(&[u8]) -> bool, bytes: &[u8], rounds: u64) {
-    assert!(run(bytes), "{name} is sound");
-    let sound = (0..rounds).filter(|round| run(&mutated(bytes, 1 + round))).count() as u64;
-    println!("{name}: {sound} of {rounds} mutations are read");
-    assert!(sound > 0 && sound < rounds, "{name}: {sound} of {rounds} mutations are read");
-}

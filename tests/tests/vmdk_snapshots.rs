@@ -5,25 +5,11 @@ use failback_image::cowd::CowdExtent;
 use failback_image::extent::{Extent, Place};
 use failback_image::sesparse::SeSparseExtent;
 use failback_tests::fuzz_streams;
-use failback_tests::lab::{Place as Room, noise};
-use failback_tests::vmdk_made::{self as made, Made, sesparse_part};
-use failback_tests::vmdk_read::{Damage, by_qemu, check_refusals, content, device, mutate, refusal};
+use failback_tests::lab::Place as Room;
+use failback_tests::vmdk_made::{self as made, Made, scattered, sesparse_part};
+use failback_tests::vmdk_read::{Damage, by_qemu, check_refusals, content, device, refusal};
 
 const SECTOR: usize = 512;
-
-/// What guests write: here and there, in no order. Returns it with the disk that it makes.
-fn scattered(sectors: usize, grain_sectors: usize, grains: &[usize]) -> (Vec<(usize, Made)>, Vec<u8>) {
-    let (grain, mut disk) = (grain_sectors * SECTOR, vec![0; sectors * SECTOR]);
-    let mut all = Vec::new();
-    for index in grains {
-        let start = index * grain;
-        let len = grain.min(disk.len() - start);
-        let content = noise(len, *index as u64);
-        disk[start..start + len].copy_from_slice(&content);
-        all.push((*index, Made::Data(content)));
-    }
-    (all, disk)
-}
 
 #[test]
 fn host_sparse_extents_are_read_as_qemu_reads_them() {
@@ -147,14 +133,4 @@ fn damaged_space_efficient_extents_are_refused() {
         (table, &[1, 0, 0, 0, 0, 0, 0, 0], "entry of grain 0"),
     ];
     check_refusals(&file, damages, SeSparseExtent::open);
-}
-
-#[test]
-fn mutated_snapshots_do_no_harm() {
-    let (mut grains, _) = scattered(9000, 1, &[0, 4095, 4096, 8999]);
-    grains.push((7, Made::Zero));
-    mutate("host sparse", fuzz_streams::cowd, &made::cowd(9000, 1, &grains), 3000);
-    let (mut grains, _) = scattered(40_003, 8, &[0, 4095, 4096, 5000]);
-    grains.push((9, Made::Unmapped));
-    mutate("space-efficient", fuzz_streams::sesparse, &made::sesparse(40_003, 0, &grains), 3000);
 }

@@ -6,7 +6,7 @@ use failback_image::stream::{GRAIN_BYTES, PackedGrain, StreamExtent, StreamWrite
 use failback_tests::fuzz_streams;
 use failback_tests::lab::{Place as Room, hash, noise, tool};
 use failback_tests::vmdk_made as made;
-use failback_tests::vmdk_read::{Damage, by_qemu, by_vmdk_core, check_refusals, content, device, mutate, refusal};
+use failback_tests::vmdk_read::{Damage, by_qemu, by_vmdk_core, check_refusals, content, device, refusal};
 use failback_units::ByteCount;
 use std::fs;
 
@@ -257,13 +257,4 @@ fn grains_unpack_to_a_grain_and_no_more() {
         let said = refusal(&file, StreamExtent::open);
         assert!(said.contains("grain 0 does not unpack"), "{len}: {said:?}");
     }
-}
-
-#[test]
-fn mutated_streams_do_no_harm() {
-    let few = [vec![5; 5000], noise(3000, 9), vec![0; GRAIN * 2], vec![1; 512]].concat();
-    let few = &few[..few.len() / SECTOR * SECTOR];
-    mutate("stream", fuzz_streams::stream, &written(&disk()[..(1 << 20) + SECTOR]), 2000);
-    mutate("small stream", fuzz_streams::stream, &made::stream(few, 8, "", false), 4000);
-    mutate("one grain", fuzz_streams::stream, &made::stream(&[9; SECTOR], 128, "", true), 4000);
 }

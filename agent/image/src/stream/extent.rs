@@ -135,6 +135,8 @@ impl Extent for StreamExtent {
     }
 
     fn place(&self, index: u64) -> Result<Place, ExtentError> {
+        // A table has entries behind the end of the disk too.
+        self.header.grains.len(index).ok_or_else(|| self.behind_the_end(index))?;
         match self.entry(index)? {
             ENTRY_ABSENT => Ok(Place::Absent),
             ENTRY_ZERO if self.header.zeroed_grains => Ok(Place::Zero),

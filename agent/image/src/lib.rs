@@ -8,7 +8,13 @@
 //! memory, and no file is opened because a descriptor names it but through [`Files`], which the caller controls.
 #![forbid(unsafe_code)]
 
+pub mod cowd;
 pub mod extent;
 mod files;
+mod grains;
+pub mod layout;
+pub mod sesparse;
+mod source;
+pub mod stream;
 
 pub use files::{Access, Files};

@@ -24,6 +24,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// List the attached disks, and say which can be targets
+    Disks(DisksArgs),
     /// Read a disk and write its signature
     Sign(SignArgs),
     /// Read a source once and write what changed since a signature
@@ -73,6 +75,19 @@ impl From<EngineName> for Engine {
             EngineName::Blocking => Self::Blocking,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DisksArgs {
+    /// Refuse unless every data disk shows a SCSI UUID of VMware's, and no two the same
+    ///
+    /// For master targets on VMware. All disks but the system's own and loop devices count as data disks. Where UUIDs are
+    /// missing it says how to set `disk.EnableUUID`.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod apply;
 mod args;
 mod compare;
 mod confirm;
+mod disks;
 mod exit;
 mod files;
 mod meter;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
+        Command::Disks(args) => disks::disks(args),
         Command::Sign(args) => compare::sign(args),
         Command::Diff(args) => compare::diff(args),
         Command::Inspect(args) => compare::inspect(args),

@@ -41,6 +41,9 @@ pub use failback_delta::{
     Coverage, FileKind, FormatError, FreeBlocks, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
 };
 pub use failback_hashtree::Root;
-pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
+pub use failback_hostdev::{
+    AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem, inventory,
+    look,
+};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
 pub use failback_volumes::FreeMap;

@@ -28,7 +28,7 @@ pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
-pub use open::{SourceDisk, SourceOptions, TargetDisk, identity_of};
+pub use open::{SourceDisk, SourceOptions, TargetDisk, check_uuid};
 pub use output::Output;
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
@@ -46,4 +46,4 @@ pub use failback_hostdev::{
     look,
 };
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
-pub use failback_volumes::FreeMap;
+pub use failback_volumes::{DiskLayout, FreeMap};

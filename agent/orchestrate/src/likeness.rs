@@ -5,11 +5,38 @@
 
 use failback_blockio::Device;
 use failback_delta::Identity;
+use failback_volumes::{DiskLayout, LayoutIdentity, scan};
 
 /// What is on a disk, as far as it tells the disk from others.
 pub(crate) fn content_of(device: &dyn Device) -> Identity {
-    let _ = device;
-    Identity::default()
+    of(&scan(&[device]).swap_remove(0))
+}
+
+/// The same from what was found already.
+pub(crate) fn of(content: &DiskLayout) -> Identity {
+    let LayoutIdentity { partition_table, file_systems } = content.identity();
+    Identity {
+        partition_table: partition_table.as_deref().map(sixteen_bytes),
+        file_systems: file_systems.iter().map(|uuid| sixteen_bytes(uuid)).collect(),
+        ..Identity::default()
+    }
+}
+
+/// A UUID as its digits are printed; a shorter number with zeroes behind it; of anything else, such as the UUID of an LVM
+/// physical volume, the first half of its BLAKE3.
+fn sixteen_bytes(text: &str) -> [u8; 16] {
+    let digits: Option<Vec<_>> =
+        text.bytes().filter(|byte| *byte != b'-').map(|byte| char::from(byte).to_digit(16)).collect();
+    let mut bytes = [0; 16];
+    match digits {
+        Some(digits) if digits.len() <= 32 && digits.len().is_multiple_of(2) => {
+            for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+                *byte = u8::try_from(pair[0] * 16 + pair[1]).expect("two hexadecimal digits");
+            }
+        }
+        _ => bytes.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]),
+    }
+    bytes
 }
 
 /// In which respect two disks are not the same, as a clause; `None` where nothing speaks against it.
@@ -61,6 +88,21 @@ mod tests {
             file_systems: file_systems.iter().map(|byte| [*byte; 16]).collect(),
             ..Identity::default()
         }
+    }
+
+    #[test]
+    fn names_become_bytes() {
+        assert_eq!(
+            sixteen_bytes("01234567-89ab-cdef-0123-456789abcdef")[..9],
+            [1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1]
+        );
+        assert_eq!(
+            uuid(&sixteen_bytes("01234567-89ab-cdef-0123-456789abcdef")),
+            "01234567-89ab-cdef-0123-456789abcdef"
+        );
+        assert_eq!(uuid(&sixteen_bytes("deadbeef")), "deadbeef");
+        let (one, other) = ("gJ0hXk-aaaa-bbbb-cccc-dddd-eeee-ffffff", "gJ0hXk-aaaa-bbbb-cccc-dddd-eeee-fffffg");
+        assert_ne!(sixteen_bytes(one), sixteen_bytes(other));
     }
 
     #[test]

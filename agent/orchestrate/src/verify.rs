@@ -1,11 +1,13 @@
 //! `verify`: read a disk and compare it with a root or a signature.
 
+use crate::free::free_blocks;
 use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{Coverage, FreeBlocks, RunContent, SignatureReader, Uniform};
 use failback_hashtree::{ChainingValue, LeafHasher, Root, RootBuilder, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
+use failback_volumes::FreeMap;
 use std::io::Read;
 
 /// Ranges that are kept for the report; the bytes of all are counted.
@@ -38,6 +40,13 @@ impl ExpectedRoot {
     pub const fn whole(root: Root, size: Option<ByteCount>) -> Self {
         // With the whole disk any size of blocks leads to the same root.
         Self { root, size, free: FreeBlocks::NONE, block_size: BlockSize::MAX }
+    }
+
+    /// The root of a disk's first `size` bytes with free space as zeroes, in blocks of this size.
+    #[must_use]
+    pub fn of_used(root: Root, size: ByteCount, block_size: BlockSize, free: &FreeMap) -> Self {
+        let shape = Shape::new(size, block_size);
+        Self::used(root, shape, free_blocks(free, shape))
     }
 
     /// The root of a disk of this shape of which free blocks count as zero.
@@ -118,7 +127,10 @@ pub fn verify<R: Read>(
         }
         Against::Signature(reader, free) => (reader.header().shape, reader.root(), free, Some(reader)),
     };
-    if shape.size() > device.size() {
+    let behind = BlockIndex::containing(device.size().as_end(), shape.block_size());
+    let tail = BlockRange::between(behind, shape.blocks().as_end()).unwrap_or_default();
+    let aligned = behind.offset(shape.block_size()) == Some(device.size().as_end());
+    if shape.size() > device.size() && !(aligned && free.covers(tail)) {
         return Err(JobError::Mismatch(format!(
             "{} has {} bytes, fewer than the {} that are to be verified: this is not the disk that is meant",
             device.name(),

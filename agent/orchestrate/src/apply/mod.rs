@@ -184,8 +184,8 @@ pub fn plan(
         Ok(intent) => recorded = intent,
         Err(error) => reasons.push(error.to_string()),
     }
-    let header = batches::header_of(delta)?;
-    if let Err(error) = refusals::fits(&header, device) {
+    let (header, free) = batches::head_of(delta)?;
+    if let Err(error) = refusals::fits(&header, &free, device, Some(delta)) {
         reasons.push(error.to_string());
         let (totals, examined) = (Totals::default(), Examined::default());
         let (result_root, signed_by, seconds_estimated) = (None, None, None);

@@ -6,7 +6,7 @@ use super::{ApplyOptions, Examined, ReadSeek};
 use crate::likeness;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{Content, DeltaHeader, FrameTable, FreeBlocks, Item, Shapes, VerifyingKey};
+use failback_delta::{Content, DeltaHeader, Extent, FrameTable, FreeBlocks, Item, Shapes, VerifyingKey};
 use failback_units::{BlockIndex, BlockRange};
 use std::fs::File;
 use std::thread;
@@ -28,10 +28,28 @@ pub(super) fn wrong_base(examined: &Examined, device: &dyn Device, consequence: 
 }
 
 /// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
-pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
+///
+/// Disks in a cloud are rounded up: a target that is smaller than the result will do where all that it has no room for is
+/// free or zero. Of a delta from a pipe only the map is known in time.
+pub(super) fn fits(
+    header: &DeltaHeader,
+    free: &FreeBlocks,
+    device: &dyn Device,
+    delta: Option<&mut dyn ReadSeek>,
+) -> Result<(), JobError> {
     let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
     let needed = base.max(result);
     if needed <= device.size() {
+        return Ok(());
+    }
+    let empty = base <= device.size()
+        && match (behind(&header.shapes, device), delta) {
+            (None, _) => false,
+            (Some(tail), _) if free.covers(tail) => true,
+            (Some(tail), Some(delta)) => carries_nothing_for(delta, tail)?,
+            (Some(_), None) => false,
+        };
+    if empty {
         return Ok(());
     }
     let what = if base > result { "base" } else { "result" };
@@ -41,6 +59,27 @@ pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobE
         device.size(),
         needed.saturating_sub(device.size())
     )))
+}
+
+/// The blocks of the result behind the end of a smaller target, which ends between two blocks; `None` if it does not.
+pub(super) fn behind(shapes: &Shapes, device: &dyn Device) -> Option<BlockRange> {
+    let (size, block_size) = (device.size().as_end(), shapes.block_size());
+    let first = BlockIndex::containing(size, block_size);
+    let tail = BlockRange::between(first, shapes.result.blocks().as_end()).unwrap_or_default();
+    (tail.is_empty() || first.offset(block_size) == Some(size)).then_some(tail)
+}
+
+/// Whether a delta has no content for these blocks.
+fn carries_nothing_for(mut delta: &mut dyn ReadSeek, blocks: BlockRange) -> Result<bool, JobError> {
+    length_of(delta)?;
+    let mut reader = open(&mut delta)?;
+    while let Item::Frame(frame) = reader.next_item()? {
+        let there = |extent: &Extent| extent.new == Content::Data && extent.blocks.end() > blocks.start();
+        if frame.table.extents.iter().any(there) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses a delta that the wrong one, or nobody, has signed.

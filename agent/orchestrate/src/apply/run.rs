@@ -4,8 +4,8 @@ use super::batches::Checked;
 use super::batches::{check_all, in_place, length_of, next_batch, open, seal, without};
 use super::record::{Resume, Windows, new_intent};
 use super::refusals::{
-    BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, check_signer, fits, holds_base_or_result, not_the_base, prove_disk,
-    same_disk, too_little_known, wrong_base,
+    BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, behind, check_signer, fits, holds_base_or_result, not_the_base,
+    prove_disk, same_disk, too_little_known, wrong_base,
 };
 use super::target::{Target, Written};
 use super::{ApplyOptions, ApplyReport, Examined, IntentStore, Proven, ReadSeek};
@@ -104,7 +104,7 @@ pub(super) fn from_stream(
     let mut reader = open(&mut delta)?;
     let header = reader.header().clone();
     let free = reader.free().clone();
-    fits(&header, device)?;
+    fits(&header, &free, device, None)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
     if !resume.resuming {
         same_disk(device, &header, options)?;
@@ -234,7 +234,9 @@ fn read_all(
     masked: FreeBlocks,
     progress: &dyn Progress,
 ) -> Result<ScanReport, JobError> {
-    let expected = ExpectedRoot::used(result_root, header.shapes.result, masked);
+    // What a smaller target has no room for is free or zero, and counts as that.
+    let tail = behind(&header.shapes, device).unwrap_or_default();
+    let expected = ExpectedRoot::used(result_root, header.shapes.result, masked.with_tail(tail));
     let report = verify(device, Against::<File>::Root(expected), 0, progress).map_err(|error| {
         let state =
             "the change is written and durable, but reading the disk to check it was not finished: run failback verify";

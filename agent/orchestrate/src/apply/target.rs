@@ -267,8 +267,10 @@ impl<'a> Target<'a> {
     pub(super) fn zero_free(&mut self, free: &FreeBlocks, progress: &dyn Progress) -> Result<u64, JobError> {
         let (mut zeroed, mut failed) = (0, None);
         progress.phase("zeroing free space", Some(free.bytes(self.shapes.result).get()));
+        let end = self.device.size().as_end();
         for run in free.runs() {
-            let mut rest = self.shapes.result.bytes_of(*run);
+            let rest = self.shapes.result.bytes_of(*run);
+            let mut rest = ByteRange::between(rest.start(), rest.end().min(end)).unwrap_or_default();
             while !rest.is_empty() && failed.is_none() && !progress.stop_requested() {
                 let piece = ByteRange::new(rest.start(), rest.count().min(ZEROED_AT_ONCE)).unwrap_or(rest);
                 rest = ByteRange::between(piece.end(), rest.end()).unwrap_or_default();
@@ -296,9 +298,13 @@ impl<'a> Target<'a> {
     fn submit(&mut self, frame: &SealedFrame, payload: Buffer, written: &mut Written, failed: &mut Option<JobError>) {
         let mut rest = payload;
         for extent in &frame.table.extents {
+            // A smaller target has no room for the tail of the result, where that is zero or free.
             let bytes = extent.new_bytes(&self.shapes);
+            let end = bytes.end().min(self.device.size().as_end());
+            let bytes = ByteRange::between(bytes.start(), end).unwrap_or_default();
             let operation = match extent.new {
                 Content::Absent | Content::Free => continue,
+                Content::Zero if bytes.is_empty() => continue,
                 Content::Zero => {
                     written.bytes_zeroed += bytes.count().get();
                     Operation::Zero { range: bytes }
@@ -419,7 +425,7 @@ fn pieces_of(shapes: &Shapes, size: ByteCount, extent: &Extent) -> impl Iterator
     let (old, new) = (extent.old_bytes(shapes), extent.new_bytes(shapes));
     // Where one disk's last block is shorter than the other's, as much as counts on either side, if the target has it.
     let old_end = if extent.old == Content::Absent { new.end() } else { old.end() };
-    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end).min(size.as_end()) };
+    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end) }.min(size.as_end());
     let mut rest = ByteRange::between(new.start(), end).filter(|_| written).unwrap_or_default();
     std::iter::from_fn(move || {
         let now = rest.count().min(ByteCount::of_memory(BUFFER_BYTES));

@@ -24,6 +24,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Say what is on disks: partitions, LVM, file systems, used and free
+    Scan(ScanArgs),
     /// Read a disk and write its signature
     Sign(SignArgs),
     /// Read a source once and write what changed since a signature
@@ -73,6 +75,17 @@ impl From<EngineName> for Engine {
             EngineName::Blocking => Self::Blocking,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArgs {
+    /// The disks: block devices or raw images
+    ///
+    /// Volume groups that lie on several disks are understood if all of these are named.
+    #[arg(required = true, value_name = "DISK")]
+    pub(crate) disks: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod exit;
 mod files;
 mod meter;
 mod report;
+mod scan;
 mod status;
 
 use args::{Arguments, Command};
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
+        Command::Scan(args) => scan::scan(args),
         Command::Sign(args) => compare::sign(args),
         Command::Diff(args) => compare::diff(args),
         Command::Inspect(args) => compare::inspect(args),

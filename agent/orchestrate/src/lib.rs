@@ -1,4 +1,4 @@
-//! The jobs of failback: sign, diff, inspect, plan, apply, verify.
+//! The jobs of failback: scan, sign, diff, inspect, plan, apply, verify.
 //!
 //! Each job is a function that takes devices, streams and options, tells its [`Progress`] and returns a report. How a
 //! device is found and claimed, what is printed and when the user is asked, is the caller's business; what is true of
@@ -10,6 +10,7 @@ mod chunks;
 mod diff;
 mod error;
 mod inspect;
+mod look;
 mod open;
 mod ordered;
 mod output;
@@ -25,6 +26,7 @@ pub use apply::{
 pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
+pub use look::{SeenDisk, look_at};
 pub use open::{SourceDisk, SourceOptions, TargetDisk, identity_of};
 pub use output::Output;
 pub use progress::{Progress, Silent};
@@ -40,3 +42,7 @@ pub use failback_delta::{
 pub use failback_hashtree::Root;
 pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
+pub use failback_volumes::{
+    Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,
+    PhysicalVolume, Segment, State, TableKind,
+};

@@ -26,6 +26,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// List the attached disks, and say which can be targets
     Disks(DisksArgs),
+    /// Say what is on disks: partitions, LVM, file systems, used and free
+    Scan(ScanArgs),
     /// Read a disk and write its signature
     Sign(SignArgs),
     /// Read a source once and write what changed since a signature
@@ -88,6 +90,17 @@ pub(crate) struct DisksArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArgs {
+    /// The disks: block devices or raw images
+    ///
+    /// Volume groups that lie on several disks are understood if all of these are named.
+    #[arg(required = true, value_name = "DISK")]
+    pub(crate) disks: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! The jobs of failback: sign, diff, inspect, plan, apply, verify.
+//! The jobs of failback: scan, sign, diff, inspect, plan, apply, verify.
 //!
 //! Each job is a function that takes devices, streams and options, tells its [`Progress`] and returns a report. How a
 //! device is found and claimed, what is printed and when the user is asked, is the caller's business; what is true of
@@ -12,6 +12,7 @@ mod error;
 mod free;
 mod inspect;
 mod likeness;
+mod look;
 mod open;
 mod ordered;
 mod output;
@@ -28,6 +29,7 @@ pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
+pub use look::{SeenDisk, look_at};
 pub use open::{SourceDisk, SourceOptions, TargetDisk, check_uuid};
 pub use output::Output;
 pub use progress::{Progress, Silent};
@@ -46,4 +48,7 @@ pub use failback_hostdev::{
     look,
 };
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
-pub use failback_volumes::{DiskLayout, FreeMap};
+pub use failback_volumes::{
+    Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,
+    PhysicalVolume, Segment, State, TableKind,
+};

@@ -155,6 +155,9 @@ impl Ring<'_> {
         let Some(beginning) = self.beginning() else { return Ok(Vec::new()) };
         let chain = self.chain(&beginning)?;
         self.check_rest(&beginning, &chain)?;
+        if chain.is_empty() {
+            self.check_clean()?;
+        }
         Ok(chain)
     }
 
@@ -249,7 +252,7 @@ impl Ring<'_> {
         Ok(chain)
     }
 
-    /// Nothing that was committed may be newer than the end of the replay.
+    /// Nothing that was committed may be newer than the end of the replay, whichever mount it names.
     fn check_rest(&self, beginning: &Beginning, chain: &[Transaction]) -> Result<(), Unclear> {
         let mut is_replayed = vec![false; self.heads.len()];
         for transaction in chain {
@@ -258,17 +261,34 @@ impl Ring<'_> {
                 is_replayed[usize::try_from(place).expect("it is less than the number of heads")] = true;
             }
         }
-        for (at, _) in (0..self.len()).zip(&is_replayed).filter(|(_, is_replayed)| !**is_replayed) {
-            let head = self.head(at, 0);
-            let is_newer = head.number() >= beginning.oldest && head.mount() >= beginning.mount;
-            if head.is_marked && is_newer && self.committed(at).is_some() {
-                let number = head.number();
-                return Err(Unclear::because(format!(
-                    "its journal is damaged: transaction {number} was committed, and one before it is missing"
-                )));
-            }
+        let others = (0..self.len()).zip(&is_replayed).filter(|(_, is_replayed)| !**is_replayed);
+        let newer =
+            others.map(|(at, _)| at).find(|at| self.number(*at).is_some_and(|number| number >= beginning.oldest));
+        let Some(number) = newer.and_then(|at| self.number(at)) else { return Ok(()) };
+        Err(Unclear::because(format!(
+            "its journal is damaged: transaction {number} was committed, and one before it is missing"
+        )))
+    }
+
+    /// In a clean journal the last transaction that was flushed ends where the header says. This finds a header that is
+    /// wrong, which would call any journal clean.
+    fn check_clean(&self) -> Result<(), Unclear> {
+        let Start { last_flushed, first_unflushed, .. } = self.start;
+        let ends_there = |at: u32| {
+            let transaction = self.committed(at);
+            transaction.is_some_and(|transaction| (at + transaction.blocks + 2) % self.len() == first_unflushed)
+        };
+        let is_sound = (0..self.len()).any(|at| self.number(at) == Some(last_flushed) && ends_there(at));
+        if is_sound || last_flushed == 0 {
+            return Ok(());
         }
-        Ok(())
+        Err(Unclear::because(format!("transaction {last_flushed} is not where the header of its journal says")))
+    }
+
+    /// The number of the transaction that begins here, if one does and was committed.
+    fn number(&self, at: u32) -> Option<u32> {
+        let is_marked = self.head(at, 0).is_marked;
+        self.committed(at).filter(|_| is_marked).map(|transaction| transaction.number)
     }
 }
 

@@ -8,7 +8,14 @@
 //! memory, and no file is opened because a descriptor names it but through [`Files`], which the caller controls.
 #![forbid(unsafe_code)]
 
+pub mod descriptor;
+mod disk;
 pub mod extent;
 mod files;
+mod findings;
+pub mod layout;
+mod sparse;
 
+pub use disk::{Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, open};
 pub use files::{Access, Files};
+pub use findings::{Finding, Findings, Severity};

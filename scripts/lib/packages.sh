@@ -13,6 +13,7 @@ debugfs     demo   e2fsprogs   e2fsprogs         need
 jq          demo   jq          jq                need
 mke2fs      demo   e2fsprogs   e2fsprogs         need
 git         test   git         git-core          need
+qemu-img    test   qemu-utils  qemu-img          need
 losetup     test   mount       util-linux        need
 shellcheck  test   shellcheck  epel:ShellCheck   want
 shfmt       test   shfmt       -                 want

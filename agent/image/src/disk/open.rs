@@ -2,11 +2,14 @@
 
 use super::writing::Writing;
 use super::{Body, Disk, DiskFacts, ExtentFacts, FileSlot, Layer, Part};
+use crate::cowd::CowdExtent;
 use crate::descriptor::{Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES};
 use crate::extent::{Extent, ExtentError};
 use crate::files::{Access, Files};
 use crate::layout::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, SPARSE_MAGIC, SparseHeader};
+use crate::sesparse::SeSparseExtent;
 use crate::sparse::{Shape, SparseExtent, read_header};
+use crate::stream::StreamExtent;
 use failback_blockio::{Buffer, Device, IoError, Operation, Resizable, run};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::collections::hash_map::RandomState;
@@ -265,15 +268,19 @@ fn holds(device: &dyn Device, capacity: ByteCount, line: &ExtentLine) -> Result<
     )))
 }
 
-/// An extent in a format of ESXi, which is read only.
-fn foreign(kind: ExtentKind, device: &Arc<dyn Resizable>) -> Result<Box<dyn Extent>, OpenError> {
-    let _ = kind;
-    Err(no_extent(&**device, "in a format that is read here"))
+/// An extent in a format of ESXi's snapshots, which is read only.
+fn foreign(kind: ExtentKind, device: &Arc<dyn Resizable>) -> Result<Box<dyn Extent>, ExtentError> {
+    let device = Box::new(Arc::clone(device));
+    Ok(if kind == ExtentKind::Cowd {
+        Box::new(CowdExtent::open(device)?)
+    } else {
+        Box::new(SeSparseExtent::open(device)?)
+    })
 }
 
 /// A stream with compressed grains.
-fn stream(device: &Arc<dyn Resizable>) -> Result<Box<dyn Extent>, OpenError> {
-    Err(no_extent(&**device, "in a format that is read here"))
+fn stream(device: &Arc<dyn Resizable>) -> Result<Box<dyn Extent>, ExtentError> {
+    Ok(Box::new(StreamExtent::open(Box::new(Arc::clone(device)))?))
 }
 
 /// The path of the parent of the last disk in `chain`.

@@ -20,6 +20,7 @@ mod progress;
 mod scan;
 mod sign;
 mod verify;
+mod vmdk;
 
 pub use apply::{
     ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
@@ -36,6 +37,7 @@ pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
 pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
+pub use vmdk::{VmdkDisk, VmdkFiles, names_vmdk};
 
 // What the formats and the layers below call things, for callers that print them.
 pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
@@ -47,6 +49,7 @@ pub use failback_hostdev::{
     AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem, inventory,
     look,
 };
+pub use failback_image::Access;
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
 pub use failback_volumes::{
     Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,

@@ -17,6 +17,7 @@ mod progress;
 mod scan;
 mod sign;
 mod verify;
+mod vmdk;
 
 pub use apply::{
     ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
@@ -31,6 +32,7 @@ pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
 pub use verify::{Against, Difference, VerifyReport, verify};
+pub use vmdk::{VmdkDisk, VmdkFiles, names_vmdk};
 
 // What the formats and the layers below call things, for callers that print them.
 pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
@@ -39,4 +41,5 @@ pub use failback_delta::{
 };
 pub use failback_hashtree::Root;
 pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
+pub use failback_image::Access;
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};

@@ -12,10 +12,14 @@ cmp         demo   diffutils   diffutils         need
 debugfs     demo   e2fsprogs   e2fsprogs         need
 jq          demo   jq          jq                need
 mke2fs      demo   e2fsprogs   e2fsprogs         need
+busybox     test   busybox-static  -             want
 git         test   git         git-core          need
 losetup     test   mount       util-linux        need
+modinfo     test   kmod        kmod              need
+qemu-system-x86_64  test  qemu-system-x86  -     want
 shellcheck  test   shellcheck  epel:ShellCheck   want
 shfmt       test   shfmt       -                 want
+strip       test   binutils    binutils          need
 fio         bench  fio         fio               need
 python3     bench  python3     python3           need
 zstd        bench  zstd        zstd              need

@@ -102,15 +102,20 @@ pub fn open(path: &Path, access: Access, files: &dyn Files) -> Result<Disk, Open
 }
 
 /// A layer that was opened.
-struct Opened {
-    descriptor: Descriptor,
+pub(crate) struct Opened {
+    pub(crate) descriptor: Descriptor,
     /// The file that the descriptor is in, and where in it.
     descriptor_at: (usize, u64),
-    layer: Layer,
+    pub(crate) layer: Layer,
 }
 
 /// Opens a descriptor and its extents.
-fn open_layer(path: &Path, access: Access, files: &dyn Files, slots: &mut Vec<FileSlot>) -> Result<Opened, OpenError> {
+pub(crate) fn open_layer(
+    path: &Path,
+    access: Access,
+    files: &dyn Files,
+    slots: &mut Vec<FileSlot>,
+) -> Result<Opened, OpenError> {
     let file = add(slots, files.open(path, access)?);
     let device = Arc::clone(&slots[file].device);
     let (text, at, header) = read_descriptor(path, &*device)?;
@@ -300,7 +305,7 @@ fn stream(device: &Arc<dyn Resizable>) -> Result<Box<dyn Extent>, ExtentError> {
 }
 
 /// The path of the parent of the last disk in `chain`.
-fn parent(chain: &[PathBuf], child: &Descriptor, files: &dyn Files) -> Result<PathBuf, OpenError> {
+pub(crate) fn parent(chain: &[PathBuf], child: &Descriptor, files: &dyn Files) -> Result<PathBuf, OpenError> {
     let path = &chain[chain.len() - 1];
     let hint = child.parent_hint.as_deref().unwrap_or_default();
     let resolved = beside(path, hint).or_else(|| within_roots(path, hint, files.roots()));

@@ -10,6 +10,7 @@ mod files;
 mod meter;
 mod report;
 mod status;
+mod vmdk;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => apply::plan(args),
         Command::Apply(args) => apply::apply(args),
         Command::Status(args) => status::status(args),
+        Command::Vmdk(args) => vmdk::vmdk(args),
         Command::Completions(args) => args::completions(args.shell),
         Command::Man(args) => args::man_pages(&args.directory),
     };

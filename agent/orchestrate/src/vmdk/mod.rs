@@ -1,12 +1,15 @@
 //! VMDKs on this machine: opening, checking, making and converting them.
 
+mod convert;
 mod files;
+mod new;
 
+pub use convert::{ConvertReport, NewImage, convert, create};
 pub use files::VmdkFiles;
 
 use crate::JobError;
 use failback_blockio::Engine;
-use failback_image::{Access, Disk, is_vmdk};
+use failback_image::{Access, CheckReport, Disk, is_vmdk};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -52,6 +55,16 @@ impl VmdkDisk {
         self.disk.close()?;
         self.files.release()
     }
+}
+
+/// Looks at the structure of a VMDK and of its parents: see [`failback_image::check`].
+///
+/// # Errors
+///
+/// When a file cannot be opened, or nothing more can be looked at.
+pub fn check_vmdk(path: &Path, engine: Engine) -> Result<CheckReport, JobError> {
+    let path = plain(path)?;
+    Ok(failback_image::check(&path, &VmdkFiles::new(engine, Vec::new()))?)
 }
 
 /// The path itself, or where it leads if it is a symbolic link: the user named it, and the files lie beside what it means.

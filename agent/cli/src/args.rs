@@ -4,7 +4,7 @@ use crate::exit;
 use crate::report::print_bytes;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use failback_orchestrate::{BlockSize, Engine, Root, ScsiUuid};
+use failback_orchestrate::{BlockSize, ByteCount, Engine, Root, ScsiUuid};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Read a disk and compare it with a root or a signature
     Verify(VerifyArgs),
+    /// Look at, check, make and convert VMDKs
+    Vmdk(crate::vmdk::VmdkArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -314,6 +316,15 @@ fn parse_block_size(text: &str) -> Result<BlockSize, String> {
     };
     let number = digits.parse::<u64>().map_err(|_| "write it like 4096, 64K or 1M".to_owned())?;
     BlockSize::new(number.saturating_mul(unit)).map_err(|error| error.to_string())
+}
+
+/// The size of a disk such as `1073741824`, `512M`, `40G` or `2T`.
+pub(crate) fn parse_size(text: &str) -> Result<ByteCount, String> {
+    const UNITS: [(char, u64); 4] = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40)];
+    let unit = UNITS.into_iter().find(|(letter, _)| text.ends_with([*letter, letter.to_ascii_lowercase()]));
+    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit.map_or(1, |(_, bytes)| bytes)));
+    number.and_then(ByteCount::new).ok_or_else(|| "write it like 1073741824, 512M or 40G".to_owned())
 }
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {

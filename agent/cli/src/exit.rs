@@ -11,6 +11,8 @@ pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong u
 
 /// The content of a disk is not what it should be.
 pub(crate) const MISMATCH: u8 = 4;
+/// A file is damaged.
+pub(crate) const DAMAGED: u8 = 6;
 /// Refused, nothing done.
 pub(crate) const REFUSED: u8 = 3;
 
@@ -19,7 +21,7 @@ const fn code(outcome: Outcome) -> u8 {
         Outcome::Refused => REFUSED,
         Outcome::Mismatch => MISMATCH,
         Outcome::Io => 5,
-        Outcome::Damaged => 6,
+        Outcome::Damaged => DAMAGED,
         Outcome::Interrupted => 130,
     }
 }

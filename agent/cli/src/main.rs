@@ -12,6 +12,7 @@ mod meter;
 mod report;
 mod scan;
 mod status;
+mod vmdk;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => apply::plan(args),
         Command::Apply(args) => apply::apply(args),
         Command::Status(args) => status::status(args),
+        Command::Vmdk(args) => vmdk::vmdk(args),
         Command::Completions(args) => args::completions(args.shell),
         Command::Man(args) => args::man_pages(&args.directory),
     };

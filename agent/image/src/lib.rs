@@ -8,7 +8,9 @@
 //! memory, and no file is opened because a descriptor names it but through [`Files`], which the caller controls.
 #![forbid(unsafe_code)]
 
+mod check;
 pub mod cowd;
+pub mod create;
 pub mod descriptor;
 mod disk;
 pub mod extent;
@@ -21,6 +23,7 @@ mod source;
 mod sparse;
 pub mod stream;
 
+pub use check::{CheckReport, check};
 pub use disk::{Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, may_be_written, open};
 pub use files::{Access, Files};
 pub use findings::{Finding, Findings, Severity};

@@ -37,7 +37,7 @@ pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
 pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
-pub use vmdk::{VmdkDisk, VmdkFiles, names_vmdk};
+pub use vmdk::{ConvertReport, NewImage, VmdkDisk, VmdkFiles, check_vmdk, convert, create as create_vmdk, names_vmdk};
 
 // What the formats and the layers below call things, for callers that print them.
 pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
@@ -49,7 +49,9 @@ pub use failback_hostdev::{
     AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem, inventory,
     look,
 };
-pub use failback_image::Access;
+pub use failback_image::create::{NewDisk, Subformat};
+pub use failback_image::descriptor::{ExtentAccess, ExtentKind};
+pub use failback_image::{Access, CheckReport, Disk, DiskFacts, ExtentFacts, Severity};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
 pub use failback_volumes::{
     Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,

@@ -12,6 +12,7 @@ mod writing;
 
 pub use facts::{DiskFacts, ExtentFacts};
 pub use open::{OpenError, is_vmdk, may_be_written, open};
+pub(crate) use open::{Opened, open_layer, parent};
 
 use crate::extent::{Extent as GrainExtent, ExtentError};
 use crate::sparse::SparseExtent;

@@ -3,7 +3,9 @@
 use super::writing::Writing;
 use super::{Body, Disk, DiskFacts, ExtentFacts, FileSlot, Layer, Part};
 use crate::cowd::CowdExtent;
-use crate::descriptor::{Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES};
+use crate::descriptor::{
+    self, Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES,
+};
 use crate::extent::{Extent, ExtentError};
 use crate::files::{Access, Files};
 use crate::layout::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, SPARSE_MAGIC, SparseHeader};
@@ -13,7 +15,9 @@ use crate::stream::StreamExtent;
 use failback_blockio::{Buffer, Device, IoError, Operation, Resizable, run};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -108,15 +112,20 @@ pub fn may_be_written(path: &Path, files: &dyn Files) -> Result<(), OpenError> {
 }
 
 /// A layer that was opened.
-struct Opened {
-    descriptor: Descriptor,
+pub(crate) struct Opened {
+    pub(crate) descriptor: Descriptor,
     /// The file that the descriptor is in, and where in it.
     descriptor_at: (usize, u64),
-    layer: Layer,
+    pub(crate) layer: Layer,
 }
 
 /// Opens a descriptor and its extents.
-fn open_layer(path: &Path, access: Access, files: &dyn Files, slots: &mut Vec<FileSlot>) -> Result<Opened, OpenError> {
+pub(crate) fn open_layer(
+    path: &Path,
+    access: Access,
+    files: &dyn Files,
+    slots: &mut Vec<FileSlot>,
+) -> Result<Opened, OpenError> {
     let file = add(slots, files.open(path, access)?);
     let device = Arc::clone(&slots[file].device);
     let (text, at, header) = read_descriptor(path, &*device)?;
@@ -171,6 +180,11 @@ fn read_descriptor(path: &Path, device: &dyn Device) -> Result<(Vec<u8>, u64, Op
                 "{name} is no VMDK: it begins with neither a descriptor nor a header"
             )));
         }
+        // In a file of its own nothing follows the text but padding. Lines behind a damaged place would be lost in silence.
+        let padding = text.iter().position(|byte| *byte == 0).and_then(|end| text.get(end..)).unwrap_or_default();
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(OpenError::Damaged(format!("{name} has zero bytes within its text: restore it from a copy")));
+        }
         return Ok((text, 0, None));
     };
     let (at, length) = (header.descriptor_offset.get(), header.descriptor_sectors.get());
@@ -210,6 +224,12 @@ fn body(
         return Err(OpenError::Refused(format!("an extent of {path} is marked NOACCESS, so the disk cannot be read")));
     }
     let Some(name) = &line.file else { return Ok(Body::Zero) };
+    if path.file_name() == Some(OsStr::new(name)) {
+        let path = path.display();
+        return Err(OpenError::Damaged(format!(
+            "{path} names itself as an extent, and would be overwritten: correct it"
+        )));
+    }
     let access = if line.access == ExtentAccess::ReadWrite { access } else { Access::Read };
     let file = add(slots, files.open(&path.with_file_name(name), access)?);
     let device = Arc::clone(&slots[file].device);
@@ -233,7 +253,7 @@ fn body(
         }
         ExtentKind::Cowd | ExtentKind::SeSparse => {
             let extent = foreign(line.kind, &device)?;
-            holds(&*device, extent.capacity(), line)?;
+            holds(&*device, extent.capacity(), u64::from(extent.grain_size()), line)?;
             Ok(Body::Grains { file, extent })
         }
     }
@@ -257,18 +277,19 @@ fn sparse_body(
     }
     if header.is_stream() {
         let extent = stream(device)?;
-        holds(&**device, extent.capacity(), line)?;
+        holds(&**device, extent.capacity(), u64::from(extent.grain_size()), line)?;
         return Ok(Body::Grains { file, extent });
     }
     let shape = Shape::of(header, &**device)?;
-    holds(&**device, shape.capacity, line)?;
+    holds(&**device, shape.capacity, shape.grain, line)?;
     let extent = Box::new(SparseExtent::open(Arc::clone(device), shape)?);
     Ok(Body::Sparse { file, extent })
 }
 
-/// An extent must hold what the descriptor says. One that holds more holds the rest in vain.
-fn holds(device: &dyn Device, capacity: ByteCount, line: &ExtentLine) -> Result<(), OpenError> {
-    if capacity >= line.size {
+/// An extent must hold what the descriptor says. It may hold more only to fill its last grain: a descriptor that says less
+/// would cut off the end of the disk, and nobody would notice.
+fn holds(device: &dyn Device, capacity: ByteCount, grain: u64, line: &ExtentLine) -> Result<(), OpenError> {
+    if capacity >= line.size && capacity.saturating_sub(line.size).get() < grain {
         return Ok(());
     }
     Err(OpenError::Damaged(format!(
@@ -294,7 +315,7 @@ fn stream(device: &Arc<dyn Resizable>) -> Result<Box<dyn Extent>, ExtentError> {
 }
 
 /// The path of the parent of the last disk in `chain`.
-fn parent(chain: &[PathBuf], child: &Descriptor, files: &dyn Files) -> Result<PathBuf, OpenError> {
+pub(crate) fn parent(chain: &[PathBuf], child: &Descriptor, files: &dyn Files) -> Result<PathBuf, OpenError> {
     let path = &chain[chain.len() - 1];
     let hint = child.parent_hint.as_deref().unwrap_or_default();
     let resolved = beside(path, hint).or_else(|| within_roots(path, hint, files.roots()));
@@ -395,6 +416,9 @@ fn check_writable(path: &Path, descriptor: &Descriptor, layer: &Layer, files: &d
     Ok(())
 }
 
+/// What may stand before a parent's name: a hint can have been written on Windows.
+const SEPARATORS: [char; 2] = ['/', '\\'];
+
 /// The disk beside `path` that names it as its parent.
 fn child_of(path: &Path, files: &dyn Files) -> Result<Option<PathBuf>, OpenError> {
     let directory = match path.parent() {
@@ -408,12 +432,22 @@ fn child_of(path: &Path, files: &dyn Files) -> Result<Option<PathBuf>, OpenError
         }
         let other = path.with_file_name(&name);
         let device = files.open(&other, Access::Read)?;
-        // What is no disk, or no disk that can be read, has no parent.
-        let Ok((text, ..)) = read_descriptor(&other, &*device) else { continue };
-        let Ok(descriptor) = Descriptor::parse(&text) else { continue };
-        let hint = descriptor.parent_hint.as_deref().filter(|_| descriptor.has_parent());
-        let named = hint.map(Path::new).and_then(Path::file_name);
-        if named.is_some() && named == path.file_name() {
+        let text = match read_descriptor(&other, &*device) {
+            Ok((text, ..)) => text,
+            Err(OpenError::Io(error)) => return Err(error.into()),
+            // What is no disk has no parent.
+            Err(_) => continue,
+        };
+        let is_child = match Descriptor::parse(&text) {
+            Ok(descriptor) => {
+                let hint = descriptor.parent_hint.as_deref().filter(|_| descriptor.has_parent());
+                let named = hint.and_then(|hint| hint.rsplit(SEPARATORS).next());
+                named.is_some_and(|name| path.file_name() == Some(OsStr::new(name)))
+            }
+            // A disk of a kind that is not read here can have a parent all the same.
+            Err(_) => path.file_name().is_some_and(|name| descriptor::names_parent(&text, name.as_bytes())),
+        };
+        if is_child {
             return Ok(Some(other));
         }
     }

@@ -22,5 +22,4 @@ mod write;
 
 pub(crate) use entries::{Location, SparseExtent};
 pub(crate) use header::{Shape, read_header};
-pub(crate) use scan::TableFacts;
 pub(crate) use write::GrainTarget;

@@ -163,7 +163,14 @@ impl Scan<'_> {
                 self.findings.add(severity, sentence);
             }
         }
-        let grain = self.extent.shape.grain;
+        let shape = &self.extent.shape;
+        let end = |start: u64| start + shape.tables * 4;
+        let ends = [Some(end(shape.directory)), shape.redundant.map(end), shape.descriptor_end()];
+        if ends.into_iter().flatten().any(|end| end > shape.overhead) {
+            let sentence = || format!("{name} says that grains may lie where its directory or descriptor is");
+            self.findings.add(Severity::Error, sentence);
+        }
+        let grain = shape.grain;
         let mut all: Vec<u32> = directory.into_iter().chain(redundant).filter(|sector| *sector != 0).collect();
         all.sort_unstable();
         for pair in all.windows(2) {

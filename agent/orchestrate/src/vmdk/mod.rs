@@ -1,13 +1,16 @@
 //! VMDKs on this machine: opening, checking, making and converting them.
 
+mod convert;
 mod files;
+mod new;
 
+pub use convert::{ConvertReport, NewImage, convert, create};
 pub use files::VmdkFiles;
 
 use crate::{JobError, SeenTarget};
 use failback_blockio::{Device, Engine};
 use failback_hostdev::{DiskIdentity, ScsiUuid, Source};
-use failback_image::{Access, Disk, is_vmdk, may_be_written};
+use failback_image::{Access, CheckReport, Disk, is_vmdk, may_be_written};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -87,7 +90,8 @@ pub(crate) fn look(path: &Path) -> Result<SeenTarget, JobError> {
         seen.reasons.push(JobError::from(error).to_string());
     }
     let extents = opened.disk().facts().extents.iter().filter_map(|extent| extent.file.as_deref());
-    let mut files: Vec<_> = extents.map(|name| plain.with_file_name(name)).collect();
+    // A disk of one sparse file is in that file, whatever its descriptor calls it.
+    let mut files: Vec<_> = extents.map(|name| plain.with_file_name(name)).filter(|file| file.exists()).collect();
     files.push(plain.clone());
     files.sort();
     files.dedup();
@@ -96,6 +100,16 @@ pub(crate) fn look(path: &Path) -> Result<SeenTarget, JobError> {
         seen.add(&file, &uses);
     }
     Ok(seen)
+}
+
+/// Looks at the structure of a VMDK and of its parents: see [`failback_image::check`].
+///
+/// # Errors
+///
+/// When a file cannot be opened, or nothing more can be looked at.
+pub fn check_vmdk(path: &Path, engine: Engine) -> Result<CheckReport, JobError> {
+    let path = plain(path)?;
+    Ok(failback_image::check(&path, &VmdkFiles::new(engine, Vec::new()))?)
 }
 
 /// The path itself, or where it leads if it is a symbolic link: the user named it, and the files lie beside what it means.

@@ -14,7 +14,12 @@ jq          demo   jq          jq                need
 mke2fs      demo   e2fsprogs   e2fsprogs         need
 busybox     test   busybox-static  -             want
 git         test   git         git-core          need
+qemu-img    test   qemu-utils  qemu-img          need
 losetup     test   mount       util-linux        need
+linux.uml   test   user-mode-linux   -             want
+mkreiserfs  test   reiserfsprogs     -             want
+mkfs.xfs    test   xfsprogs    xfsprogs          need
+partclone.extfs test partclone epel:partclone    need
 modinfo     test   kmod        kmod              need
 qemu-system-x86_64  test  qemu-system-x86  -     want
 shellcheck  test   shellcheck  epel:ShellCheck   want

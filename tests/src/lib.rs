@@ -2,4 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod fuzz_streams;
 pub mod lab;
+pub mod proof;
+pub mod vmdk_made;
+pub mod vmdk_read;

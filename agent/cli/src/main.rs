@@ -10,6 +10,7 @@ mod exit;
 mod files;
 mod meter;
 mod report;
+mod scan;
 mod status;
 
 use args::{Arguments, Command};
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Disks(args) => disks::disks(args),
+        Command::Scan(args) => scan::scan(args),
         Command::Sign(args) => compare::sign(args),
         Command::Diff(args) => compare::diff(args),
         Command::Inspect(args) => compare::inspect(args),

@@ -1,9 +1,10 @@
 //! From a path to a device: what hostdev knows of the disk and what blockio does with it.
 
-use crate::JobError;
-use failback_blockio::{Caching, Engine, FileDevice, Options};
+use crate::{JobError, likeness};
+use failback_blockio::{Caching, Device, Engine, FileDevice, Options};
 use failback_delta::{Identity, PointKind};
-use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Medium, Source};
+use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Medium, ScsiUuid, Source};
+use failback_volumes::{DiskLayout, FreeMap, scan};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -69,6 +70,31 @@ impl SourceDisk {
         &self.writers
     }
 
+    /// What is on it. `companions` are disks that volumes of this one may lie on too.
+    #[must_use]
+    pub fn content(&self, companions: &[Self]) -> DiskLayout {
+        let disks: Vec<&dyn Device> = [self].into_iter().chain(companions).map(|disk| &disk.device as _).collect();
+        scan(&disks).swap_remove(0)
+    }
+
+    /// The free space that may be left out: none while somebody may write to the disk, since a map can lie then.
+    #[must_use]
+    pub fn free_space<'a>(&self, content: &'a DiskLayout) -> &'a FreeMap {
+        static NOTHING: FreeMap = FreeMap::nothing();
+        if self.kind == PointKind::Fuzzy { &NOTHING } else { &content.free }
+    }
+
+    /// What a signature or a delta says of this disk.
+    #[must_use]
+    pub fn identity_with(&self, content: &DiskLayout) -> Identity {
+        let disk = self.identity();
+        Identity {
+            name: Some(disk.path.to_string_lossy().into_owned()),
+            scsi_uuid: disk.scsi_uuid.map(|uuid| *uuid.as_bytes()),
+            ..likeness::of(content)
+        }
+    }
+
     /// To be called after the last read: fails if the disk was written to although it seemed at rest.
     ///
     /// # Errors
@@ -97,13 +123,14 @@ pub struct TargetDisk {
 }
 
 impl TargetDisk {
-    /// Claims a target.
+    /// Claims a target, and refuses it if it has not the SCSI UUID that is expected.
     ///
     /// # Errors
     ///
-    /// When anybody uses it, or it cannot be written.
-    pub fn claim(path: &Path, engine: Engine) -> Result<Self, JobError> {
+    /// When it is another disk, anybody uses it, or it cannot be written.
+    pub fn claim(path: &Path, engine: Engine, expected: Option<ScsiUuid>) -> Result<Self, JobError> {
         let claim = Claim::target(path)?;
+        check_uuid(claim.identity(), expected)?;
         let device = device(claim.try_clone_fd(), path, Options { engine, caching: Caching::Direct })?;
         Ok(Self { device, claim })
     }
@@ -132,13 +159,23 @@ impl TargetDisk {
     }
 }
 
-/// What a signature or a delta says of a disk.
-#[must_use]
-pub fn identity_of(disk: &DiskIdentity) -> Identity {
-    Identity {
-        name: Some(disk.path.to_string_lossy().into_owned()),
-        scsi_uuid: disk.scsi_uuid.map(|uuid| *uuid.as_bytes()),
-        ..Identity::default()
+/// Refuses a disk that has not the SCSI UUID that is expected.
+///
+/// # Errors
+///
+/// When it has another one, or none.
+pub fn check_uuid(disk: &DiskIdentity, expected: Option<ScsiUuid>) -> Result<(), JobError> {
+    let Some(expected) = expected else { return Ok(()) };
+    let path = disk.path.display();
+    match disk.scsi_uuid {
+        Some(uuid) if uuid == expected => Ok(()),
+        Some(uuid) => Err(JobError::Refused(format!(
+            "{path} is the disk with the SCSI UUID {uuid} and not {expected}: choose the right one, failback disks lists them"
+        ))),
+        None => Err(JobError::Refused(format!(
+            "{path} shows no SCSI UUID, so nobody can tell whether it is {expected}: set disk.EnableUUID = TRUE on this VM, or \
+             leave out --expect-uuid if you know that it is the right disk"
+        ))),
     }
 }
 

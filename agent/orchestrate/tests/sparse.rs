@@ -26,6 +26,7 @@ fn slow_a_sparse_tebibyte_has_the_root_that_b3sum_prints() {
     drop(file);
     let source = SourceDisk::open(&path, SourceOptions::default()).unwrap();
     let options = SignOptions {
+        free: None,
         block_size: BlockSize::MIN,
         kind: PointKind::Crash,
         created: 0,

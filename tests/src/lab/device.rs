@@ -23,6 +23,11 @@ pub fn has_devices() -> bool {
     } else {
         return true;
     };
+    skipped(reason)
+}
+
+/// Says why a test is skipped, and returns `false`; where skips are not accepted, the test fails.
+pub(super) fn skipped(reason: &str) -> bool {
     println!("skipped: {reason}");
     let demanded = env::var_os("FAILBACK_REQUIRE_ROOT_TESTS").is_some_and(|value| value == "1");
     assert!(!demanded, "FAILBACK_REQUIRE_ROOT_TESTS is set, but {reason}");
@@ -119,6 +124,13 @@ impl Mount {
         Self(at.to_owned())
     }
 
+    /// Mounts a device as a file system of this kind, which is not guessed.
+    pub fn kind(kind: &str, device: &Path, at: &Path, options: &str) -> Self {
+        let (given, options) = ([OsStr::new("-t"), kind.as_ref(), "-o".as_ref()], OsStr::new(options));
+        tool("mount", &[&given[..], &[options, device.as_os_str(), at.as_os_str()]].concat());
+        Self(at.to_owned())
+    }
+
     /// Mounts a file system in memory that holds so much.
     pub fn memory(at: &Path, size: &str) -> Self {
         let options = format!("size={size}");
@@ -126,6 +138,11 @@ impl Mount {
             "mount",
             &["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), options.as_ref(), "tmpfs".as_ref(), at.as_os_str()],
         );
+        Self(at.to_owned())
+    }
+
+    /// What somebody else mounted here, to be unmounted.
+    pub fn taken(at: &Path) -> Self {
         Self(at.to_owned())
     }
 

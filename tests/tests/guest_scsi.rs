@@ -146,6 +146,36 @@ fn a_uuid_that_two_disks_have_is_nobodys() {
     assert_eq!(root_of_file(&place.path("2.img")), root_of_file(&result));
 }
 
+#[test]
+fn another_disk_than_the_expected_one_is_refused() {
+    let place = Place::new();
+    let Some(guest) = guest(&place, &[Some(UUIDS[0]), Some(UUIDS[1]), None]) else { return };
+    let result = place.file("result.img", &noise(SIZE, 2));
+    let delta = place.delta("change.delta", &place.path("0.img"), &result, "4K");
+    let apply = |name: &str, target: usize, expected: &str| {
+        format!(
+            "disk=/dev/$(ls /sys/bus/scsi/devices/*:0:{target}:0/block)\n\
+             result {name} failback apply /change.delta $disk --no-undo --yes --json --expect-uuid '{expected}'\n"
+        )
+    };
+    // As it stands in the descriptor of a VMDK.
+    let descriptor = "60 00 C2 99 91 76 DD 77-6e 01 23 45 67 89 ab cd";
+    let script = all_there(3)
+        + &apply("other", 1, UUIDS[0])
+        + &apply("none", 2, UUIDS[0])
+        + &apply("half", 0, &UUIDS[0][..16])
+        + &apply("right", 0, descriptor);
+    let results = guest.file("/change.delta", &std::fs::read(&delta).unwrap()).run(&script);
+    told(&results, "other", 3, &[UUIDS[0], UUIDS[1], "choose the right one"]);
+    told(&results, "none", 3, &["shows no SCSI UUID", UUIDS[0]]);
+    told(&results, "half", 2, &["only half of a disk UUID"]);
+    told(&results, "right", 0, &[]);
+    let untouched = root_of_file(&place.file("untouched", &noise(SIZE, 1)));
+    assert_eq!(root_of_file(&place.path("0.img")), root_of_file(&result));
+    assert_eq!(root_of_file(&place.path("1.img")), untouched);
+    assert_eq!(root_of_file(&place.path("2.img")), untouched);
+}
+
 /// The very shape of VMware's name, 16 bytes on page 0x83, by the kernel's own SCSI target.
 #[test]
 fn the_name_on_page_83_comes_first() {

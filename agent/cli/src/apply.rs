@@ -6,8 +6,8 @@ use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, DeltaInput, Device, DiskIdentity, Engine, JobError, Medium, PlanReport, Progress,
-    SourceDisk, SourceOptions, TargetDisk, check_uuid, look,
+    ApplyOptions, ApplyReport, DeltaInput, DiskIdentity, Engine, JobError, Medium, PlanReport, Progress, SeenTarget,
+    SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target,
 };
 use serde_json::{Value, json};
 use std::io;
@@ -32,7 +32,7 @@ fn options(applying: &Applying, verify: bool, disk: &DiskIdentity) -> Result<App
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let mut delta = files::open(&args.delta)?;
-    let (disk, uses) = look(&args.disk).map_err(JobError::from)?;
+    let SeenTarget { identity: disk, reasons, .. } = look_at_target(&args.disk)?;
     let options = options(&args.applying, false, &disk)?;
     let source = SourceOptions { engine: args.applying.common.engine.into(), fuzzy: true };
     let target = SourceDisk::open(&args.disk, source)?;
@@ -40,7 +40,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
     meter.finish();
     report.refusals.extend(check_uuid(&disk, args.applying.expect_uuid).err().map(|error| error.to_string()));
-    report.refusals.extend(uses.iter().map(|used| format!("{} is {used}", args.disk.display())));
+    report.refusals.extend(reasons);
     let (object, lines) = planned(&args.disk, &disk, &report);
     print(args.applying.common.json, &object, &lines)?;
     Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
@@ -102,7 +102,7 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let applying = &args.applying;
     let piped = files::is_dash(&args.delta);
     let mut file = if piped { None } else { Some(files::open(&args.delta)?) };
-    let (disk, _) = look(&args.disk).map_err(JobError::from)?;
+    let disk = look_at_target(&args.disk)?.identity;
     let options = options(applying, args.verify, &disk)?;
     check_uuid(&disk, applying.expect_uuid)?;
     check_undo(args, &disk)?;
@@ -119,8 +119,8 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
         );
     }
     let disk = target.identity().clone();
-    if let Some(note) = target.device().engine_note() {
-        meter.note(note);
+    for note in target.notes() {
+        meter.note(&note);
     }
     let mut intents = files::intents(&disk, applying.state.as_deref());
     intents.prepare()?;

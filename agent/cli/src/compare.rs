@@ -6,9 +6,9 @@ use crate::report::{Lines, print};
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
-    Against, ByteCount, Coverage, DeltaFacts, Device, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts,
-    FileKind, FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions,
-    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of,
+    Against, ByteCount, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts, FileKind,
+    FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions, SignatureFacts,
+    SignatureReader, SourceDisk, SourceOptions, free_blocks_of,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -30,7 +30,7 @@ fn output(path: &Path, kind: FileKind) -> Result<Output, JobError> {
 /// Opens a source and says what the user should know of it before it is read.
 fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<SourceDisk, JobError> {
     let source = SourceDisk::open(path, options)?;
-    if let Some(note) = source.device().engine_note() {
+    if let Some(note) = source.engine_note() {
         meter.note(note);
     }
     for writer in source.writers() {

@@ -21,6 +21,6 @@ mod source;
 mod sparse;
 pub mod stream;
 
-pub use disk::{Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, open};
+pub use disk::{Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, may_be_written, open};
 pub use files::{Access, Files};
 pub use findings::{Finding, Findings, Severity};

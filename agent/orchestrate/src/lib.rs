@@ -31,7 +31,7 @@ pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};
-pub use open::{SourceDisk, SourceOptions, TargetDisk, check_uuid};
+pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;

@@ -11,7 +11,7 @@ mod submit;
 mod writing;
 
 pub use facts::{DiskFacts, ExtentFacts};
-pub use open::{OpenError, is_vmdk, open};
+pub use open::{OpenError, is_vmdk, may_be_written, open};
 
 use crate::extent::{Extent as GrainExtent, ExtentError};
 use crate::sparse::SparseExtent;

@@ -97,6 +97,16 @@ pub fn open(path: &Path, access: Access, files: &dyn Files) -> Result<Disk, Open
     Ok(Disk { name, size: descriptor.capacity, layers, files: slots, writing, facts })
 }
 
+/// Finds out whether the disk at `path` could be opened for writing, and opens it for reading only.
+///
+/// # Errors
+///
+/// What opening it for writing would end with, but for who uses its files.
+pub fn may_be_written(path: &Path, files: &dyn Files) -> Result<(), OpenError> {
+    let top = open_layer(path, Access::Read, files, &mut Vec::new())?;
+    check_writable(path, &top.descriptor, &top.layer, files)
+}
+
 /// A layer that was opened.
 struct Opened {
     descriptor: Descriptor,
@@ -343,6 +353,19 @@ fn make_writable(
     (file, at): (usize, u64),
     files: &dyn Files,
 ) -> Result<Writing, OpenError> {
+    check_writable(path, descriptor, layer, files)?;
+    for part in &layer.parts {
+        if let Body::Sparse { extent, .. } = &part.body {
+            extent.prepare()?;
+        }
+    }
+    let chance = u32::try_from(RandomState::new().build_hasher().finish() & 0xffff_ffff).unwrap_or(1);
+    let (place, digits) = descriptor.next_cid(chance);
+    Ok(Writing::new((file, at + ByteCount::of_memory(place.start).get(), digits)))
+}
+
+/// Refuses a disk that must not be written to.
+fn check_writable(path: &Path, descriptor: &Descriptor, layer: &Layer, files: &dyn Files) -> Result<(), OpenError> {
     let name = path.display();
     if descriptor.extents.iter().any(|line| line.access != ExtentAccess::ReadWrite) {
         return Err(OpenError::Refused(format!(
@@ -369,14 +392,7 @@ fn make_writable(
             child.display()
         )));
     }
-    for part in &layer.parts {
-        if let Body::Sparse { extent, .. } = &part.body {
-            extent.prepare()?;
-        }
-    }
-    let chance = u32::try_from(RandomState::new().build_hasher().finish() & 0xffff_ffff).unwrap_or(1);
-    let (place, digits) = descriptor.next_cid(chance);
-    Ok(Writing::new((file, at + ByteCount::of_memory(place.start).get(), digits)))
+    Ok(())
 }
 
 /// The disk beside `path` that names it as its parent.

@@ -4,9 +4,10 @@ mod files;
 
 pub use files::VmdkFiles;
 
-use crate::JobError;
-use failback_blockio::Engine;
-use failback_image::{Access, Disk, is_vmdk};
+use crate::{JobError, SeenTarget};
+use failback_blockio::{Device, Engine};
+use failback_hostdev::{DiskIdentity, ScsiUuid, Source};
+use failback_image::{Access, Disk, is_vmdk, may_be_written};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,24 @@ impl VmdkDisk {
         &self.files
     }
 
+    /// Which disk it is: its descriptor's file, with the size and the UUID of the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor cannot be opened any more.
+    pub fn identity(&self, path: &Path) -> Result<DiskIdentity, JobError> {
+        identity(path, &self.disk)
+    }
+
+    /// What the user should know before it is written.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let tracked = self.disk.facts().change_track.is_some();
+        let note = "ESXi tracks the changed blocks of this disk and does not see what is written here: reset changed block \
+                    tracking before the next incremental backup";
+        tracked.then(|| note.to_owned()).into_iter().collect()
+    }
+
     /// Makes everything durable, closes the disk cleanly and gives its files back.
     ///
     /// # Errors
@@ -52,6 +71,31 @@ impl VmdkDisk {
         self.disk.close()?;
         self.files.release()
     }
+}
+
+fn identity(path: &Path, disk: &Disk) -> Result<DiskIdentity, JobError> {
+    let uuid = disk.uuid().and_then(ScsiUuid::from_bytes);
+    Ok(DiskIdentity { size: disk.size(), scsi_uuid: uuid, ..Source::open(path)?.identity().clone() })
+}
+
+/// Which disk a VMDK is, and why it cannot be a target now.
+pub(crate) fn look(path: &Path) -> Result<SeenTarget, JobError> {
+    let opened = VmdkDisk::open(path, Access::Read, Engine::Auto)?;
+    let plain = plain(path)?;
+    let mut seen = SeenTarget::new(opened.identity(path)?);
+    if let Err(error) = may_be_written(&plain, opened.files()) {
+        seen.reasons.push(JobError::from(error).to_string());
+    }
+    let extents = opened.disk().facts().extents.iter().filter_map(|extent| extent.file.as_deref());
+    let mut files: Vec<_> = extents.map(|name| plain.with_file_name(name)).collect();
+    files.push(plain.clone());
+    files.sort();
+    files.dedup();
+    for file in files {
+        let (_, uses) = failback_hostdev::look(&file)?;
+        seen.add(&file, &uses);
+    }
+    Ok(seen)
 }
 
 /// The path itself, or where it leads if it is a symbolic link: the user named it, and the files lie beside what it means.

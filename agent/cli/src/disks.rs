@@ -19,7 +19,8 @@ const VIA_WIDTH: usize = 12;
 /// How the setting is made that the UUIDs of all SCSI disks hang on.
 const ENABLE_UUID: &str = "\
 How to set disk.EnableUUID = TRUE on this VM, which has to be powered off for it:
-  vSphere Client  Edit Settings > VM Options > Advanced > Configuration Parameters > Add: disk.EnableUUID, TRUE
+  vSphere Client  Edit Settings > VM Options > Advanced > Configuration Parameters > Add:
+                  disk.EnableUUID with the value TRUE
   govc            govc vm.change -vm NAME -e disk.enableUUID=TRUE
   PowerCLI        New-AdvancedSetting -Entity (Get-VM NAME) -Name disk.EnableUUID -Value TRUE
   .vmx file       disk.EnableUUID = \"TRUE\"

@@ -45,12 +45,13 @@ pub struct GuestDisk {
     image: PathBuf,
     bus: Bus,
     serial: Option<String>,
+    scsi_version: Option<u8>,
 }
 
 impl GuestDisk {
     /// A raw image, which the guest writes to.
     pub fn new(bus: Bus, image: &Path) -> Self {
-        Self { image: image.to_owned(), bus, serial: None }
+        Self { image: image.to_owned(), bus, serial: None, scsi_version: None }
     }
 
     /// With a serial number: what a SCSI disk shows on VPD page 0x80.
@@ -59,14 +60,21 @@ impl GuestDisk {
         self
     }
 
+    /// As a SCSI disk that calls itself of this version of the standard: of one below 3, Linux does not ask for VPD pages.
+    pub fn scsi_version(mut self, version: u8) -> Self {
+        self.scsi_version = Some(version);
+        self
+    }
+
     /// QEMU's arguments for the disk that is attached at place `index`.
     fn arguments(&self, index: usize) -> [String; 4] {
         let serial = self.serial.as_ref().map(|serial| format!(",serial={serial}")).unwrap_or_default();
         let image = self.image.display();
         let drive = format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}");
+        let version = self.scsi_version.map(|version| format!(",scsi_version={version}")).unwrap_or_default();
         let on_scsi = |bus| {
             format!(
-                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}"
+                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}{version}"
             )
         };
         let device = match self.bus {

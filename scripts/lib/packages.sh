@@ -14,6 +14,8 @@ jq          demo   jq          jq                need
 mke2fs      demo   e2fsprogs   e2fsprogs         need
 git         test   git         git-core          need
 losetup     test   mount       util-linux        need
+mkfs.xfs    test   xfsprogs    xfsprogs          need
+partclone.extfs test partclone epel:partclone    need
 shellcheck  test   shellcheck  epel:ShellCheck   want
 shfmt       test   shfmt       -                 want
 fio         bench  fio         fio               need

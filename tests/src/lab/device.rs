@@ -119,6 +119,13 @@ impl Mount {
         Self(at.to_owned())
     }
 
+    /// Mounts a device as a file system of this kind, which is not guessed.
+    pub fn kind(kind: &str, device: &Path, at: &Path, options: &str) -> Self {
+        let (given, options) = ([OsStr::new("-t"), kind.as_ref(), "-o".as_ref()], OsStr::new(options));
+        tool("mount", &[&given[..], &[options, device.as_os_str(), at.as_os_str()]].concat());
+        Self(at.to_owned())
+    }
+
     /// Mounts a file system in memory that holds so much.
     pub fn memory(at: &Path, size: &str) -> Self {
         let options = format!("size={size}");
@@ -126,6 +133,11 @@ impl Mount {
             "mount",
             &["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), options.as_ref(), "tmpfs".as_ref(), at.as_os_str()],
         );
+        Self(at.to_owned())
+    }
+
+    /// What somebody else mounted here, to be unmounted.
+    pub fn taken(at: &Path) -> Self {
         Self(at.to_owned())
     }
 

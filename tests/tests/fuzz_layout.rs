@@ -47,8 +47,8 @@ fn disks(place: &Place) -> Vec<Vec<u8>> {
     swap(&gpt, 64 * 512, 1 << 20);
     let mbr = place.sparse("mbr.img", DISK, &[]);
     let mut sfdisk = Command::new("/usr/sbin/sfdisk").arg("-q").arg(&mbr).stdin(Stdio::piped()).spawn().unwrap();
-    let script = "label: dos\nstart=64, size=1024, type=82\nstart=1088, size=6000, type=5\nstart=1100, size=512, type=83\n\
-                  start=1700, size=1024, type=82\n";
+    let script = "label: dos\nstart=64, size=1024, type=82\nstart=1088, size=6000, type=5\n5 : start=1100, size=512, type=83\n\
+                  6 : start=1700, size=1024, type=82\n";
     std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), script.as_bytes()).unwrap();
     assert!(sfdisk.wait().unwrap().success());
     swap(&mbr, 64 * 512, 512 << 10);

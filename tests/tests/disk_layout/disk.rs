@@ -68,7 +68,7 @@ pub(crate) fn put_swap(disk: &Path, at: u64, size: u64) -> Range<u64> {
     at + 4096..at + size
 }
 
-/// Copies a file onto a disk.
+/// Copies what is not zero of a file onto a disk.
 pub(crate) fn copy_to(from: &Path, disk: &Path, at: u64) {
     let (from, to) = (File::open(from).unwrap(), File::options().write(true).open(disk).unwrap());
     let (mut buffer, mut done) = (vec![0; 1 << 20], 0);
@@ -77,8 +77,10 @@ pub(crate) fn copy_to(from: &Path, disk: &Path, at: u64) {
         if len == 0 {
             return to.sync_all().unwrap();
         }
-        if buffer[..len].iter().any(|byte| *byte != 0) {
-            to.write_all_at(&buffer[..len], at + done).unwrap();
+        for (piece, at) in buffer[..len].chunks(4096).zip((at + done..).step_by(4096)) {
+            if piece.iter().any(|byte| *byte != 0) {
+                to.write_all_at(piece, at).unwrap();
+            }
         }
         done += len as u64;
     }

@@ -146,7 +146,7 @@ fn a_disk_that_was_enlarged_or_cut() {
     let disk = mbr(&place, "cut.img", 32, "label: dos\nstart=2048, type=82\n");
     put_swap(&disk, MIB, 31 * MIB);
     resize(&disk, 32 * MIB - SECTOR);
-    all_used(&layout(&disk), "partition 1 ends at byte 33554432, outside of the disk, which ends at 33553920");
+    all_used(&layout(&disk), "partition 1 (bytes 1048576..33554432) lies outside of the disk (0..33553920)");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn gpt_partitions_that_cannot_be() {
 
 /// Primaries, an extended partition and three logical ones; swap in partitions 2 and 6.
 const LOGICAL: &str = "label: dos\nlabel-id: 0xcafe1234\nstart=2048, size=8M, type=83, bootable\nsize=8M, type=82\n\
-                       size=40M, type=5\nsize=4M, type=83\nsize=8M, type=82\nsize=4M, type=8e\n";
+                       3 : size=40M, type=5\n5 : size=4M, type=83\n6 : size=8M, type=82\n7 : size=4M, type=8e\n";
 
 #[test]
 fn mbr_with_logical_partitions() {

@@ -8,10 +8,13 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 10] =
-    ["disks", "sign", "diff", "inspect", "plan", "apply", "status", "verify", "completions", "man"];
+const VERBS: [&str; 12] =
+    ["disks", "scan", "sign", "diff", "inspect", "plan", "apply", "status", "verify", "vmdk", "completions", "man"];
 
-const SIGN: &str = "block_size bytes_hole bytes_read coverage disk engine kind output_bytes root seconds size";
+const SCAN: &str = "bytes_skipped bytes_total bytes_used disks";
+const SCAN_DISK: &str = "bytes_free bytes_skipped bytes_used content identity moving name scsi_uuid sector_size size";
+const SIGN: &str =
+    "block_size bytes_free bytes_hole bytes_read coverage disk engine kind output_bytes root seconds size";
 const DIFF: &str = "base_coverage base_root base_size block_size bytes_data bytes_hole bytes_read bytes_zero \
                     changed_blocks delta_bytes engine kind result_coverage result_root result_size seconds source";
 const INSPECT_SIGNATURE: &str =
@@ -43,6 +46,9 @@ fn reports_have_the_names_that_scripts_know() {
     let place = Place::new();
     let (old, new) = (place.noisy("old.img", 100_000, 1), place.noisy("new.img", 100_000, 2));
     let (signature, delta) = (place.path("old.sig"), place.path("new.delta"));
+    let scan = failback!("scan", old).json();
+    has_names(&scan, SCAN);
+    has_names(&scan["disks"][0], SCAN_DISK);
     has_names(&failback!("sign", old, "-o", signature).json(), SIGN);
     has_names(&failback!("diff", "--base", signature, new, "-o", delta).json(), DIFF);
     has_names(&failback!("inspect", signature).json(), INSPECT_SIGNATURE);

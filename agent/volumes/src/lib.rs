@@ -36,8 +36,8 @@ pub use tree::{
 };
 pub use volume::{DeviceVolume, ReadError, Slice, Volume};
 
-/// Looks for the file systems and the swap space that are understood, by signature and not by belief: whatever claims to be there is
-/// returned, and more than one entry means that every block of the volume is in use.
+/// Looks for the file systems and the swap space that are understood, by signature and not by belief: whatever claims to
+/// be there is returned, and more than one entry means that every block of the volume is in use.
 #[must_use]
 pub fn file_systems(volume: &dyn Volume) -> Vec<FileSystem> {
     [ext::inspect(volume), xfs::inspect(volume), reiserfs::inspect(volume), swap::inspect(volume)]

@@ -41,8 +41,6 @@ const SIGNATURES: &[Signature] = &[
     signature("SquashFS", 0, b"sqsh"),
     signature("cramfs", 0, b"\x45\x3d\xcd\x28"),
     signature("ISO 9660", 32_769, b"CD001"),
-    signature("UDF", 34_817, b"NSR0"),
-    signature("UDF", 36_865, b"NSR0"),
     signature("VMFS", 0x10_0000, b"\x0d\xd0\x01\xc0"),
     signature("VMFS", 0x20_0000, b"\x5e\xf1\xab\x2f"),
     signature("JFS", 32_768, b"JFS1"),
@@ -85,10 +83,11 @@ pub(crate) fn others(volume: &dyn Volume) -> Result<Vec<&'static str>, ReadError
             found.push(it.name);
         }
     }
-    let checks: [(&'static str, fn(&dyn Volume) -> Result<bool, ReadError>); 6] = [
+    let checks: [(&'static str, fn(&dyn Volume) -> Result<bool, ReadError>); 7] = [
         ("md (Linux software RAID)", is_md),
         ("DRBD", is_drbd),
         ("ZFS", is_zfs),
+        ("UDF", is_udf),
         ("NILFS2", is_nilfs),
         ("firmware RAID", is_firmware_raid),
         ("minix", is_minix),
@@ -172,6 +171,16 @@ fn is_zfs(volume: &dyn Volume) -> Result<bool, ReadError> {
         }
     }
     Ok(false)
+}
+
+/// UDF: one of the descriptors that begin at 32 KiB, in sectors of 2 KiB (ECMA-167, part 2), perhaps behind those of ISO 9660.
+fn is_udf(volume: &dyn Volume) -> Result<bool, ReadError> {
+    const FROM: u64 = 32 << 10;
+    const SECTOR: usize = 2048;
+    /// Enough for every program that writes them.
+    const DESCRIPTORS: usize = 32;
+    let Some(read) = read(volume, FROM, DESCRIPTORS * SECTOR)? else { return Ok(false) };
+    Ok(read.chunks_exact(SECTOR).any(|descriptor| descriptor[1..].starts_with(b"NSR0")))
 }
 
 /// NILFS2: a short magic, so that the revision and the length of the superblock are looked at too.

@@ -72,6 +72,7 @@ struct Scanner<'a> {
     disks: &'a [&'a dyn Volume],
     free: Vec<Collector>,
     found: Vec<Found>,
+    texts: lvm::Texts,
 }
 
 /// Everything that claims to be on a volume.
@@ -101,7 +102,12 @@ impl Claims {
 
 impl<'a> Scanner<'a> {
     fn new(disks: &'a [&'a dyn Volume]) -> Self {
-        Self { disks, free: disks.iter().map(|_| Collector::default()).collect(), found: Vec::new() }
+        Self {
+            disks,
+            free: disks.iter().map(|_| Collector::default()).collect(),
+            found: Vec::new(),
+            texts: lvm::Texts::default(),
+        }
     }
 
     fn disk(&mut self, disk: usize) -> Content {
@@ -157,8 +163,12 @@ impl<'a> Scanner<'a> {
             Ok(_) if self.found.len() >= PHYSICAL_VOLUMES_MAX => {
                 physical.because = Some(format!("more than {PHYSICAL_VOLUMES_MAX} physical volumes are not followed"));
             }
-            Ok(label) => {
+            Ok(mut label) => {
                 physical.uuid = Some(lvm::uuid(&label.uuid));
+                if !self.texts.keep(&mut label.texts) {
+                    physical.because = Some("the disks have more LVM metadata than is supported".into());
+                    return Content::PhysicalVolume(physical);
+                }
                 physical.index = Some(self.found.len());
                 self.found.push(Found { place, label });
             }

@@ -15,6 +15,8 @@ const STEP: usize = 2;
 struct Page {
     text: String,
     depth: usize,
+    /// Whether somebody may write to the disk, so that nothing of it is skipped.
+    moving: bool,
 }
 
 impl Page {
@@ -82,6 +84,7 @@ fn print_disk(page: &mut Page, disk: &SeenDisk, all: &[SeenDisk]) {
         let _ = write!(head, ", {model}");
     }
     page.line(&head);
+    page.moving = !disk.moving.is_empty();
     page.within(|page| {
         if let Some(uuid) = &disk.identity.scsi_uuid {
             page.line(&format!("SCSI UUID {uuid}"));
@@ -153,7 +156,11 @@ fn file_system(page: &mut Page, system: &FileSystemFacts) {
         match &system.because {
             None => {
                 page.line(&format!("{} used, {} free; {}", system.used.human(), system.free.human(), state(system)));
-                page.line(&format!("=> skipped: {} bytes", system.free));
+                if page.moving {
+                    every_block(page, "somebody may write to the disk now");
+                } else {
+                    page.line(&format!("=> {} bytes are skipped", system.free));
+                }
             }
             Some(because) => {
                 if system.state == State::NotUnderstood {

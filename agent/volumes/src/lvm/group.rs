@@ -246,3 +246,115 @@ fn refer(volume: &Section, members: &BTreeMap<String, usize>, referred: &mut BTr
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A group of two physical volumes with these logical volumes.
+    fn group(volumes: &str) -> Option<Group> {
+        let member = |name: &str| {
+            format!(
+                "{name} {{ id = \"u-{name}\" status = [\"ALLOCATABLE\"] flags = [] pe_start = 2048 pe_count = 100 }}"
+            )
+        };
+        let text = format!(
+            "vg {{ id = \"i-d\" seqno = 3 status = [\"RESIZEABLE\", \"READ\", \"WRITE\"] flags = [] extent_size = 8192\n\
+             physical_volumes {{ {} {} }} logical_volumes {{ {volumes} }} }}\n\
+             contents = \"Text Format Volume Group\" version = 1\n\0",
+            member("pv0"),
+            member("pv1"),
+        );
+        read(text.as_bytes())
+    }
+
+    fn segment(number: u32, start: u64, count: u64, rest: &str) -> String {
+        format!("segment{number} {{ start_extent = {start} extent_count = {count} {rest} }}")
+    }
+
+    fn linear(number: u32, start: u64, count: u64, member: &str, first: u64) -> String {
+        let rest = format!("type = \"striped\" stripe_count = 1 stripes = [\"{member}\", {first}]");
+        segment(number, start, count, &rest)
+    }
+
+    fn volume(name: &str, flags: &str, segments: &[String]) -> String {
+        let (count, segments) = (segments.len(), segments.join(" "));
+        format!("{name} {{ id = \"x\" status = [{flags}] flags = [] segment_count = {count} {segments} }}")
+    }
+
+    const SEEN: &str = "\"READ\", \"WRITE\", \"VISIBLE\"";
+
+    /// Why the first logical volume is not understood.
+    fn trouble(volumes: &str) -> String {
+        group(volumes).unwrap().volumes[0].trouble.clone().unwrap_or_default()
+    }
+
+    #[test]
+    fn linear_volumes() {
+        let root = volume("root", SEEN, &[linear(1, 0, 10, "pv1", 90), linear(2, 10, 5, "pv0", 0)]);
+        let group = group(&root).unwrap();
+        assert_eq!((group.seqno, group.extent, group.trouble.as_deref()), (3, 4 << 20, None));
+        let laid: Vec<_> = group.volumes[0].segments.iter().map(|it| (it.member, it.first, it.extents)).collect();
+        assert_eq!((laid, group.volumes[0].extents), (vec![(1, 90, 10), (0, 0, 5)], 15));
+    }
+
+    #[test]
+    fn what_is_not_linear() {
+        let one = |segment: String| volume("a", SEEN, &[segment]);
+        let striped = "type = \"striped\" stripe_count = 2 stripes = [\"pv0\", 0, \"pv1\", 0]";
+        for (volumes, words) in [
+            (one(segment(1, 0, 4, striped)), "striped over 2"),
+            (one(segment(1, 0, 4, "type = \"thin\" thin_pool = \"pool\"")), "type thin"),
+            (one(segment(1, 0, 4, "type = \"raid1\" raids = [\"m\", \"i\"]")), "type raid1"),
+            (one(linear(1, 0, 4, "pvmove0", 0)), "other logical volumes"),
+            (one(linear(1, 0, 101, "pv0", 0)), "beyond the end of a physical volume"),
+            (one(linear(1, 1, 4, "pv0", 0)), "do not follow each other"),
+            (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 0, 4, "pv0", 8)]), "begin at one place"),
+            (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 5, 4, "pv0", 8)]), "do not follow"),
+            (volume("a", "\"READ\", \"VISIBLE\", \"LOCKED\"", &[linear(1, 0, 4, "pv0", 0)]), "flag LOCKED"),
+            (
+                one(linear(1, 0, 4, "pv0", 0)).replace("segment_count = 1", "segment_count = 2"),
+                "segments that it should",
+            ),
+        ] {
+            assert!(trouble(&volumes).contains(words), "{volumes}: {}", trouble(&volumes));
+        }
+        let hidden = volume("a", "\"READ\", \"WRITE\"", &[linear(1, 0, 4, "pv0", 0)]);
+        assert!(group(&hidden).unwrap().volumes.is_empty());
+    }
+
+    #[test]
+    fn the_origin_of_a_snapshot_and_its_store() {
+        let (root, store) = (linear(1, 0, 4, "pv0", 0), linear(1, 0, 4, "pv0", 4));
+        let snapshot = segment(1, 0, 4, "type = \"snapshot\" origin = \"root\" cow_store = \"store\"");
+        let all = [
+            volume("root", SEEN, &[root]),
+            volume("store", SEEN, &[store]),
+            volume("snapshot0", "\"READ\", \"WRITE\"", &[snapshot]),
+            volume("other", SEEN, &[linear(1, 0, 4, "pv0", 8)]),
+        ];
+        let group = group(&all.concat()).unwrap();
+        let unclear: Vec<_> = group.volumes.iter().map(|it| (it.name.as_str(), it.trouble.is_some())).collect();
+        assert_eq!(unclear, [("other", false), ("root", true), ("store", true)]);
+    }
+
+    #[test]
+    fn extents_that_belong_to_two_volumes() {
+        let a = volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0)]);
+        let next = volume("b", SEEN, &[linear(1, 0, 4, "pv0", 4)]);
+        let onto = volume("b", SEEN, &[linear(1, 0, 4, "pv0", 3)]);
+        let hidden = volume("b", "\"READ\"", &[linear(1, 0, 4, "pv0", 3)]);
+        let elsewhere = volume("b", SEEN, &[linear(1, 0, 4, "pv1", 0)]);
+        for (other, overlaps) in [(next, false), (onto, true), (hidden, true), (elsewhere, false)] {
+            assert_eq!(group(&(a.clone() + &other)).unwrap().trouble.is_some(), overlaps, "{other}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_disk_has() {
+        for count in [u64::MAX, 1 << 50] {
+            assert!(group(&volume("a", SEEN, &[linear(1, 0, count, "pv0", 0)])).is_none());
+        }
+        assert!(group(&volume("a", SEEN, &[linear(1, 0, 1, "pv0", u64::MAX)])).is_none());
+    }
+}

@@ -11,6 +11,7 @@ use crate::crc32::remainder;
 use crate::volume::bytes;
 use crate::{ReadError, Unclear, Volume};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use zerocopy::FromBytes;
 
 /// The longest text that is read. LVM needs some 400 bytes for a logical volume, and its default area is 1 MiB.
@@ -30,7 +31,7 @@ pub(crate) struct Label {
     /// The metadata areas: first byte and the byte behind.
     pub(crate) areas: Vec<(u64, u64)>,
     /// The text of each area that is kept up to date.
-    pub(crate) texts: Vec<Vec<u8>>,
+    pub(crate) texts: Vec<Arc<[u8]>>,
 }
 
 /// What a label led to.
@@ -85,7 +86,7 @@ fn label(volume: &dyn Volume, sector: u64, read: &[u8]) -> Labelled {
     for area in metadata {
         let (from, size) = (area.at.get(), area.size.get());
         found.areas.push((from, from.checked_add(size).ok_or_else(damaged)?));
-        found.texts.extend(text(volume, from, size)?);
+        found.texts.extend(text(volume, from, size)?.map(Arc::from));
     }
     Ok(found)
 }

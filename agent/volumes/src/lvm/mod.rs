@@ -14,8 +14,9 @@ use failback_units::{ByteCount, ByteOffset, ByteRange};
 use group::{Group, Logical};
 pub(crate) use label::{Label, Labelled, read};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// All texts that are kept of all disks, in bytes; equal ones are kept once.
+/// All different texts of all disks together, in bytes.
 const TEXTS_MAX: usize = 64 << 20;
 
 /// A physical volume and where it was found.
@@ -74,14 +75,34 @@ pub(crate) fn uuid(plain: &str) -> String {
     groups.join("-")
 }
 
+/// Keeps the texts of many physical volumes: usually all of a group have the same.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    kept: BTreeSet<Arc<[u8]>>,
+    bytes: usize,
+}
+
+impl Texts {
+    /// Puts what is kept already in place of texts that are equal to it; `false` if they are too many for us.
+    pub(crate) fn keep(&mut self, texts: &mut [Arc<[u8]>]) -> bool {
+        for text in texts {
+            if let Some(same) = self.kept.get(text) {
+                *text = Arc::clone(same);
+            } else {
+                self.bytes = self.bytes.saturating_add(text.len());
+                if self.bytes > TEXTS_MAX {
+                    return false;
+                }
+                self.kept.insert(Arc::clone(text));
+            }
+        }
+        true
+    }
+}
+
 /// Brings physical volumes of all disks together.
 pub(crate) fn assemble(found: &[Found]) -> Assembled {
-    let (mut texts, mut kept) = (BTreeSet::<&[u8]>::new(), 0_usize);
-    for text in found.iter().flat_map(|found| &found.label.texts) {
-        if kept + text.len() <= TEXTS_MAX && texts.insert(text) {
-            kept += text.len();
-        }
-    }
+    let texts: BTreeSet<&[u8]> = found.iter().flat_map(|found| &found.label.texts).map(AsRef::as_ref).collect();
     let (mut states, mut broken) = (BTreeMap::<String, BTreeMap<u64, Vec<&[u8]>>>::new(), BTreeSet::new());
     for text in texts {
         match group::head(text) {
@@ -91,8 +112,7 @@ pub(crate) fn assemble(found: &[Found]) -> Assembled {
             }
         }
     }
-    let mut assembled = Assembled::default();
-    let mut owners = BTreeMap::<String, Vec<usize>>::new();
+    let mut groups = Vec::new();
     for states in states.into_values() {
         let older = states.len() - 1;
         let Some((_, newest)) = states.into_iter().next_back() else { continue };
@@ -100,27 +120,27 @@ pub(crate) fn assemble(found: &[Found]) -> Assembled {
         if newest.len() > 1 {
             group.trouble = Some("the copies of its LVM metadata contradict each other".into());
         }
-        for member in &group.members {
-            owners.entry(member.uuid.clone()).or_default().push(assembled.groups.len());
-        }
-        assembled.groups.push(laid(group, found, older));
+        groups.push((group, older));
     }
-    assembled.membership = found.iter().map(|found| membership(found, &owners, &broken)).collect();
-    assembled
+    let mut owners = BTreeMap::<&str, Vec<usize>>::new();
+    for (index, (group, _)) in groups.iter().enumerate() {
+        group.members.iter().for_each(|member| owners.entry(&member.uuid).or_default().push(index));
+    }
+    let membership: Vec<_> = found.iter().map(|found| membership(found, &owners, &broken)).collect();
+    drop(owners);
+    let lay = |(index, (group, older))| laid(index, group, found, &membership, older);
+    let groups = groups.into_iter().enumerate().map(lay).collect();
+    Assembled { membership, groups }
 }
 
 /// Which group a physical volume belongs to.
-fn membership(
-    found: &Found,
-    owners: &BTreeMap<String, Vec<usize>>,
-    broken: &BTreeSet<&[u8]>,
-) -> Result<usize, Unclear> {
-    if found.label.texts.iter().any(|text| broken.contains(text.as_slice())) {
+fn membership(found: &Found, owners: &BTreeMap<&str, Vec<usize>>, broken: &BTreeSet<&[u8]>) -> Result<usize, Unclear> {
+    if found.label.texts.iter().any(|text| broken.contains(text.as_ref())) {
         return Err(Unclear::because("its LVM metadata is not understood"));
     }
-    match owners.get(&found.label.uuid).map(Vec::as_slice) {
+    match owners.get(found.label.uuid.as_str()).map(Vec::as_slice) {
         Some([group]) => Ok(*group),
-        Some(_) => Err(Unclear::because("two volume groups claim it")),
+        Some(_) => Err(Unclear::because("its volume group, or another one, claims it twice")),
         None if found.label.texts.is_empty() => {
             Err(Unclear::because("no metadata that was found says which volume group it belongs to"))
         }
@@ -128,10 +148,22 @@ fn membership(
     }
 }
 
-/// Lays the logical volumes of a group onto the disks.
-fn laid(group: Group, found: &[Found], older: usize) -> VolumeGroup {
-    let members: Vec<Result<usize, Unclear>> =
-        group.members.iter().map(|member| place(member, &group, found)).collect();
+/// Lays the logical volumes of a group onto the disks. `index` is its place among the groups.
+fn laid(
+    index: usize,
+    group: Group,
+    found: &[Found],
+    membership: &[Result<usize, Unclear>],
+    older: usize,
+) -> VolumeGroup {
+    let place = |member: &group::Member| {
+        let place = place(member, &group, found)?;
+        match membership.get(place) {
+            Some(Ok(owner)) if *owner == index => Ok(place),
+            _ => Err(Unclear::because("it is unclear to which group a physical volume of it belongs")),
+        }
+    };
+    let members: Vec<Result<usize, Unclear>> = group.members.iter().map(place).collect();
     let here = |uuid: &str| found.iter().any(|found| found.label.uuid == uuid);
     let first = found.iter().position(|found| group.members.iter().any(|member| member.uuid == found.label.uuid));
     let mut volumes = Vec::new();
@@ -166,7 +198,7 @@ fn laid(group: Group, found: &[Found], older: usize) -> VolumeGroup {
 fn place(member: &group::Member, group: &Group, found: &[Found]) -> Result<usize, Unclear> {
     let mut same = found.iter().enumerate().filter(|(_, found)| found.label.uuid == member.uuid);
     let Some((index, it)) = same.next() else {
-        return Err(Unclear::because("a part of it lies on a disk that was not given"));
+        return Err(Unclear::because("a part of it lies on a disk that was not given, or is damaged"));
     };
     if same.next().is_some() {
         return Err(Unclear::because("a physical volume of it was found twice"));
@@ -213,4 +245,113 @@ fn pieces(
         Ok(Piece { disk: it.place.disk, on_disk })
     };
     logical.segments.iter().map(piece).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXTENT: u64 = 1 << 20;
+
+    /// The text of a group with the members `pv0` to `pvN`, and a volume of one extent at the start of `pv0`.
+    fn text(id: &str, seqno: u64, members: &[&str]) -> Arc<[u8]> {
+        let member = |(number, uuid): (usize, &&str)| {
+            format!("pv{number} {{ id = \"{uuid}\" status = [\"ALLOCATABLE\"] pe_start = 2048 pe_count = 3 }}")
+        };
+        let members: Vec<_> = members.iter().enumerate().map(member).collect();
+        let text = format!(
+            "vg {{ id = \"{id}\" seqno = {seqno} status = [\"READ\"] extent_size = 2048 physical_volumes {{ {} }}\n\
+             logical_volumes {{ lv {{ id = \"l\" status = [\"READ\", \"VISIBLE\"] segment_count = 1 segment1 {{\n\
+             start_extent = 0 extent_count = 1 type = \"striped\" stripe_count = 1 stripes = [\"pv0\", 0] }} }} }} }}\n\
+             contents = \"Text Format Volume Group\" version = 1\n",
+            members.join(" ")
+        );
+        text.as_bytes().into()
+    }
+
+    /// A physical volume of four extents on its disk, behind another one.
+    fn found(uuid: &str, disk: usize, texts: &[Arc<[u8]>]) -> Found {
+        let start = ByteOffset::new(EXTENT).unwrap();
+        let on_disk = ByteRange::new(start, ByteCount::new(4 * EXTENT).unwrap()).unwrap();
+        let (data_at, areas, texts) = (EXTENT, vec![(4096, EXTENT)], texts.to_vec());
+        let label = Label { uuid: uuid.into(), size: 4 * EXTENT, data_at, areas, texts };
+        Found { place: Piece { disk, on_disk }, label }
+    }
+
+    /// Where the first volume of each group lies: the disk and the first byte, or why that is unclear.
+    fn laid(found: &[Found]) -> Vec<Result<(usize, u64), String>> {
+        let first = |group: VolumeGroup| match &group.volumes[0].pieces {
+            Ok(pieces) => Ok((pieces[0].disk, pieces[0].on_disk.start().get())),
+            Err(reason) => Err(reason.to_string()),
+        };
+        assemble(found).groups.into_iter().map(first).collect()
+    }
+
+    #[test]
+    fn a_volume_lies_where_its_physical_volume_does() {
+        let text = text("g", 1, &["a", "b"]);
+        let both = [found("b", 0, &[]), found("a", 7, &[Arc::clone(&text)])];
+        assert_eq!(laid(&both), [Ok((7, 2 * EXTENT))]);
+        assert_eq!(assemble(&both).membership.into_iter().collect::<Result<Vec<_>, _>>(), Ok(vec![0, 0]));
+        assert!(laid(&both[..1]).is_empty());
+    }
+
+    #[test]
+    fn who_belongs_where_must_be_clear() {
+        let [one, two] = [text("g", 1, &["a"]), text("h", 1, &["a"])];
+        let claimed = laid(&[found("a", 0, &[Arc::clone(&one), two])]);
+        assert!(claimed.len() == 2 && claimed.iter().all(|laid| laid.as_ref().is_err_and(|it| it.contains("unclear"))));
+        let twice = laid(&[found("a", 0, &[text("g", 1, &["a", "a"])])]);
+        assert!(twice[0].as_ref().is_err_and(|it| it.contains("unclear")), "{twice:?}");
+        let broken = laid(&[found("a", 0, &[Arc::clone(&one), b"vg {".as_slice().into()])]);
+        assert!(broken[0].as_ref().is_err_and(|it| it.contains("unclear")), "{broken:?}");
+        let copied = laid(&[found("a", 0, &[Arc::clone(&one)]), found("a", 1, &[one])]);
+        assert!(copied[0].as_ref().is_err_and(|it| it.contains("found twice")), "{copied:?}");
+    }
+
+    #[test]
+    fn the_newest_state_counts_if_there_is_only_one() {
+        let [old, new] = [text("g", 8, &["b"]), text("g", 9, &["a", "b"])];
+        let other = text("g", 9, &["b", "a"]);
+        let both = |old: &Arc<[u8]>, new: &Arc<[u8]>| {
+            laid(&[found("a", 0, &[Arc::clone(new)]), found("b", 1, &[Arc::clone(old)])]).remove(0)
+        };
+        assert_eq!(both(&old, &new), Ok((0, 2 * EXTENT)));
+        assert!(both(&other, &new).is_err_and(|reason| reason.contains("contradict")));
+    }
+
+    #[test]
+    fn label_and_metadata_must_agree() {
+        let with = |change: fn(&mut Found)| {
+            let mut found = found("a", 0, &[text("g", 1, &["a"])]);
+            change(&mut found);
+            laid(&[found]).remove(0)
+        };
+        assert!(with(|_| {}).is_ok());
+        assert!(with(|found| found.label.data_at += 512).is_err());
+        assert!(with(|found| found.label.areas.push((3 * EXTENT, 4 * EXTENT))).is_err());
+        assert!(with(|found| found.label.size += 1).is_err());
+        let shorter = |found: &mut Found| {
+            let (start, count) = (found.place.on_disk.start(), ByteCount::new(4 * EXTENT - 1).unwrap());
+            found.place.on_disk = ByteRange::new(start, count).unwrap();
+            found.label.size = 0;
+        };
+        assert!(with(shorter).is_err());
+    }
+
+    #[test]
+    fn texts_are_kept_once_and_not_without_end() {
+        let mut texts = Texts::default();
+        let large: Arc<[u8]> = vec![1; TEXTS_MAX / 2 + 1].into();
+        let copy: Arc<[u8]> = large.to_vec().into();
+        let mut both = [Arc::clone(&large), copy];
+        assert!(texts.keep(&mut both) && Arc::ptr_eq(&both[0], &both[1]));
+        assert!(!texts.keep(&mut [vec![2; TEXTS_MAX / 2].into()]));
+    }
+
+    #[test]
+    fn uuids_have_the_dashes_of_lvm() {
+        assert_eq!(uuid("mxTFpSJb7I17GoDNeA6hS8ffBsNiDWvq"), "mxTFpS-Jb7I-17Go-DNeA-6hS8-ffBs-NiDWvq");
+        assert_eq!(uuid("a\u{1b}"), "a\\u{1b}");
+    }
 }

@@ -127,11 +127,7 @@ fn conflict(ranges: &[(String, ByteRange)], within: ByteRange, whole: &str) -> O
             return Some(format!("{name} is empty"));
         }
         if range.start() < within.start() || range.end() > within.end() {
-            return Some(format!(
-                "{name} ends at byte {}, outside of {whole}, which ends at {}",
-                range.end(),
-                within.end()
-            ));
+            return Some(format!("{name} (bytes {range}) lies outside of {whole} ({within})"));
         }
     }
     let mut sorted: Vec<_> = ranges.iter().collect();

@@ -17,7 +17,7 @@ const V5: &[&[&str]] = &[
     &["-s", "size=4096"],
     &["-d", "agcount=7"],
     &["-d", "agsize=20004k"],
-    &["-l", "su=256k"],
+    &["-l", "su=256k,size=20m"],
     &["-l", "su=32k,size=20m", "-m", "rmapbt=1"],
     &["-m", "rmapbt=1,reflink=1"],
     &["-m", "reflink=0,bigtime=0", "-i", "sparse=0"],
@@ -59,6 +59,7 @@ fn version_5() {
     let place = Place::new();
     let mut filled = 0;
     for (number, options) in V5.iter().enumerate() {
+        println!("{options:?}");
         let image = made(&place, &format!("{number}"), SIZE, options);
         check(&image, "v5");
         if can_mount(&image) {
@@ -79,7 +80,8 @@ fn version_4() {
     let place = Place::new();
     let prototype = prototype(&place);
     for (number, options) in V4_MORE.iter().enumerate() {
-        let image = made(&place, &format!("{number}"), SIZE, &[V4, options, &["-p", prototype.to_str().unwrap()]].concat());
+        let image =
+            made(&place, &format!("{number}"), SIZE, &[V4, options, &["-p", prototype.to_str().unwrap()]].concat());
         check(&image, "v4");
         std::fs::remove_file(image).unwrap();
     }

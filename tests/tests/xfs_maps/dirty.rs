@@ -14,6 +14,10 @@ use std::thread;
 /// Bytes that must at least be skipped: far more than half of what is free.
 const LEAST: u64 = 100 << 20;
 
+/// Bytes that recovery itself may put to use. It ends what was begun (freeing extents, counting shared ones) with
+/// transactions of its own, and those may take blocks for trees and free lists.
+const TAKEN_BY_RECOVERY: u64 = 64 << 10;
+
 /// The whole proof for one crash copy; returns what our map calls free.
 #[track_caller]
 fn prove(place: &Place, name: &str, crashed: &Path) -> FreeMap {
@@ -23,7 +27,7 @@ fn prove(place: &Place, name: &str, crashed: &Path) -> FreeMap {
     let map = found.map.unwrap();
     assert!(map.bytes().get() > LEAST, "{name}: only {} bytes are free", map.bytes());
     survives(crashed, "xfs", &map).unwrap_or_else(|error| panic!("{name}: {error}"));
-    // What the kernel makes of it; nothing that it then uses may be free here.
+    // What the kernel makes of it; nothing that it then uses may be free here, but for what recovery takes itself.
     let recovered = place.path("recovered");
     copy_image(crashed, &recovered);
     with_mounted(&recovered, "xfs", "rw", |_| ());
@@ -32,7 +36,9 @@ fn prove(place: &Place, name: &str, crashed: &Path) -> FreeMap {
     let after = after.map.unwrap();
     let wrong = map.bytes().get() - map.intersection(&after).bytes().get();
     println!("{name}: {:?}, {} free here, {} after recovery", found.state, map.bytes(), after.bytes());
-    assert_eq!(wrong, 0, "{name}: bytes that are free here are used after recovery");
+    let unfinished = tool("xfs_logprint", &["-t".as_ref(), crashed.as_os_str()]);
+    let allowed = if unfinished.contains("CUI") { TAKEN_BY_RECOVERY } else { 0 };
+    assert!(wrong <= allowed, "{name}: {wrong} bytes that are free here are used after recovery");
     fs::remove_file(recovered).unwrap();
     map
 }
@@ -74,12 +80,14 @@ fn churn(root: &Path, seed: u64, stop: &AtomicBool) {
             0..4 => write_synced_now_and_then(&path, &bytes[..len], round),
             4 => drop(fs::remove_file(directory.join(format!("{}", (round * 31) % 400)))),
             5 => {
-                if let Ok(file) = OpenOptions::new().write(true).open(directory.join(format!("{}", (round * 17) % 400))) {
+                if let Ok(file) = OpenOptions::new().write(true).open(directory.join(format!("{}", (round * 17) % 400)))
+                {
                     file.set_len(u64::try_from(len / 2).unwrap()).unwrap();
                 }
             }
             _ => {
-                if let Ok(file) = OpenOptions::new().write(true).open(directory.join(format!("{}", (round * 13) % 400))) {
+                if let Ok(file) = OpenOptions::new().write(true).open(directory.join(format!("{}", (round * 13) % 400)))
+                {
                     file.write_all_at(&bytes, 0).unwrap();
                     punch(&file, 4096, 8192);
                 }
@@ -156,7 +164,11 @@ fn a_small_log_that_goes_around() {
             let directory = root.join(format!("{}", round % 3));
             fs::create_dir_all(&directory).unwrap();
             for number in 0..1200_u64 {
-                fs::write(directory.join(format!("{number}")), noise(200 + 3 * usize::try_from(number).unwrap(), number)).unwrap();
+                fs::write(
+                    directory.join(format!("{number}")),
+                    noise(200 + 3 * usize::try_from(number).unwrap(), number),
+                )
+                .unwrap();
             }
             remove_every_third(&directory);
             if round >= 5 {

@@ -82,11 +82,7 @@ pub(crate) fn partclone(image: &Path) -> FreeMap {
 }
 
 /// A map of these blocks, in any order, but for some.
-fn without(
-    free: impl Iterator<Item = std::ops::Range<u64>>,
-    but: &BTreeSet<u64>,
-    block_size: u64,
-) -> FreeMap {
+fn without(free: impl Iterator<Item = std::ops::Range<u64>>, but: &BTreeSet<u64>, block_size: u64) -> FreeMap {
     let mut pieces = Vec::new();
     for range in free {
         let mut start = range.start;

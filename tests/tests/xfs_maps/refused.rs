@@ -20,7 +20,10 @@ fn put(image: &Path, at: u64, bytes: &[u8]) {
 /// Sets a field of the superblock, and its checksum.
 fn set(image: &Path, field: &str, value: &str) {
     let command = format!("write -d {field} {value}");
-    tool("xfs_db", &["-x".as_ref(), "-c".as_ref(), "sb 0".as_ref(), "-c".as_ref(), command.as_ref(), image.as_os_str()]);
+    tool(
+        "xfs_db",
+        &["-x".as_ref(), "-c".as_ref(), "sb 0".as_ref(), "-c".as_ref(), command.as_ref(), image.as_os_str()],
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ const V5: &[&[&str]] = &[
     &["-m", "rmapbt=1,reflink=1"],
     &["-m", "reflink=0,bigtime=0", "-i", "sparse=0"],
     &["-i", "nrext64=1,size=2048"],
-    &["-d", "su=64k,sw=4", "-L", "two\twords"],
+    &["-d", "su=64k,sw=4", "-l", "size=20m", "-L", "two\twords"],
     &["-l", "agnum=2", "-n", "size=16384", "-b", "size=1024", "-m", "rmapbt=1"],
 ];
 

@@ -5,6 +5,7 @@ pub mod fuzz;
 pub mod fuzz_layout;
 pub mod fuzz_streams;
 pub mod fuzz_ext;
+pub mod fuzz_xfs;
 pub mod lab;
 pub mod proof;
 pub mod vmdk_made;

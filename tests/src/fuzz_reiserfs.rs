@@ -2,10 +2,11 @@
 //!
 //! The same function is called by the fuzzer in `tests/fuzz` and by tests on the stable toolchain.
 
+#![expect(clippy::must_use_candidate, reason = "helpers of tests are called for what they do")]
+
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use failback_volumes::{FileSystem, Kind, ReadError, Volume, file_systems};
 use std::cell::Cell;
-use std::ops::Range;
 
 /// Where the superblock is, in bytes.
 pub const SUPERBLOCK: usize = 64 << 10;
@@ -69,12 +70,12 @@ impl Crashed {
     pub fn new(block_size: usize, transaction_max: usize) -> Self {
         let mut made = Self {
             window: vec![0; (2 + 2 * transaction_max + 3 + 1) * block_size],
-            second: bits(block_size, &[0..block_size * 8 - 1]),
+            second: bits(block_size, &[(0, block_size * 8 - 1)]),
             block_size,
             transaction_max,
             reads: Cell::new(0),
         };
-        let first = bits(block_size, &[0..block_size * 8 - 1]);
+        let first = bits(block_size, &[(0, block_size * 8 - 1)]);
         made.window[block_size..2 * block_size].copy_from_slice(&first);
         let superblock = made.superblock(1);
         made.window[..superblock.len()].copy_from_slice(&superblock);
@@ -174,12 +175,12 @@ impl Crashed {
         let (all, second) = (made.blocks_in_bitmap(), u32::try_from(made.blocks_in_bitmap()).expect("it is small"));
         let short = all - 100;
         let versions = [
-            bits(size, &[0..250]),
-            bits(size, &[0..300]),
-            bits(size, &[0..220, 230..400]),
-            bits(size, &[0..220, 230..400, 600..610]),
+            bits(size, &[(0, 250)]),
+            bits(size, &[(0, 300)]),
+            bits(size, &[(0, 220), (230, 400)]),
+            bits(size, &[(0, 220), (230, 400), (600, 610)]),
         ];
-        let seconds = [bits(size, std::slice::from_ref(&(0..1))), bits(size, &[0..1, 5..50])];
+        let seconds = [bits(size, &[(0, 1)]), bits(size, &[(0, 1), (5, 50)])];
         let mut superblocks = Vec::new();
         for (first, second) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
             superblocks.push(made.superblock(zeroes(&versions[first], all) + zeroes(&seconds[second], short)));
@@ -234,10 +235,10 @@ pub fn reiserfs(changes: &[u8]) -> bool {
     crashed.inspected().is_some_and(|found| found.map.is_ok())
 }
 
-/// A bitmap block in which these blocks are in use.
-pub fn bits(block_size: usize, used: &[Range<usize>]) -> Vec<u8> {
+/// A bitmap block in which these blocks are in use: from the first, and up to the second.
+pub fn bits(block_size: usize, used: &[(usize, usize)]) -> Vec<u8> {
     let mut bits = vec![0; block_size];
-    for bit in used.iter().flat_map(Clone::clone) {
+    for bit in used.iter().flat_map(|(start, end)| *start..*end) {
         bits[bit / 8] |= 1 << (bit % 8);
     }
     bits

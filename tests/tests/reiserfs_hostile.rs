@@ -3,7 +3,8 @@
 
 use failback_tests::fuzz_reiserfs::{Crashed, Logged, bits, reiserfs};
 use failback_tests::lab::noise;
-use failback_volumes::{FreeMap, State};
+use failback_units::{ByteCount, ByteOffset};
+use failback_volumes::{FreeMap, ReadError, State, Volume, file_systems};
 
 /// Whether everything that is free in one is free in the other.
 fn is_within(one: &FreeMap, other: &FreeMap) -> bool {
@@ -92,7 +93,7 @@ fn nothing_makes_it_panic() {
         let dice = noise(16, seed ^ 0x5151);
         let start = usize::from(u16::from_le_bytes([dice[0], dice[1]])) % crashed.window.len();
         let end = (start + usize::from(dice[2]) * 8).min(crashed.window.len());
-        let fill = if dice[3] % 2 == 0 { vec![0; end - start] } else { noise(end - start, seed) };
+        let fill = if dice[3] < 128 { vec![0; end - start] } else { noise(end - start, seed) };
         crashed.window[start..end].copy_from_slice(&fill);
         accepted += u32::from(crashed.inspected().is_some_and(|found| found.map.is_ok()));
     }
@@ -180,7 +181,7 @@ fn a_fresh_journal_is_searched_for_its_oldest() {
 fn a_list_of_places_runs_on_in_the_commit_block() {
     let mut made = Crashed::new(1024, 256);
     let superblock_block = made.superblock_block();
-    let full = bits(1024, std::slice::from_ref(&(0..8192)));
+    let full = bits(1024, &[(0, 8192)]);
     let superblock = made.superblock(0);
     let leaf = [1; 1024];
     // 250 places are in the descriptor. The superblock and the bitmap come behind them.
@@ -200,10 +201,10 @@ fn a_transaction_that_writes_where_it_must_not() {
         [(0, false), (127, false), (128, true), (129, false), (130, false), (8091, true), (8092, false)]
     {
         let mut made = Crashed::new(512, 32);
-        made.window[512..1024].copy_from_slice(&bits(512, std::slice::from_ref(&(0..4095))));
+        made.window[512..1024].copy_from_slice(&bits(512, &[(0, 4095)]));
         let superblock = made.superblock(1);
         made.window[..512].copy_from_slice(&superblock);
-        made.second = bits(512, std::slice::from_ref(&(0..4096)));
+        made.second = bits(512, &[(0, 4096)]);
         made.log(0, &Logged { number: 10, mount: 10, blocks: vec![(target, &superblock)] });
         assert_eq!(made.inspected().unwrap().map.is_ok(), is_fine, "{target}");
     }
@@ -246,4 +247,79 @@ fn a_superblock_is_not_believed() {
     refused(&own, "its journal belongs to another file system");
     let limit = with(header + 24, &[0, 0, 0, 0]);
     refused(&limit, "the limits in the header of its journal are impossible");
+}
+
+#[test]
+fn what_must_be_in_use_is() {
+    let with_free = |first: &[usize], second: &[usize]| {
+        let mut made = Crashed::new(512, 32);
+        let mut versions = [bits(512, &[(0, 4096)]), bits(512, &[(0, 4096)])];
+        for (version, free) in versions.iter_mut().zip([first, second]) {
+            for block in free {
+                version[block / 8] &= !(1 << (block % 8));
+            }
+        }
+        let superblock = made.superblock(first.len() + second.len());
+        made.window[..512].copy_from_slice(&superblock);
+        made.window[512..1024].copy_from_slice(&versions[0]);
+        made.second.copy_from_slice(&versions[1]);
+        made
+    };
+    // Behind the journal's header and the root everything may be free.
+    assert_eq!(blocks(&map_of(&with_free(&[199], &[1]))), [(199, 200), (4097, 4098)]);
+    for block in [0, 127, 128, 129, 130, 196, 197, 198] {
+        refused(&with_free(&[block], &[]), "bitmap 0 calls blocks free that hold its superblock");
+    }
+    refused(&with_free(&[], &[0]), "bitmap 1 calls blocks free");
+}
+
+/// A file system of more bitmaps than a number of 16 bits counts: each has its own bit set, as `mkreiserfs` leaves them.
+struct Many(Crashed);
+
+impl Many {
+    const BITMAPS: u64 = 65_540;
+    const BLOCKS: u64 = Self::BITMAPS * 4096;
+
+    fn new(stated: u16) -> Self {
+        let mut made = Crashed::new(512, 32);
+        made.window[512..1024].copy_from_slice(&bits(512, &[(0, 4095)]));
+        let free = 1 + (Self::BITMAPS - 1) * 4095;
+        for (at, number) in [(0, Self::BLOCKS), (4, free)] {
+            made.window[at..at + 4].copy_from_slice(&u32::try_from(number).unwrap().to_le_bytes());
+        }
+        made.window[70..72].copy_from_slice(&stated.to_le_bytes());
+        Self(made)
+    }
+}
+
+impl Volume for Many {
+    fn size(&self) -> ByteCount {
+        ByteCount::new(Self::BLOCKS * 512).unwrap()
+    }
+
+    fn sector_size(&self) -> u32 {
+        512
+    }
+
+    fn read(&self, at: ByteOffset, into: &mut [u8]) -> Result<(), ReadError> {
+        if at.get() < 4096 * 512 {
+            return self.0.read(at, into);
+        }
+        into.fill(0);
+        into[0] = u8::from((at.get() / 512).is_multiple_of(4096));
+        Ok(())
+    }
+}
+
+#[test]
+fn more_bitmaps_than_the_superblock_can_count() {
+    for stated in [0, 4] {
+        let found = file_systems(&Many::new(stated)).pop().unwrap();
+        let map = found.map.unwrap();
+        assert_eq!(map.extents().len() as u64, Many::BITMAPS);
+        assert_eq!(map.bytes().get(), (1 + (Many::BITMAPS - 1) * 4095) * 512);
+        assert_eq!(found.remarks, ["its superblock cannot count 65540 bitmap blocks, so their number was computed"]);
+    }
+    let wrong = file_systems(&Many::new(5)).pop().unwrap();
+    assert!(wrong.map.unwrap_err().to_string().contains("it claims 5 bitmap blocks where it must have 65540"));
 }

@@ -337,3 +337,19 @@ fn crashed_file_systems_lose_nothing() {
     let unreplayed = &used[CRASHES.len()];
     assert!(*unreplayed != whole[0], "without its journal a map loses nothing here, so this test proves nothing");
 }
+
+#[test]
+fn a_superblock_in_the_old_place() {
+    if !has_tools() {
+        return;
+    }
+    let place = Place::new();
+    let image = made(&place, "old.img", 64 << 20, "");
+    let file = fs::OpenOptions::new().read(true).write(true).open(&image).unwrap();
+    let mut superblock = [0; 204];
+    file.read_exact_at(&mut superblock, 64 << 10).unwrap();
+    file.write_all_at(&superblock, 8 << 10).unwrap();
+    refused(&image, "it has two superblocks, at 8 KiB and at 64 KiB");
+    file.write_all_at(&[0; 204], 64 << 10).unwrap();
+    refused(&image, "it is older than version 3.5.11, with its superblock at 8 KiB");
+}

@@ -3,5 +3,8 @@
 
 pub mod fuzz;
 pub mod fuzz_reiserfs;
+pub mod fuzz_streams;
 pub mod lab;
 pub mod proof;
+pub mod vmdk_made;
+pub mod vmdk_read;

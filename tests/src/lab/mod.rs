@@ -9,6 +9,7 @@
 
 mod content;
 mod device;
+pub mod guest;
 mod place;
 mod program;
 mod running;

@@ -3,6 +3,7 @@
 
 pub mod fuzz;
 pub mod fuzz_layout;
+pub mod fuzz_reiserfs;
 pub mod fuzz_streams;
 pub mod fuzz_ext;
 pub mod fuzz_xfs;

@@ -131,3 +131,23 @@ fn runs(word: u64) -> impl Iterator<Item = (u32, u32)> {
         Some((start, at))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn runs_are_the_ones(word in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), Just(1 << 63), Just(u64::MAX >> 1)]) {
+            let mut again = 0;
+            let mut behind = None;
+            for (start, end) in runs(word) {
+                prop_assert!(start < end && end <= WORD && behind.is_none_or(|behind| behind < start));
+                again |= (u64::MAX >> (WORD - (end - start))) << start;
+                behind = Some(end);
+            }
+            prop_assert_eq!(again, word);
+        }
+    }
+}

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod fuzz_ext;
 pub mod fuzz_layout;
 pub mod fuzz_reiserfs;
 pub mod fuzz_streams;
-pub mod fuzz_ext;
+pub mod fuzz_vmdk;
 pub mod fuzz_xfs;
 pub mod lab;
 pub mod proof;

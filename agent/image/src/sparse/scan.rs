@@ -69,6 +69,7 @@ impl SparseExtent {
             name,
             findings,
             used: Bitmap::new(self.file_bytes().min(MAX_ADDRESSED) / self.shape.grain),
+            metadata: Vec::new(),
             residue: None,
             facts: TableFacts::default(),
         };
@@ -136,6 +137,8 @@ struct Scan<'a> {
     name: &'a str,
     findings: &'a mut Findings,
     used: Bitmap,
+    /// Where structures lie, from their first byte to the one behind their last, in order.
+    metadata: Vec<(u64, u64)>,
     /// By how much the first grain is off a multiple of the grain.
     residue: Option<u64>,
     facts: TableFacts,
@@ -170,24 +173,45 @@ impl Scan<'_> {
             let sentence = || format!("{name} says that grains may lie where its directory or descriptor is");
             self.findings.add(Severity::Error, sentence);
         }
-        let grain = shape.grain;
-        let mut all: Vec<u32> = directory.into_iter().chain(redundant).filter(|sector| *sector != 0).collect();
-        all.sort_unstable();
-        for pair in all.windows(2) {
-            if let [one, next] = pair
-                && u64::from(next - one) * SECTOR < TABLE_BYTES
-            {
-                let sentence = || format!("two grain tables of {name} lie on the same sectors, at {one} and {next}");
-                self.findings.add(Severity::Error, sentence);
+        self.metadata = self.metadata_of(&directory, &redundant);
+        self.metadata.sort_unstable();
+        let mut whole: Vec<(u64, u64)> = Vec::new();
+        for (start, end) in std::mem::take(&mut self.metadata) {
+            match whole.last_mut() {
+                Some((_, last)) if start < *last => {
+                    let sentence = || format!("two structures of {name} lie on the same bytes, before and at {start}");
+                    self.findings.add(Severity::Error, sentence);
+                    *last = end.max(*last);
+                }
+                Some((_, last)) if start == *last => *last = end,
+                _ => whole.push((start, end)),
             }
         }
-        for sector in all {
-            let at = u64::from(sector) * SECTOR;
-            if at >= self.extent.shape.overhead {
-                self.used.set(at / grain);
-                self.used.set((at + TABLE_BYTES - 1) / grain);
-            }
+        self.metadata = whole;
+    }
+
+    /// Where the header, the descriptor, the directories and the tables lie.
+    fn metadata_of(&self, directory: &[u32], redundant: &[u32]) -> Vec<(u64, u64)> {
+        let shape = &self.extent.shape;
+        let descriptor = shape.header.descriptor_offset.get().saturating_mul(SECTOR);
+        let text = shape.header.descriptor_sectors.get().saturating_mul(SECTOR);
+        let table = |sector: &u32| (u64::from(*sector) * SECTOR, u64::from(*sector) * SECTOR + TABLE_BYTES);
+        let tables = directory.iter().chain(redundant).filter(|sector| **sector != 0).map(table);
+        let mut all: Vec<(u64, u64)> = tables.collect();
+        all.push((0, SECTOR));
+        all.extend(
+            [Some(shape.directory), shape.redundant].into_iter().flatten().map(|at| (at, at + shape.tables * 4)),
+        );
+        if descriptor != 0 && text != 0 {
+            all.push((descriptor, descriptor.saturating_add(text)));
         }
+        all
+    }
+
+    /// Whether a grain lies on anything that is no grain.
+    fn is_on_metadata(&self, start: u64, end: u64) -> bool {
+        let next = self.metadata.partition_point(|(_, metadata_end)| *metadata_end <= start);
+        self.metadata.get(next).is_some_and(|(metadata_start, _)| *metadata_start < end)
     }
 
     /// How bad it is that both tables differ: after a crash they may.
@@ -225,11 +249,11 @@ impl Scan<'_> {
     fn grain(&mut self, grain: u64, at: u64) {
         let (name, shape) = (self.name, &self.extent.shape);
         self.facts.allocated += 1;
-        if at < shape.overhead {
+        let end = at + shape.bytes_of(grain);
+        if at < shape.overhead || self.is_on_metadata(at, end) {
             let sentence = || format!("the entry of grain {grain} of {name} leads into the metadata, to byte {at}");
             return self.findings.add(Severity::Error, sentence);
         }
-        let end = at + shape.bytes_of(grain);
         let file = self.extent.file_bytes();
         if end > file {
             let sentence =

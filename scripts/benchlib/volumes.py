@@ -75,12 +75,12 @@ def crashed(kind, image, journal=64):
             # Its journal takes data as well. At three quarters the kernel begins to empty it.
             fill_synchronised(os.path.join(at, "file"), journal * MIB * 10 // 16)
         else:
-            for directory in range(64):
+            # Each round is a transaction of its own; at three quarters the kernel begins to empty this log, too.
+            for directory in range(100):
                 os.mkdir(os.path.join(at, str(directory)))
-                for number in range(400):
-                    with open(os.path.join(at, str(directory), str(number)), "wb") as file:
-                        file.write(b"x" * 5000)
-            fill_synchronised(os.path.join(at, "last"), 4096)
+                for number in range(1000):
+                    os.mkdir(os.path.join(at, str(directory), str(number)))
+                fill_synchronised(os.path.join(at, str(directory), "last"), 4096)
         run(["cp", "--sparse=always", "--reflink=never", live, image])
     os.unlink(live)
 

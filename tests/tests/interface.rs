@@ -15,21 +15,21 @@ const SCAN: &str = "bytes_skipped bytes_total bytes_used disks";
 const SCAN_DISK: &str = "bytes_free bytes_skipped bytes_used content identity moving name scsi_uuid sector_size size";
 const SIGN: &str =
     "block_size bytes_free bytes_hole bytes_read coverage disk engine kind output_bytes root seconds size";
-const DIFF: &str = "base_coverage base_root base_size block_size bytes_data bytes_hole bytes_read bytes_zero \
+const DIFF: &str = "base_coverage base_root base_size block_size bytes_data bytes_free bytes_hole bytes_read bytes_zero \
                     changed_blocks delta_bytes engine kind result_coverage result_root result_size seconds source";
-const INSPECT_SIGNATURE: &str =
-    "block_size coverage created file_bytes kind proven root size source_name source_scsi_uuid what";
-const INSPECT_DELTA: &str = "base_coverage base_root base_size block_size bytes_data bytes_stored bytes_zero created \
+const INSPECT_SIGNATURE: &str = "block_size coverage created file_bytes kind proven root size source_file_systems source_name \
+     source_partition_table source_scsi_uuid what";
+const INSPECT_DELTA: &str = "base_coverage base_root base_size block_size bytes_data bytes_free bytes_stored bytes_zero created \
                              extents file_bytes frames kind proven result_coverage result_root result_size signed_by \
-                             source_name source_scsi_uuid what";
-const PLAN: &str = "base_coverage base_root base_size bytes_hole bytes_in_place bytes_to_read bytes_to_write bytes_to_zero \
+                             source_file_systems source_name source_partition_table source_scsi_uuid what";
+const PLAN: &str = "base_coverage base_root base_size bytes_free bytes_hole bytes_in_place bytes_to_read bytes_to_write bytes_to_zero \
                     disk disk_size extents finishes_interrupted_apply kind refusals result_coverage result_root result_size \
                     seconds_estimated signed_by torn";
-const APPLY: &str = "already_in_place base_coverage base_root bytes_hole bytes_in_place bytes_read bytes_written \
+const APPLY: &str = "already_in_place base_coverage base_root bytes_free bytes_free_zeroed bytes_hole bytes_in_place bytes_read bytes_written \
                      bytes_zeroed delta_bytes disk engine kind proven result_coverage result_root result_size resumed \
                      seconds torn_rewritten verified_bytes_read";
 const STATUS: &str = "base_root disk next record result_root started state window_bytes window_start";
-const VERIFY: &str = "bytes_different bytes_hole bytes_read differences disk engine expected_root matches proven root \
+const VERIFY: &str = "bytes_different bytes_free bytes_hole bytes_read coverage differences disk engine expected_root matches proven root \
                       seconds size";
 
 #[track_caller]
@@ -103,6 +103,7 @@ fn every_verb_has_a_man_page() {
     let place = Place::new();
     failback!("man", place.root()).done();
     let mut wanted: Vec<_> = VERBS.iter().map(|verb| format!("failback-{verb}.1")).collect();
+    wanted.extend(["info", "check", "create", "convert"].map(|verb| format!("failback-vmdk-{verb}.1")));
     wanted.push("failback.1".into());
     wanted.sort();
     assert_eq!(place.names(), wanted);

@@ -41,12 +41,12 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     meter.finish();
     report.refusals.extend(check_uuid(&disk, args.applying.expect_uuid).err().map(|error| error.to_string()));
     report.refusals.extend(reasons);
-    let (object, lines) = planned(&args.disk, &disk, &report);
+    let (object, lines) = planned(&args.disk, &disk, &report, options.zeroes_free());
     print(args.applying.common.json, &object, &lines)?;
     Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
 }
 
-fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lines) {
+fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: bool) -> (Value, Lines) {
     let (examined, shapes) = (&report.examined, &report.header.shapes);
     let object = json!({
         "disk": path.display().to_string(),
@@ -81,7 +81,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
     lines.add("kind", report.header.kind);
     lines.bytes("to read", examined.bytes_read).bytes("to write", examined.bytes_to_write);
     lines.bytes("to make zero", examined.bytes_to_zero).bytes("in place already", examined.bytes_in_place);
-    lines.bytes("free, left alone", report.bytes_free);
+    lines.bytes(if zeroes_free { "free, to make zero" } else { "free, left alone" }, report.bytes_free);
     if report.resumes {
         lines.add("resumes", "an apply of this change that was interrupted");
     }

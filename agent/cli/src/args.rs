@@ -8,7 +8,7 @@ use failback_orchestrate::{BlockSize, ByteCount, Engine, Root, ScsiUuid};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Bring changed disks home: sign, compare, apply and verify, each step proven by BLAKE3.
+/// Bring changed disks home: sign, compare, apply and verify, proven by BLAKE3.
 #[derive(Debug, Parser)]
 #[command(name = "failback", version, after_help = exit::HELP)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 80)]
@@ -26,7 +26,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// List the attached disks, and say which can be targets
     Disks(DisksArgs),
-    /// Say what is on disks: partitions, LVM, file systems, used and free
+    /// Say what is on disks, and what of it is free
+    ///
+    /// Partitions, LVM, file systems, their state, and what sign, diff and apply leave out because of it.
     Scan(ScanArgs),
     /// Read a disk and write its signature
     Sign(SignArgs),
@@ -107,7 +109,7 @@ pub(crate) struct ScanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SignArgs {
-    /// The disk: a block device or a raw image
+    /// The disk: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
     /// The signature file to write; - for standard output
     #[arg(short, long, value_name = "FILE")]
@@ -137,7 +139,9 @@ pub(crate) struct Reading {
     /// coverage is `used`. `failback scan` shows what that is.
     #[arg(long)]
     pub(crate) whole: bool,
-    /// Another disk of the same LVM volume group, so that volumes that lie on both are understood
+    /// Another disk of the same LVM volume group
+    ///
+    /// Volumes that lie on both are understood only with it.
     #[arg(long, value_name = "DISK", conflicts_with = "whole")]
     pub(crate) with: Vec<PathBuf>,
     /// Threads that read and hash; 0 for one on each processor
@@ -150,7 +154,7 @@ pub(crate) struct DiffArgs {
     /// The signature of what the target holds
     #[arg(long, value_name = "FILE")]
     pub(crate) base: PathBuf,
-    /// The source: a block device or a raw image
+    /// The source: a block device, a raw image or a VMDK
     pub(crate) source: PathBuf,
     /// The delta file to write; - for standard output
     #[arg(short, long, value_name = "FILE")]
@@ -189,14 +193,14 @@ pub(crate) struct Applying {
     /// By default it lies beside an image, and in /var/lib/failback for a block device.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
-    /// Refuse a target with another SCSI UUID: 32 hexadecimal digits
+    /// Refuse a target with another SCSI UUID than this
     ///
-    /// Also as `naa.…`, `wwn-0x…`, `scsi-3…` or the bytes of a VMX file. Of a VMDK it is the ddb.uuid.
+    /// 32 hexadecimal digits, also as `naa....`, `wwn-0x...`, `scsi-3...` or the bytes of a VMX file. Of a VMDK it is the ddb.uuid.
     #[arg(long, value_name = "UUID")]
     pub(crate) expect_uuid: Option<ScsiUuid>,
-    /// Accept a target that is another disk by its partition table and file systems
+    /// Accept a target that was never this disk
     ///
-    /// Its content is overwritten, and its free space is made zero as with --zero-free.
+    /// By its partition table and file systems it is another one, or empty. Its content is overwritten, and its free space is made zero as with --zero-free.
     #[arg(long)]
     pub(crate) new_disk: bool,
     /// Make the free space of the result zero
@@ -208,7 +212,7 @@ pub(crate) struct Applying {
     /// Refuse a delta that this key did not sign
     #[arg(long, value_name = "FILE")]
     pub(crate) trusted_key: Option<PathBuf>,
-    /// Go on although an apply of another delta was interrupted
+    /// Go on although another apply was interrupted
     ///
     /// For a delta that was made from a signature taken after the interruption. The whole disk is read at the end.
     #[arg(long)]
@@ -221,7 +225,7 @@ pub(crate) struct Applying {
 pub(crate) struct PlanArgs {
     /// The delta file
     pub(crate) delta: PathBuf,
-    /// The target: a block device or a raw image
+    /// The target: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
     #[command(flatten)]
     pub(crate) applying: Applying,
@@ -231,7 +235,7 @@ pub(crate) struct PlanArgs {
 pub(crate) struct ApplyArgs {
     /// The delta file; - for standard input
     pub(crate) delta: PathBuf,
-    /// The target: a block device or a raw image
+    /// The target: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
     /// Do not ask before writing
     #[arg(long)]
@@ -250,7 +254,7 @@ pub(crate) struct ApplyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// The target: a block device or a raw image
+    /// The target: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
     /// Where the intent record was kept
     #[arg(long, value_name = "DIR")]
@@ -262,7 +266,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The disk: a block device or a raw image
+    /// The disk: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
     /// The root it should have: 64 hexadecimal digits, as b3sum prints them
     #[arg(long, value_name = "HEX", required_unless_present = "signature", conflicts_with = "signature")]
@@ -273,7 +277,7 @@ pub(crate) struct VerifyArgs {
     /// Look at the first BYTES only, for a disk larger than what it holds
     #[arg(long, value_name = "BYTES", conflicts_with = "signature")]
     pub(crate) size: Option<u64>,
-    /// The root is one of coverage `used`: count free space as zeroes
+    /// Count free space as zeroes, as a root of coverage `used` does
     ///
     /// A signature says so itself.
     #[arg(long, requires = "root")]
@@ -281,7 +285,9 @@ pub(crate) struct VerifyArgs {
     /// The block size of such a root
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = parse_block_size, requires = "used")]
     pub(crate) block_size: BlockSize,
-    /// Another disk of the same LVM volume group, so that volumes that lie on both are understood
+    /// Another disk of the same LVM volume group
+    ///
+    /// Volumes that lie on both are understood only with it.
     #[arg(long, value_name = "DISK", requires = "used")]
     pub(crate) with: Vec<PathBuf>,
     /// Threads that read and hash; 0 for one on each processor

@@ -6,9 +6,9 @@ use crate::report::{Lines, print};
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
-    Against, ByteCount, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts, FileKind,
-    FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions, SignatureFacts,
-    SignatureReader, SourceDisk, SourceOptions, free_blocks_of,
+    Against, ByteCount, Content, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts,
+    FileKind, FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions,
+    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -50,7 +50,8 @@ fn free_of<'a>(source: &SourceDisk, content: &'a DiskLayout, reading: &Reading, 
         return None;
     }
     let free = source.free_space(content);
-    if free.is_empty() && source.writers().is_empty() {
+    let nothing_found = matches!(&content.content, Content::Unclear { found, .. } if found.is_empty());
+    if free.is_empty() && source.writers().is_empty() && !nothing_found {
         meter.note("no free space is known on this disk, so all of it is read; failback scan says why");
     }
     Some(free).filter(|free| !free.is_empty())
@@ -335,6 +336,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     lines.add("coverage", report.coverage).add("proven", proven);
     lines.bytes("read", report.scan.bytes_read).bytes("holes, not read", report.scan.bytes_hole);
     lines.bytes("free, not read", report.scan.bytes_free);
+    if !matches && args.root.is_some() && !args.used {
+        lines.add("hint", "a root of coverage used, as deltas may have, is verified with --used or a signature");
+    }
     if !report.differences.is_empty() {
         lines.bytes("different", report.bytes_different).add("ranges", ranges(&report.differences));
     }

@@ -5,9 +5,8 @@ use failback_orchestrate::{JobError, Outcome};
 use std::io;
 use std::process::ExitCode;
 
-pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 refused;\n\
-                               4 content does not match; 5 input or output failed;\n\
-                               6 damaged or unknown file; 130 interrupted";
+pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 refused; 4 content does\n\
+                               not match; 5 input or output failed; 6 damaged or unknown file; 130 interrupted";
 
 /// The content of a disk is not what it should be.
 pub(crate) const MISMATCH: u8 = 4;

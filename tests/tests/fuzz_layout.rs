@@ -43,7 +43,7 @@ fn swap(disk: &Path, at: u64, size: u64) {
 /// Disks of 4 MiB with swap space in them.
 fn disks(place: &Place) -> Vec<Vec<u8>> {
     let gpt = place.sparse("gpt.img", DISK, &[]);
-    tool("sgdisk", &["-a", "1", "-o", "-n", "1:64:2111", "-n", "2:2112:4159", gpt.to_str().unwrap()]);
+    tool("sgdisk", &["-o", "-a", "1", "-n", "1:64:+1M", "-n", "2:0:+1M", gpt.to_str().unwrap()]);
     swap(&gpt, 64 * 512, 1 << 20);
     let mbr = place.sparse("mbr.img", DISK, &[]);
     let mut sfdisk = Command::new("/usr/sbin/sfdisk").arg("-q").arg(&mbr).stdin(Stdio::piped()).spawn().unwrap();

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Say what is on disks: partitions, LVM, file systems, used and free
+    /// Say what is on disks, and how much of it is free
     Scan(ScanArgs),
     /// Read a disk and write its signature
     Sign(SignArgs),

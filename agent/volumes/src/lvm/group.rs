@@ -171,15 +171,15 @@ fn segments(
     members: &BTreeMap<String, usize>,
     taken: &mut Vec<(usize, u64, u64)>,
 ) -> Option<()> {
-    let mut found = BTreeMap::new();
-    for (name, segment) in volume.sections().filter(|(name, _)| name.starts_with("segment")) {
-        let start = segment.number("start_extent")?;
-        if found.insert(start, segment).is_some() {
-            logical.trouble = Some(format!("two segments of it begin at one place ({name})"));
-        }
+    let (mut found, mut count) = (BTreeMap::new(), 0);
+    for (_, segment) in volume.sections().filter(|(name, _)| name.starts_with("segment")) {
+        found.insert(segment.number("start_extent")?, segment);
+        count += 1;
     }
-    if volume.number("segment_count") != Some(found.len() as u64) || found.is_empty() {
+    if volume.number("segment_count") != Some(count) || found.is_empty() {
         logical.trouble = Some("it does not have the segments that it should".into());
+    } else if found.len() as u64 != count {
+        logical.trouble = Some("two of its segments begin at one place".into());
     }
     for (start, segment) in found {
         let extents = segment.number("extent_count")?;
@@ -309,7 +309,7 @@ mod tests {
             (one(linear(1, 0, 4, "pvmove0", 0)), "other logical volumes"),
             (one(linear(1, 0, 101, "pv0", 0)), "beyond the end of a physical volume"),
             (one(linear(1, 1, 4, "pv0", 0)), "do not follow each other"),
-            (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 0, 4, "pv0", 8)]), "begin at one place"),
+            (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 0, 4, "pv0", 8)]), "segments begin at one place"),
             (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 5, 4, "pv0", 8)]), "do not follow"),
             (volume("a", "\"READ\", \"VISIBLE\", \"LOCKED\"", &[linear(1, 0, 4, "pv0", 0)]), "flag LOCKED"),
             (

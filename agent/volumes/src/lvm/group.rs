@@ -5,6 +5,7 @@
 
 use super::config::{Section, Value, parse};
 use super::layout::SECTOR;
+use crate::text;
 use failback_units::MAX_DISK_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,6 +114,11 @@ pub(crate) fn read(text: &[u8]) -> Option<Group> {
     Some(group)
 }
 
+/// A word of the metadata, fit to be printed.
+fn shown(word: &str) -> String {
+    text::label(word.as_bytes()).unwrap_or_default()
+}
+
 /// A UUID without its dashes.
 pub(crate) fn plain(uuid: &str) -> String {
     uuid.chars().filter(|c| *c != '-').collect()
@@ -129,7 +135,7 @@ fn flags(section: &Section, known: &[&str]) -> Option<String> {
     };
     // What is in `flags` may be ignored by programs that do not know it; we do not.
     let unknown = status.into_iter().find(|flag| !known.contains(flag)).or(flags.first().copied());
-    unknown.map(|flag| format!("its flag {flag} is not understood"))
+    unknown.map(|flag| format!("its flag {} is not understood", shown(flag)))
 }
 
 /// Reads the logical volumes, and looks for what they have in common.
@@ -208,7 +214,7 @@ fn segments(
                 logical.trouble = Some(format!("it is striped over {} physical volumes", stripes.len()));
             }
             (STRIPED, None) => logical.trouble = Some("it lies on other logical volumes".into()),
-            (kind, _) => logical.trouble = Some(format!("it is of LVM's type {kind}")),
+            (kind, _) => logical.trouble = Some(format!("it is of LVM's type {}", shown(kind))),
         }
     }
     if logical.trouble.is_some() {
@@ -319,6 +325,8 @@ mod tests {
         ] {
             assert!(trouble(&volumes).contains(words), "{volumes}: {}", trouble(&volumes));
         }
+        let hostile = one(segment(1, 0, 4, "type = \"\u{1b}[2J\u{9b}\""));
+        assert!(!trouble(&hostile).contains(char::is_control), "{:?}", trouble(&hostile));
         let hidden = volume("a", "\"READ\", \"WRITE\"", &[linear(1, 0, 4, "pv0", 0)]);
         assert!(group(&hidden).unwrap().volumes.is_empty());
     }

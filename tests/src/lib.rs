@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod fuzz_ext;
 pub mod fuzz_layout;
 pub mod lab;
 pub mod proof;

@@ -151,7 +151,8 @@ impl Live {
 /// Mounts a copy of an image read-write in a place from which [`Live::crash_copy`] can copy it in one instant, and runs
 /// something with it. The image itself stays as it is.
 pub fn with_live<R: Send>(image: &Path, kind: &str, options: &str, run: impl FnOnce(&Live) -> R + Send) -> R {
-    let place = Place::new();
+    // In memory, since what uses it may sync often.
+    let place = Place::in_memory();
     let (below, at) = (place.directory("below"), place.directory("live"));
     // Its copies share their blocks, so that one is made in no time and while nothing is written.
     let size = 2 * fs::metadata(image).unwrap().len() + (512 << 20);

@@ -3,4 +3,6 @@
 
 mod clean;
 mod dirty;
+mod hostile;
+mod journal;
 mod refused;

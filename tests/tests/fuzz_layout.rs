@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Of each disk.
-const MUTATIONS: u64 = 800;
+const MUTATIONS: u64 = 500;
 const DISK: u64 = 3 << 20;
 /// What is cut off at the end is at most this.
 const CUT_MAX: usize = 64 << 10;

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Of each disk.
-const MUTATIONS: u64 = 1200;
-const DISK: u64 = 4 << 20;
+const MUTATIONS: u64 = 500;
+const DISK: u64 = 3 << 20;
 /// What is cut off at the end is at most this.
-const CUT_MAX: usize = 1 << 20;
+const CUT_MAX: usize = 64 << 10;
 
 /// The same numbers in every run (xorshift64*).
 struct Dice(u64);
@@ -40,14 +40,14 @@ fn swap(disk: &Path, at: u64, size: u64) {
     std::fs::write(disk, bytes).unwrap();
 }
 
-/// Disks of 4 MiB with swap space in them.
+/// Disks of 3 MiB with swap space in them.
 fn disks(place: &Place) -> Vec<Vec<u8>> {
     let gpt = place.sparse("gpt.img", DISK, &[]);
-    tool("sgdisk", &["-a", "1", "-o", "-n", "1:64:2111", "-n", "2:2112:4159", gpt.to_str().unwrap()]);
+    tool("sgdisk", &["-o", "-a", "1", "-n", "1:64:+1M", "-n", "2:0:+1M", gpt.to_str().unwrap()]);
     swap(&gpt, 64 * 512, 1 << 20);
     let mbr = place.sparse("mbr.img", DISK, &[]);
     let mut sfdisk = Command::new("/usr/sbin/sfdisk").arg("-q").arg(&mbr).stdin(Stdio::piped()).spawn().unwrap();
-    let script = "label: dos\nstart=64, size=1024, type=82\nstart=1088, size=6000, type=5\n5 : start=1100, size=512, type=83\n\
+    let script = "label: dos\nstart=64, size=1024, type=82\nstart=1088, size=4000, type=5\n5 : start=1100, size=512, type=83\n\
                   6 : start=1700, size=1024, type=82\n";
     std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), script.as_bytes()).unwrap();
     assert!(sfdisk.wait().unwrap().success());

@@ -26,7 +26,7 @@ fn a_wrong_map_does_not_pass() {
     assert_eq!(with_mounted(&crashed, "ext4", "rw", file_hashes), written);
 
     assert_eq!(survives(&crashed, "ext4", &FreeMap::nothing()), Ok(()));
-    let half: FreeMap = free_map([8 << 20..SIZE]);
+    let half: FreeMap = free_map(std::iter::once(8 << 20..SIZE));
     survives(&crashed, "ext4", &half).unwrap_err();
     // What was free before the last file was written is not free now.
     let before = free_map(partclone_free("partclone.extfs", &image));

@@ -18,6 +18,9 @@ const fn signature(name: &'static str, at: u64, magic: &'static [u8]) -> Signatu
     Signature { name, at, magic }
 }
 
+/// Whether something that has no fixed signature is there.
+type Check = fn(&dyn Volume) -> Result<bool, ReadError>;
+
 /// Both magics of bcache's family stand in the superblock in sector 8.
 const BCACHE_AT: u64 = 4096 + 24;
 
@@ -83,7 +86,7 @@ pub(crate) fn others(volume: &dyn Volume) -> Result<Vec<&'static str>, ReadError
             found.push(it.name);
         }
     }
-    let checks: [(&'static str, fn(&dyn Volume) -> Result<bool, ReadError>); 7] = [
+    let checks: [(_, Check); 7] = [
         ("md (Linux software RAID)", is_md),
         ("DRBD", is_drbd),
         ("ZFS", is_zfs),
@@ -127,10 +130,10 @@ fn is_md(volume: &dyn Volume) -> Result<bool, ReadError> {
     const RESERVED: u64 = 64 << 10;
     let [magic, swapped] = [MAGIC.to_le_bytes(), MAGIC.to_be_bytes()];
     let oldest = volume.size().get() / RESERVED * RESERVED;
-    if let Some(at) = oldest.checked_sub(RESERVED) {
-        if has(volume, at, &magic)? || has(volume, at, &swapped)? {
-            return Ok(true);
-        }
+    if let Some(at) = oldest.checked_sub(RESERVED)
+        && (has(volume, at, &magic)? || has(volume, at, &swapped)?)
+    {
+        return Ok(true);
     }
     // Version 1 begins with the magic and the number 1; 1.0 lies at least 8 KiB before the end, on 4 KiB.
     let version_1 = [magic, 1_u32.to_le_bytes()].concat();
@@ -155,7 +158,7 @@ fn is_drbd(volume: &dyn Volume) -> Result<bool, ReadError> {
     Ok(false)
 }
 
-/// A member of a ZFS pool: an uberblock in one of the four labels (OpenZFS `vdev_impl.h`, `uberblock_impl.h`).
+/// A member of a ZFS pool: an uberblock in one of the four labels (`vdev_impl.h`, `uberblock_impl.h`).
 fn is_zfs(volume: &dyn Volume) -> Result<bool, ReadError> {
     const LABEL: u64 = 256 << 10;
     /// The second half of a label is a ring of uberblocks, each at a multiple of 1 KiB at least.

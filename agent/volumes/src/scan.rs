@@ -32,7 +32,7 @@ pub fn scan(disks: &[&dyn Device]) -> Vec<DiskLayout> {
     let mut contents: Vec<_> = (0..volumes.len()).map(|disk| scanner.disk(disk)).collect();
     for (content, opened) in contents.iter_mut().zip(&opened) {
         if let Err(error) = opened {
-            *content = Content::unclear(Vec::new(), format!("it cannot be read: {error}"));
+            *content = Content::unclear(Vec::new(), &format!("it cannot be read: {error}"));
         }
     }
     let assembled = lvm::assemble(&scanner.found);
@@ -118,19 +118,19 @@ impl<'a> Scanner<'a> {
     /// What fills a volume. `follow` says whether a physical volume of LVM is taken into a group.
     fn volume(&mut self, pieces: &[Piece], place: Place, follow: bool) -> Content {
         let Some(volume) = Pieced::new(self.disks, pieces.iter().copied()) else {
-            return Content::unclear(Vec::new(), "it reaches beyond the end of the disk");
+            return Content::unclear(Vec::new(), &"it reaches beyond the end of the disk");
         };
         let claims = match Claims::of(&volume, place) {
             Ok(claims) => claims,
-            Err(error) => return Content::unclear(Vec::new(), Unclear::from(error)),
+            Err(error) => return Content::unclear(Vec::new(), &Unclear::from(error)),
         };
         let names = claims.names();
         match names.as_slice() {
-            [] => return Content::unclear(names, "nothing that failback knows was found there"),
+            [] => return Content::unclear(names, &"nothing that failback knows was found there"),
             [_] => {}
             [first @ .., last] => {
                 let because = format!("it could be {} or {last}", first.join(", "));
-                return Content::unclear(names, because);
+                return Content::unclear(names, &because);
             }
         }
         let Claims { systems, label, table, others } = claims;
@@ -138,11 +138,11 @@ impl<'a> Scanner<'a> {
             (Some(system), ..) => self.file_system(system, &volume),
             (_, Some(label), ..) => match pieces {
                 [place] if follow => self.physical_volume(label, *place),
-                _ => Content::unclear(names, "LVM within a logical volume is not followed"),
+                _ => Content::unclear(names, &"LVM within a logical volume is not followed"),
             },
             (_, _, Some(table), _) => match pieces {
                 [whole] if place == Place::Disk => self.partitions(table, whole.disk),
-                _ => Content::unclear(names, "a partition table that is not at the start of a disk is not followed"),
+                _ => Content::unclear(names, &"a partition table that is not at the start of a disk is not followed"),
             },
             (.., Some(name)) => self.file_system(recognised(name), &volume),
             (None, None, None, None) => unreachable!("there is one name, so there is one claim"),

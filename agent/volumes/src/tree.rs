@@ -231,7 +231,7 @@ impl Content {
         }
     }
 
-    pub(crate) fn unclear(found: Vec<String>, because: impl ToString) -> Self {
+    pub(crate) fn unclear(found: Vec<String>, because: &impl ToString) -> Self {
         Self::Unclear { found, because: because.to_string() }
     }
 }

@@ -108,7 +108,7 @@ fn unclear(layouts: &[DiskLayout], name: &str, words: &str) {
 }
 
 /// Swap space that lies in two pieces: LVM's order of extents decides where its pages are.
-fn put_far_swap(made: &Made) -> [Vec<Range<u64>>; 2] {
+fn put_far_swap(made: &Made) -> [Range<u64>; 2] {
     let space = tempfile::NamedTempFile::new().unwrap();
     space.as_file().set_len(14 * EXTENT).unwrap();
     tool("mkswap", &["-q", "-p", "4096", "-U", SWAP_UUID, space.path().to_str().unwrap()]);
@@ -116,8 +116,8 @@ fn put_far_swap(made: &Made) -> [Vec<Range<u64>>; 2] {
     let far = made.layouts();
     let first = volume(&far, "far").segments[0];
     poke(&made.images[first.disk], first.start.get(), &peek(space.path(), 0, 4096));
-    let mut free = [vec![made.at(20)..made.at(30)], vec![made.at(10)..made.at(14)]];
-    free[first.disk][0].start += 4096;
+    let mut free = [made.at(20)..made.at(30), made.at(10)..made.at(14)];
+    free[first.disk].start += 4096;
     free
 }
 
@@ -130,8 +130,8 @@ fn linear_volumes_on_one_and_on_two_disks() {
     // What was removed left its text in the ring, and its content where it was.
     put_swap(&made.images[0], made.at(0), EXTENT);
     let both = made.layouts();
-    assert_eq!(free(&both[0]), [&[near.clone()], far_one.as_slice()].concat());
-    assert_eq!(free(&both[1]), far_two);
+    assert_eq!(free(&both[0]), [near.clone(), far_one]);
+    assert_eq!(free(&both[1]), [far_two]);
     assert_eq!(volume(&both, "near").uuid.as_deref(), Some(made.near_uuid.as_str()));
     assert_eq!(volume(&both, "near").size.get(), 8 * EXTENT);
     assert_eq!(volume(&both, "far").segments.len(), 2);
@@ -246,8 +246,9 @@ fn a_physical_volume_in_a_partition() {
     tool("sgdisk", &["-a", "1", "-o", "-n", "1:1M:+1M", "-n", &last, "-t", "2:8e00", path]);
     super::disk::copy_to(&made.images[0], &disk, 2 * MIB);
     let layouts = layouts(&[&disk]);
-    let moved = 2 * MIB + made.at(4);
-    assert_eq!(free(&layouts[0]), [moved + 4096..moved + 8 * EXTENT]);
+    let start = 2 * MIB + made.at(4);
+    let moved = start + 4096..start + 8 * EXTENT;
+    assert_eq!(free(&layouts[0]), [moved]);
     assert!(layouts[0].identity().file_systems.contains(&SWAP_UUID.to_owned()));
 }
 

@@ -58,15 +58,15 @@ impl States {
             let list = |numbers: &mut dyn Iterator<Item = usize>| {
                 numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(",")
             };
-            let mut request = "jw".to_owned();
+            let mut request = vec!["jw".to_owned()];
             if !transaction.revoked.is_empty() {
-                request += &format!(" -r {}", list(&mut transaction.revoked.iter().copied()));
+                request.extend(["-r".to_owned(), list(&mut transaction.revoked.iter().copied())]);
             }
             if !transaction.blocks.is_empty() {
                 let numbers = list(&mut transaction.blocks.iter().map(|(number, _)| *number));
-                request += &format!(" -b {numbers} {}", file.display());
+                request.extend(["-b".to_owned(), numbers, file.display().to_string()]);
             }
-            requests.push(request);
+            requests.push(request.join(" "));
         }
         requests.push("jc".to_owned());
         debugfs(&image, &self.place, &requests);
@@ -190,4 +190,19 @@ fn recovery_that_is_denied() {
     let found = mapped(&image);
     assert_eq!(found.state, State::NotUnderstood);
     assert!(found.map.unwrap_err().to_string().contains("says that it needs none"));
+}
+
+/// A log without a beginning that is not empty.
+#[test]
+fn a_beginning_that_is_lost() {
+    let states = States::new("-t ext3", 1024);
+    let image = states.logged("", &[states.change(0, 1)]);
+    let bytes = fs::read(&image).unwrap();
+    let at = bytes.chunks(1024).position(|block| block.starts_with(&[0xC0, 0x3B, 0x39, 0x98, 0, 0, 0, 4])).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+    file.write_all_at(&[0; 4], at as u64 * 1024 + 0x1C).unwrap();
+    assert!(mapped(&image).map.unwrap_err().to_string().contains("its journal is damaged"));
+    // Mounted and not written to yet: nothing is in the journal, and the flag is set.
+    debugfs(&states.images[0], &states.place, &["feature needs_recovery".to_owned()]);
+    assert_eq!(mapped(&states.images[0]).state, State::Clean);
 }

@@ -326,3 +326,15 @@ pub(super) fn superblock(bytes: &[u8]) -> Option<&Superblock> {
 }
 
 const _: () = assert!(INODE_LEN == 128 && OLD_INODE_LEN == 128);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_with_a_copy_of_the_superblock() {
+        let powers = (0..400).filter(|group| [3, 5, 7].into_iter().any(|root| is_power_of(*group, root)));
+        assert_eq!(powers.collect::<Vec<_>>(), [3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343]);
+        assert!(is_power_of(3_u64.pow(40), 3) && !is_power_of(u64::MAX, 7));
+    }
+}

@@ -24,7 +24,7 @@ mod remarks;
 use crate::volume::bytes;
 use crate::{FileSystem, FreeMap, FreeMapBuilder, Kind, State, Unclear, Volume, text};
 use bits::Bits;
-use blocks::Blocks;
+use blocks::{Blocks, Replay};
 use failback_units::ByteCount;
 use features::{Features, compatible, incompatible};
 use geometry::{Checks, Geometry};
@@ -98,7 +98,8 @@ fn examine(
             free(Groupwise::new(geometry, on_disk)?, None, geometry, found)
         }
         Journal::Replay { replacements, transactions, checked } => {
-            let replayed = on_disk.replayed(&replacements);
+            let replay = Replay::new(replacements);
+            let replayed = on_disk.replayed(&replay);
             check_replayed(replayed, geometry, superblock, volume.size())?;
             let map =
                 free(Groupwise::new(geometry, replayed)?, Some(Groupwise::new(geometry, on_disk)?), geometry, found)?;

@@ -5,6 +5,7 @@
 
 use super::config::{Section, Value, parse};
 use super::layout::SECTOR;
+use crate::text;
 use failback_units::MAX_DISK_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,6 +114,11 @@ pub(crate) fn read(text: &[u8]) -> Option<Group> {
     Some(group)
 }
 
+/// A word of the metadata, fit to be printed.
+fn shown(word: &str) -> String {
+    text::label(word.as_bytes()).unwrap_or_default()
+}
+
 /// A UUID without its dashes.
 pub(crate) fn plain(uuid: &str) -> String {
     uuid.chars().filter(|c| *c != '-').collect()
@@ -129,7 +135,7 @@ fn flags(section: &Section, known: &[&str]) -> Option<String> {
     };
     // What is in `flags` may be ignored by programs that do not know it; we do not.
     let unknown = status.into_iter().find(|flag| !known.contains(flag)).or(flags.first().copied());
-    unknown.map(|flag| format!("its flag {flag} is not understood"))
+    unknown.map(|flag| format!("its flag {} is not understood", shown(flag)))
 }
 
 /// Reads the logical volumes, and looks for what they have in common.
@@ -171,15 +177,15 @@ fn segments(
     members: &BTreeMap<String, usize>,
     taken: &mut Vec<(usize, u64, u64)>,
 ) -> Option<()> {
-    let mut found = BTreeMap::new();
-    for (name, segment) in volume.sections().filter(|(name, _)| name.starts_with("segment")) {
-        let start = segment.number("start_extent")?;
-        if found.insert(start, segment).is_some() {
-            logical.trouble = Some(format!("two segments of it begin at one place ({name})"));
-        }
+    let (mut found, mut count) = (BTreeMap::new(), 0);
+    for (_, segment) in volume.sections().filter(|(name, _)| name.starts_with("segment")) {
+        found.insert(segment.number("start_extent")?, segment);
+        count += 1;
     }
-    if volume.number("segment_count") != Some(found.len() as u64) || found.is_empty() {
+    if volume.number("segment_count") != Some(count) || found.is_empty() {
         logical.trouble = Some("it does not have the segments that it should".into());
+    } else if found.len() as u64 != count {
+        logical.trouble = Some("two of its segments begin at one place".into());
     }
     for (start, segment) in found {
         let extents = segment.number("extent_count")?;
@@ -208,7 +214,7 @@ fn segments(
                 logical.trouble = Some(format!("it is striped over {} physical volumes", stripes.len()));
             }
             (STRIPED, None) => logical.trouble = Some("it lies on other logical volumes".into()),
-            (kind, _) => logical.trouble = Some(format!("it is of LVM's type {kind}")),
+            (kind, _) => logical.trouble = Some(format!("it is of LVM's type {}", shown(kind))),
         }
     }
     if logical.trouble.is_some() {
@@ -309,7 +315,7 @@ mod tests {
             (one(linear(1, 0, 4, "pvmove0", 0)), "other logical volumes"),
             (one(linear(1, 0, 101, "pv0", 0)), "beyond the end of a physical volume"),
             (one(linear(1, 1, 4, "pv0", 0)), "do not follow each other"),
-            (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 0, 4, "pv0", 8)]), "begin at one place"),
+            (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 0, 4, "pv0", 8)]), "segments begin at one place"),
             (volume("a", SEEN, &[linear(1, 0, 4, "pv0", 0), linear(2, 5, 4, "pv0", 8)]), "do not follow"),
             (volume("a", "\"READ\", \"VISIBLE\", \"LOCKED\"", &[linear(1, 0, 4, "pv0", 0)]), "flag LOCKED"),
             (
@@ -319,6 +325,8 @@ mod tests {
         ] {
             assert!(trouble(&volumes).contains(words), "{volumes}: {}", trouble(&volumes));
         }
+        let hostile = one(segment(1, 0, 4, "type = \"\u{1b}[2J\u{9b}\""));
+        assert!(!trouble(&hostile).contains(char::is_control), "{:?}", trouble(&hostile));
         let hidden = volume("a", "\"READ\", \"WRITE\"", &[linear(1, 0, 4, "pv0", 0)]);
         assert!(group(&hidden).unwrap().volumes.is_empty());
     }

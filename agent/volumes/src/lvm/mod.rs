@@ -63,7 +63,7 @@ pub(crate) struct LogicalVolume {
 /// A UUID of LVM with the dashes that LVM prints.
 pub(crate) fn uuid(plain: &str) -> String {
     const GROUPS: [usize; 7] = [6, 4, 4, 4, 4, 4, 6];
-    if plain.len() != GROUPS.iter().sum::<usize>() || !plain.is_ascii() {
+    if plain.len() != GROUPS.iter().sum::<usize>() || !plain.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return text::label(plain.as_bytes()).unwrap_or_default();
     }
     let (mut groups, mut rest) = (Vec::new(), plain);
@@ -352,6 +352,11 @@ mod tests {
     #[test]
     fn uuids_have_the_dashes_of_lvm() {
         assert_eq!(uuid("mxTFpSJb7I17GoDNeA6hS8ffBsNiDWvq"), "mxTFpS-Jb7I-17Go-DNeA-6hS8-ffBs-NiDWvq");
-        assert_eq!(uuid("a\u{1b}"), "a\\u{1b}");
+        for (hostile, shown) in [
+            ("a\u{1b}", "a\\u{1b}"),
+            ("mxTFpSJb7I17GoDNeA6hS8ffBsNiDWv\u{14}", "mxTFpSJb7I17GoDNeA6hS8ffBsNiDWv\\u{14}"),
+        ] {
+            assert_eq!(uuid(hostile), shown);
+        }
     }
 }

@@ -137,7 +137,8 @@ fn protective(mbr: Option<&RawMbr>) -> Result<(), Stop> {
 fn limits(header: &RawGptHeader, unit: u32, last: u64) -> Result<(), Stop> {
     let (count, len) = (header.entry_count.get(), header.entry_len.get());
     let all = u64::from(count) * u64::from(len);
-    if len < GPT_ENTRY_LEAST || len > ENTRY_MAX || !len.is_power_of_two() || count == 0 || all > ENTRIES_MAX {
+    let possible = (GPT_ENTRY_LEAST..=ENTRY_MAX).contains(&len) && len.is_power_of_two();
+    if !possible || count == 0 || all > ENTRIES_MAX {
         return Err(trouble(format!("its GPT has {count} entries of {len} bytes, which is not supported")));
     }
     if header.other_lba.get() > last || header.last_usable.get() >= last {

@@ -16,7 +16,7 @@ pub(crate) const SIGNATURE_LEN: usize = 10;
 pub(crate) const SWAP: [u8; SIGNATURE_LEN] = *b"SWAPSPACE2";
 
 /// What stands in its place when there is something that a machine wakes up from: the kernel's own hibernation, uswsusp,
-/// TuxOnIce, a helper for hibernation; and the first format of swap space.
+/// `TuxOnIce`, a helper for hibernation; and the first format of swap space.
 pub(crate) const OTHERS: [(&[u8], &str); 6] = [
     (b"S1SUSPEND", "a hibernated machine wakes up from it"),
     (b"S2SUSPEND", "a hibernated machine wakes up from it"),

@@ -39,7 +39,7 @@ pub(super) struct Log<'a> {
     /// Bytes of a block.
     pub(super) block_len: usize,
     /// Its blocks begin here and end before `end`, and then begin again.
-    first: u64,
+    pub(super) first: u64,
     end: u64,
     /// Where its first transaction begins; 0 if there is none.
     pub(super) start: u64,

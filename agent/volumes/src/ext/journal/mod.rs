@@ -40,6 +40,10 @@ pub(super) fn read(
 ) -> Result<Journal, Unclear> {
     let log = Log::open(geometry, blocks, inode)?;
     if log.start == 0 {
+        if expected {
+            // Mounted, and nothing committed yet; or the place where the log begins was lost.
+            walk::expect_nothing(&log)?;
+        }
         return Ok(Journal::Empty);
     }
     if !expected {

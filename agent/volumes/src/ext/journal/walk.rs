@@ -49,23 +49,16 @@ struct Walk<'a> {
 
 /// Follows the log. Replaced blocks must lie before `volume_blocks`.
 pub(super) fn walk(log: &Log<'_>, volume_blocks: u64) -> Result<Replay, Unclear> {
-    let mut walk = Walk {
-        log,
-        volume_blocks,
-        at: log.start,
-        walked: 0,
-        transaction: log.sequence,
-        damaged: false,
-        writes: Vec::new(),
-        revoked: Vec::new(),
-        committed: (0, 0),
-        transactions: 0,
-        buffer: Vec::new(),
-    };
+    let mut walk = Walk::new(log, log.start, volume_blocks);
     let mut block = vec![0; log.block_len];
     while walk.next(&mut block)? {}
     walk.expect_the_end()?;
     Ok(walk.finish())
+}
+
+/// Makes sure that a log that is said to be empty is: nothing in it is as new as what would come next.
+pub(super) fn expect_nothing(log: &Log<'_>) -> Result<(), Unclear> {
+    Walk::new(log, log.first, 0).expect_the_end()
 }
 
 /// Whether transaction `a` comes before `b`; numbers wrap.
@@ -73,7 +66,23 @@ fn is_before(a: u32, b: u32) -> bool {
     a != b && b.wrapping_sub(a) < 1 << 31
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(log: &'a Log<'a>, at: u64, volume_blocks: u64) -> Self {
+        Self {
+            log,
+            volume_blocks,
+            at,
+            walked: 0,
+            transaction: log.sequence,
+            damaged: false,
+            writes: Vec::new(),
+            revoked: Vec::new(),
+            committed: (0, 0),
+            transactions: 0,
+            buffer: Vec::new(),
+        }
+    }
+
     /// Takes the next block of the journal's own, and what belongs to it. `false` at the end.
     fn next(&mut self, block: &mut [u8]) -> Result<bool, Unclear> {
         if self.walked >= self.log.len() {
@@ -220,4 +229,22 @@ fn keep_the_latest(revoked: &mut Vec<(u64, u32)>) {
     revoked.reverse();
     revoked.dedup_by_key(|(block, _)| *block);
     revoked.reverse();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_are_numbered_around_the_end() {
+        assert!(is_before(1, 2) && !is_before(2, 1) && !is_before(2, 2));
+        assert!(is_before(u32::MAX, 0) && !is_before(0, u32::MAX));
+    }
+
+    #[test]
+    fn the_latest_revocation_counts() {
+        let mut revoked = vec![(7, 1), (5, 1), (7, 2), (7, 4), (5, 3)];
+        keep_the_latest(&mut revoked);
+        assert_eq!(revoked, [(5, 3), (7, 4)]);
+    }
 }

@@ -83,7 +83,6 @@ impl Geometry {
     /// What the bytes of a superblock say for a volume of this size.
     pub(super) fn of(bytes: &[u8], superblock: &Superblock, volume: ByteCount) -> Result<Self, Unclear> {
         let features = Features::of(superblock);
-        let wrong = |what: &str| Unclear::because(format!("its superblock is wrong: {what}"));
         let checks = checks(bytes, superblock, features)?;
         features.accept()?;
         if superblock.revision.get() > 1 || (superblock.revision.get() == 0 && !features.are_none()) {
@@ -100,30 +99,23 @@ impl Geometry {
         if first_data_block != u64::from(block_size == 1024 && !clusters) {
             return Err(wrong("the first data block"));
         }
-        let blocks_per_group = u64::from(superblock.blocks_per_group.get());
-        let clusters_per_group = blocks_per_group / cluster_blocks;
-        let bits = u64::from(block_size) * 8;
-        if blocks_per_group < BLOCKS_PER_GROUP_MIN
-            || !blocks_per_group.is_multiple_of(8 * cluster_blocks)
-            || clusters_per_group > bits
-            || (clusters && clusters_per_group != u64::from(superblock.clusters_per_group.get()))
-        {
-            return Err(wrong("the number of blocks in a group"));
-        }
+        let blocks_per_group = blocks_per_group(superblock, clusters, cluster_blocks, block_size)
+            .ok_or_else(|| wrong("the number of blocks in a group"))?;
         let blocks = blocks(superblock, features, block_size, volume)?;
         if blocks <= first_data_block {
             return Err(wrong("the number of blocks"));
         }
         let groups = (blocks - first_data_block).div_ceil(blocks_per_group);
-        let (inode_size, inodes_per_group) = (inode_size(superblock), superblock.inodes_per_group.get());
-        let inode_table_blocks = (u64::from(inodes_per_group) * u64::from(inode_size)).div_ceil(u64::from(block_size));
+        let inode_size = inode_size(superblock);
         if !inode_size.is_power_of_two() || !(OLD_INODE_LEN..=block_size).contains(&inode_size) {
             return Err(wrong("the size of an inode"));
         }
-        if u64::from(inodes_per_group) * groups != u64::from(superblock.inodes.get())
+        let inodes_per_group = superblock.inodes_per_group.get();
+        let inode_table_blocks = (u64::from(inodes_per_group) * u64::from(inode_size)).div_ceil(u64::from(block_size));
+        if inodes_per_group > block_size * 8
             || inode_table_blocks == 0
             || inode_table_blocks >= blocks_per_group
-            || u64::from(inodes_per_group) > bits
+            || u64::from(inodes_per_group).checked_mul(groups) != Some(superblock.inodes.get().into())
         {
             return Err(wrong("the number of inodes"));
         }
@@ -142,15 +134,9 @@ impl Geometry {
             flexible: features.needs(incompatible::FLEXIBLE_GROUPS),
             checks,
             backups: backups(superblock, features),
-            first_meta_group: if features.needs(incompatible::META_GROUPS) {
-                u64::from(superblock.first_meta_group.get())
-            } else {
-                u64::MAX
-            },
+            first_meta_group: first_meta_group(superblock, features),
             reserved_descriptor_blocks: u64::from(superblock.reserved_descriptor_blocks.get()),
-            multi_mount_block: features
-                .needs(incompatible::MULTI_MOUNT)
-                .then(|| join(superblock.multi_mount_block[0].get(), superblock.multi_mount_block[1].get())),
+            multi_mount_block: multi_mount_block(superblock, features),
         };
         let descriptors_end = geometry.descriptor_block(0) + geometry.plain_descriptor_blocks();
         if descriptors_end > geometry.blocks {
@@ -252,6 +238,30 @@ fn is_power_of(number: u64, root: u64) -> bool {
 /// Two halves of a number.
 pub(super) fn join(low: u32, high: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
+}
+
+fn wrong(what: &str) -> Unclear {
+    Unclear::because(format!("its superblock is wrong: {what}"))
+}
+
+fn blocks_per_group(superblock: &Superblock, clusters: bool, cluster_blocks: u64, block_size: u32) -> Option<u64> {
+    let blocks = u64::from(superblock.blocks_per_group.get());
+    let in_clusters = blocks / cluster_blocks;
+    let known = blocks >= BLOCKS_PER_GROUP_MIN
+        && blocks.is_multiple_of(8 * cluster_blocks)
+        // A bitmap is one block.
+        && in_clusters <= u64::from(block_size) * 8
+        && (!clusters || in_clusters == u64::from(superblock.clusters_per_group.get()));
+    known.then_some(blocks)
+}
+
+fn first_meta_group(superblock: &Superblock, features: Features) -> u64 {
+    if features.needs(incompatible::META_GROUPS) { superblock.first_meta_group.get().into() } else { u64::MAX }
+}
+
+fn multi_mount_block(superblock: &Superblock, features: Features) -> Option<u64> {
+    let [low, high] = superblock.multi_mount_block;
+    features.needs(incompatible::MULTI_MOUNT).then(|| join(low.get(), high.get()))
 }
 
 fn cluster_blocks(superblock: &Superblock, clusters: bool) -> Option<u64> {

@@ -32,7 +32,8 @@ fn changed(place: &Place, image: &Path, name: &str) -> PathBuf {
     let other = place.path(name);
     fs::copy(image, &other).unwrap();
     let new = place.file("new file", &noise(3_000_000, 77));
-    for request in ["rm \"file 1\"".to_owned(), "rm \"file 2\"".to_owned(), format!("write \"{}\" new", new.display())] {
+    for request in ["rm \"file 1\"".to_owned(), "rm \"file 2\"".to_owned(), format!("write \"{}\" new", new.display())]
+    {
         tool("debugfs", &["-w", "-R", &request, other.to_str().unwrap()]);
     }
     other

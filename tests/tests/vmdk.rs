@@ -4,7 +4,7 @@
 use failback_blockio::{Buffer, Device, Engine, FileDevice, IoError, Operation, Options, Resizable, run};
 use failback_image::{Access, Files, OpenError, open};
 use failback_tests::failback;
-use failback_tests::lab::{Place, hash_of, noise, tool, try_tool};
+use failback_tests::lab::{Place, hash_of as hash_of_first, noise, tool, try_tool};
 use failback_units::{ByteOffset, ByteRange};
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 
 const SUBFORMATS: [&str; 6] =
     ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized", "vmfs"];
+
+/// The hash of all of a file.
+fn hash_of(path: &Path) -> String {
+    hash_of_first(path, None)
+}
 
 fn qemu(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
     let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();

@@ -325,6 +325,12 @@ impl Source {
     fn open(path: &Path, common: &Common, meter: &Meter) -> Result<Self, JobError> {
         if names_vmdk(path) {
             let disk = VmdkDisk::open(path, Access::Read, common.engine.into())?;
+            for writer in disk.files().writers()? {
+                meter.note(&format!(
+                    "a file of {} is {writer}: what is read may be no moment of its life",
+                    path.display()
+                ));
+            }
             return Ok(Self::Vmdk(disk));
         }
         let options = SourceOptions { engine: common.engine.into(), fuzzy: false };

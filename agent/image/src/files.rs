@@ -1,6 +1,6 @@
 //! How files are opened: by the caller, who claims them and knows which he may touch.
 
-use failback_blockio::{IoError, Resizable};
+use failback_blockio::{Device, IoError, Resizable};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,15 @@ pub trait Files {
     ///
     /// When there is no such file, or it must not be opened so.
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn Resizable>, IoError>;
+
+    /// Opens a file for a look at its descriptor: it is closed again at once, and belongs to no disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Files::open).
+    fn glance(&self, path: &Path) -> Result<Box<dyn Device>, IoError> {
+        Ok(self.open(path, Access::Read)?)
+    }
 
     /// The names of the regular files in a directory, to look for disks that have this one as their parent.
     ///

@@ -14,6 +14,7 @@ use crate::sparse::{Shape, SparseExtent, read_header};
 use crate::stream::StreamExtent;
 use failback_blockio::{Buffer, Device, IoError, Operation, Resizable, run};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher};
@@ -406,7 +407,7 @@ fn check_writable(path: &Path, descriptor: &Descriptor, layer: &Layer, files: &d
              can be written with `failback vmdk convert`"
         )));
     }
-    if let Some(child) = child_of(path, files)? {
+    if let Some(child) = child_of(path, descriptor, files)? {
         return Err(OpenError::Refused(format!(
             "{name} is the parent of {}, which would become unreadable: consolidate the snapshots of the virtual machine in \
              vSphere, then run this again",
@@ -420,18 +421,20 @@ fn check_writable(path: &Path, descriptor: &Descriptor, layer: &Layer, files: &d
 const SEPARATORS: [char; 2] = ['/', '\\'];
 
 /// The disk beside `path` that names it as its parent.
-fn child_of(path: &Path, files: &dyn Files) -> Result<Option<PathBuf>, OpenError> {
+fn child_of(path: &Path, descriptor: &Descriptor, files: &dyn Files) -> Result<Option<PathBuf>, OpenError> {
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
+    let own: HashSet<&str> = descriptor.extents.iter().filter_map(|line| line.file.as_deref()).collect();
     for name in files.names_in(directory)? {
         let is_vmdk = Path::new(&name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("vmdk"));
-        if !is_vmdk || path.file_name() == Some(&name) {
+        let is_own = path.file_name() == Some(&name) || name.to_str().is_some_and(|name| own.contains(name));
+        if !is_vmdk || is_own {
             continue;
         }
         let other = path.with_file_name(&name);
-        let device = files.open(&other, Access::Read)?;
+        let device = files.glance(&other)?;
         let text = match read_descriptor(&other, &*device) {
             Ok((text, ..)) => text,
             Err(OpenError::Io(error)) => return Err(error.into()),

@@ -58,6 +58,8 @@ pub(crate) struct SparseExtent {
     pub(super) device: Shared,
     pub(super) shape: Shape,
     pub(super) state: Mutex<State>,
+    /// How many entries may be pending before they are written unasked.
+    pub(super) batch: usize,
     /// Held by whoever writes tables.
     pub(super) committing: Mutex<()>,
     /// Held by whoever makes a grain of a part that is written and a rest that is old.
@@ -94,6 +96,7 @@ impl SparseExtent {
             device,
             shape,
             state: Mutex::new(state),
+            batch: super::write::MAX_PENDING,
             committing: Mutex::new(()),
             copying: Mutex::new(()),
             marked: Mutex::new(false),

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use zerocopy::IntoBytes;
 
 /// The most entries that are held in memory before they are written without being asked for: 4 GiB in grains of 64 KiB.
-const MAX_PENDING: usize = 65_536;
+pub(super) const MAX_PENDING: usize = 65_536;
 /// By how much the file is made longer at a time. A new length can cost a wait for everything that is in flight.
 const GROWTH: u64 = 32 << 20;
 /// The most bytes of tables that are written in one piece.
@@ -66,7 +66,7 @@ impl SparseExtent {
     pub(crate) fn reserve(&self, first: u64, count: u64) -> Result<u64, ExtentError> {
         self.refuse_broken()?;
         self.mark()?;
-        if self.lock().pending.len() >= MAX_PENDING {
+        if self.lock().pending.len() >= self.batch {
             self.commit()?;
         }
         for table in first / u64::from(TABLE_ENTRIES)..=(first + count - 1) / u64::from(TABLE_ENTRIES) {
@@ -143,7 +143,7 @@ impl SparseExtent {
         self.refuse_broken()?;
         self.mark()?;
         for grain in first..first + count {
-            if self.lock().pending.len() >= MAX_PENDING {
+            if self.lock().pending.len() >= self.batch {
                 self.commit()?;
             }
             self.make_table(grain / u64::from(TABLE_ENTRIES))?;
@@ -353,5 +353,56 @@ impl Shared {
 
     pub(super) fn error(&self, action: Action, source: io::Error) -> IoError {
         IoError { action, device: self.0.name().into(), at: ByteOffset::ZERO, count: ByteCount::ZERO, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Shape, read_header};
+    use super::*;
+    use crate::create::{NewDisk, Subformat, files_of};
+    use failback_blockio::sim::{SimDisk, World};
+    use std::sync::Arc;
+
+    const GRAIN: u64 = 65_536;
+
+    fn extent(file: &SimDisk, batch: usize) -> SparseExtent {
+        let header = read_header(file).unwrap().unwrap();
+        let mut extent = SparseExtent::open(Arc::new(file.clone()), Shape::of(header, file).unwrap()).unwrap();
+        extent.batch = batch;
+        extent
+    }
+
+    #[test]
+    fn a_full_batch_is_written_unasked() {
+        let world = World::new(7);
+        let new = NewDisk {
+            subformat: Subformat::MonolithicSparse,
+            capacity: ByteCount::new(100 * GRAIN).unwrap(),
+            adapter: "lsilogic".into(),
+            hardware_version: 14,
+            uuid: None,
+            cid: 9,
+            zeroed_grains: false,
+        };
+        let made = files_of(&new, "x.vmdk").unwrap().remove(0);
+        let file = world.disk("x.vmdk", made.length, 512);
+        for (at, bytes) in made.content {
+            file.write_durably(ByteOffset::new(at).unwrap(), &bytes);
+        }
+        let written = extent(&file, 10);
+        for grain in 0..35 {
+            let at = written.reserve(grain, 1).unwrap();
+            written.device.write(at, Buffer::copy_of(&[7; 65_536])).unwrap();
+            assert!(written.written(grain, 1, at, true));
+            assert!(written.lock().pending.len() <= 10);
+        }
+        // What was in a full batch is there without a flush of the caller, and leads to what was written.
+        world.reboot();
+        let found = extent(&file, 10);
+        for grain in 0..30 {
+            let (Location::At(at), 1) = found.run(grain, 1).unwrap() else { panic!("grain {grain} is lost") };
+            assert!(found.device.bytes(at, GRAIN).unwrap().iter().all(|byte| *byte == 7));
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! The files of a VMDK on this machine: claimed for writing, watched while they are read.
 
 use crate::JobError;
-use failback_blockio::{Action, Caching, Engine, FileDevice, IoError, Options, Resizable};
+use failback_blockio::{Action, Caching, Device, Engine, FileDevice, IoError, Options, Resizable};
 use failback_hostdev::{ChangeMark, Claim, ClaimError, Source, SourceError};
 use failback_image::{Access, Files, OpenError};
 use failback_units::{ByteCount, ByteOffset};
 use std::error::Error;
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -140,6 +140,20 @@ impl Files for VmdkFiles {
         let fd = fd.map_err(|source| error(io::Error::other(source)))?;
         let options = Options { engine: self.engine, caching };
         Ok(Box::new(FileDevice::new(fd, &path.to_string_lossy(), options)?))
+    }
+
+    fn glance(&self, path: &Path) -> Result<Box<dyn Device>, IoError> {
+        // Without a claim or a watch: what is looked at here is another disk, by a name that was found to be a file's.
+        let file = File::open(path);
+        let file = file.map_err(|source| IoError {
+            action: Action::Open,
+            device: path.to_string_lossy().into(),
+            at: ByteOffset::ZERO,
+            count: ByteCount::ZERO,
+            source,
+        })?;
+        let options = Options { engine: Engine::Blocking, caching: Caching::Cached };
+        Ok(Box::new(FileDevice::new(file.into(), &path.to_string_lossy(), options)?))
     }
 
     fn names_in(&self, directory: &Path) -> Result<Vec<OsString>, IoError> {

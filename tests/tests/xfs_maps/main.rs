@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clean;
+mod damage;
 
 mod dirty;
 mod fixtures;
 mod oracle;
 mod refused;
+mod version_4;

@@ -7,8 +7,6 @@ pub mod fuzz_layout;
 pub mod fuzz_reiserfs;
 pub mod fuzz_streams;
 pub mod fuzz_vmdk;
-pub mod fuzz_reiserfs;
-pub mod fuzz_streams;
 pub mod fuzz_xfs;
 pub mod lab;
 pub mod proof;

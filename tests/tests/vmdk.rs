@@ -178,7 +178,7 @@ impl Files for PlainFiles {
 }
 
 /// Writes, zeroes and overwrites parts of a disk, here and in `model`.
-fn change(vmdk: &Path, model: &mut Vec<u8>) {
+fn change(vmdk: &Path, model: &mut [u8]) {
     let disk = open(vmdk, Access::Write, &PlainFiles).unwrap();
     let mut queue = disk.queue(16).unwrap();
     let places = [(100, 50), (65_536, 65_536), (700_000, 300_001), (2 << 20, 1 << 20), (model.len() - 700, 700)];

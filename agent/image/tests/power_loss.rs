@@ -110,7 +110,7 @@ impl Scene {
         for _ in 0..ROUNDS {
             let mut queue = disk.queue(4).map_err(|error| error.to_string())?;
             let mut used: Vec<(u64, u64)> = Vec::new();
-            for token in 0..1 + chance.below(3) {
+            for token in 0..=chance.below(3) {
                 let length = if chance.below(3) == 0 {
                     65_536 * (1 + chance.below(3))
                 } else {
@@ -215,7 +215,7 @@ fn power_cuts_anywhere_lose_nothing_that_was_flushed() {
     }
 }
 
-/// VirtualBox makes tables when they are needed: the directory has none at first.
+/// `VirtualBox` makes tables when they are needed: the directory has none at first.
 #[test]
 fn tables_are_made_where_there_are_none() {
     for seed in 30..33 {

@@ -390,7 +390,7 @@ mod tests {
         let written = extent(&file, 10);
         for grain in 0..35 {
             let at = written.reserve(grain, 1).unwrap();
-            written.device.write(at, Buffer::copy_of(&[7; 65_536])).unwrap();
+            written.device.write(at, Buffer::copy_of(&vec![7; 65_536])).unwrap();
             assert!(written.written(grain, 1, at, true));
             assert!(written.lock().pending.len() <= 10);
         }

@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 
 const GRAIN: u64 = 65_536;
 
+/// A name, what must hold, something sound, how many mutations.
+type Fixture = (&'static str, fn(&[u8]) -> bool, Vec<u8>, u64);
+/// A name, what is done to a sound file, how a check then ends, and words of what it says.
+type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>), i32, &'a str);
+
 /// A sparse disk of 3 MiB and a bit, with five grains of noise.
 fn sparse(zeroed_grains: bool) -> Vec<u8> {
     let new = NewDisk {
@@ -59,7 +64,7 @@ fn damaged_disks_do_no_harm() {
     let flat = "# Disk DescriptorFile\nversion=1\nencoding=\"windows-1252\"\nCID=fffffffe\nparentCID=ffffffff\n\
         createType=\"monolithicFlat\"\n\nRW 4192256 FLAT \"a b.vmdk\" 0\nRDONLY 63 ZERO\n RW 5 SPARSE \"c.vmdk\"\n\
         ddb.uuid = \"60 00 C2 99 91 76 dd 77-6e 01 02 03 04 05 06 ff\"\n";
-    let fixtures: [(&str, fn(&[u8]) -> bool, Vec<u8>, u64); 3] = [
+    let fixtures: [Fixture; 3] = [
         ("descriptor", fuzz_vmdk::descriptor, flat.into(), 4000),
         ("sparse", fuzz_vmdk::disk, sparse(false), 700),
         ("zeroed grains", fuzz_vmdk::disk, sparse(true), 300),
@@ -94,7 +99,7 @@ fn a_check_finds_what_qemu_does_not() {
             bytes[table + grain * 4..table + grain * 4 + 4].copy_from_slice(entry);
         }
     };
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>), i32, &str); 9] = [
+    let damages: [Damage<'_>; 9] = [
         ("dirty", &|bytes| bytes[72] = 1, 0, "not closed cleanly"),
         ("primary", &|bytes| bytes[primary + 4..primary + 8].fill(0), 6, "differ at grain 1"),
         ("redundant", &|bytes| bytes[redundant + 4..redundant + 8].fill(0), 6, "differ at grain 1"),

@@ -1,5 +1,10 @@
 //! Files that grow and shrink, real and simulated.
 #![cfg(feature = "sim")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_stack_arrays,
+    reason = "a test fails by panicking, and has small disks on its stack"
+)]
 
 use failback_blockio::{
     Buffer, Caching, Device, Engine, FileDevice, Operation, Options, Resizable, run,

@@ -181,7 +181,7 @@ const fn access_name(access: ExtentAccess) -> &'static str {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn paths(paths: &[PathBuf]) -> Vec<String> {

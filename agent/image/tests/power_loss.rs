@@ -1,4 +1,9 @@
 //! The power goes off at every single change of a workload, and the disk is there, with everything that was flushed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_stack_arrays,
+    reason = "a test fails by panicking, and has small disks on its stack"
+)]
 
 mod simulated;
 
@@ -11,6 +16,12 @@ use std::path::{Path, PathBuf};
 const SECTOR: u64 = 512;
 /// 20 grains, and a last one that is short.
 const CAPACITY: u64 = 20 * 65_536 + 7 * SECTOR;
+
+/// A length, which is small here.
+fn len(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap()
+}
+
 const ROUNDS: u64 = 24;
 
 /// What each sector may hold: every sector is filled with one byte.
@@ -24,7 +35,7 @@ struct Model {
 impl Model {
     fn write(&mut self, start: u64, end: u64, byte: u8) {
         for sector in start / SECTOR..end / SECTOR {
-            self.since[sector as usize].push(byte);
+            self.since[len(sector)].push(byte);
         }
     }
 
@@ -36,7 +47,7 @@ impl Model {
     }
 
     fn wrong(&self, content: &[u8]) -> Option<String> {
-        content.chunks(SECTOR as usize).enumerate().find_map(|(index, sector)| {
+        content.chunks(len(SECTOR)).enumerate().find_map(|(index, sector)| {
             let byte = sector[0];
             let whole = sector.iter().all(|other| *other == byte);
             let known = self.durable[index] == byte || self.since[index].contains(&byte);
@@ -61,7 +72,7 @@ impl Scene {
     /// The same, where `edit` changes what stands in the new disk's file.
     fn make(seed: u64, with_parent: bool, zeroed_grains: bool, edit: impl Fn(&mut Vec<u8>)) -> Self {
         let mut files = SimFiles::new(seed);
-        let sectors = (CAPACITY / SECTOR) as usize;
+        let sectors = len(CAPACITY / SECTOR);
         let mut base = Model { durable: vec![0; sectors], since: vec![Vec::new(); sectors] };
         let new = sparse(CAPACITY, 0x11, zeroed_grains);
         if !with_parent {
@@ -72,7 +83,7 @@ impl Scene {
         let disk = open(&parent, Access::Write, &files).unwrap();
         for grain in [0_u64, 1, 4, 5, 6, 11, 19, 20] {
             let (at, length) = (grain * 65_536, (CAPACITY - grain * 65_536).min(65_536));
-            write(&disk, at, &vec![200; length as usize]).unwrap();
+            write(&disk, at, &vec![200; len(length)]).unwrap();
             base.write(at, at + length, 200);
         }
         disk.close().unwrap();
@@ -99,7 +110,7 @@ impl Scene {
         for _ in 0..ROUNDS {
             let mut queue = disk.queue(4).map_err(|error| error.to_string())?;
             let mut used: Vec<(u64, u64)> = Vec::new();
-            for token in 0..1 + chance.below(3) {
+            for token in 0..=chance.below(3) {
                 let length = if chance.below(3) == 0 {
                     65_536 * (1 + chance.below(3))
                 } else {
@@ -117,7 +128,7 @@ impl Scene {
                 if zero {
                     queue.submit(token, Operation::Zero { range: range(start, end) });
                 } else {
-                    let mut from = Buffer::zeroed((end - start) as usize);
+                    let mut from = Buffer::zeroed(len(end - start));
                     from.fill(tag);
                     queue.submit(token, Operation::Write { at: ByteOffset::new(start).unwrap(), from });
                 }
@@ -146,7 +157,7 @@ impl Scene {
         }
         let content = |access| -> Result<Vec<u8>, String> {
             let disk = open(&self.path, access, &self.files).map_err(text)?;
-            let content = read(&disk, 0, CAPACITY as usize).map_err(|error| error.to_string())?;
+            let content = read(&disk, 0, len(CAPACITY)).map_err(|error| error.to_string())?;
             if access == Access::Write {
                 write(&disk, 0, &content[..512]).map_err(|error| error.to_string())?;
                 disk.close().map_err(|error| error.to_string())?;
@@ -204,7 +215,7 @@ fn power_cuts_anywhere_lose_nothing_that_was_flushed() {
     }
 }
 
-/// VirtualBox makes tables when they are needed: the directory has none at first.
+/// `VirtualBox` makes tables when they are needed: the directory has none at first.
 #[test]
 fn tables_are_made_where_there_are_none() {
     for seed in 30..33 {

@@ -1,4 +1,9 @@
 //! Writing from several threads, running out of space, and flushes that fail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_stack_arrays,
+    reason = "a test fails by panicking, and has small disks on its stack"
+)]
 
 mod simulated;
 

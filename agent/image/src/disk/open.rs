@@ -141,7 +141,7 @@ pub(crate) fn open_layer(
         }
         let body = match header {
             // The extent is the file itself, whatever it was called when it was made.
-            Some(header) => sparse_body(file, &device, header, line)?,
+            Some(header) => sparse_body(file, &device, &header, line)?,
             None => body(path, line, access, files, slots)?,
         };
         parts.push(Part { range, body });
@@ -250,7 +250,7 @@ fn body(
         }
         ExtentKind::Sparse => {
             let header = read_header(&*device)?.ok_or_else(|| no_extent(&*device, "a sparse extent"))?;
-            sparse_body(file, &device, header, line)
+            sparse_body(file, &device, &header, line)
         }
         ExtentKind::Cowd | ExtentKind::SeSparse => {
             let extent = foreign(line.kind, &device)?;
@@ -270,7 +270,7 @@ fn no_extent(device: &dyn Device, what: &str) -> OpenError {
 fn sparse_body(
     file: usize,
     device: &Arc<dyn Resizable>,
-    header: SparseHeader,
+    header: &SparseHeader,
     line: &ExtentLine,
 ) -> Result<Body, OpenError> {
     if line.kind != ExtentKind::Sparse {

@@ -79,16 +79,12 @@ impl<T> Slab<T> {
     }
 
     fn add(&mut self, thing: T) -> usize {
-        match self.free.pop() {
-            Some(number) => {
-                self.places[number] = Some(thing);
-                number
-            }
-            None => {
-                self.places.push(Some(thing));
-                self.places.len() - 1
-            }
+        if let Some(number) = self.free.pop() {
+            self.places[number] = Some(thing);
+            return number;
         }
+        self.places.push(Some(thing));
+        self.places.len() - 1
     }
 
     fn take(&mut self, number: usize) -> Option<T> {

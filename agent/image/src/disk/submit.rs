@@ -158,7 +158,7 @@ impl DiskQueue<'_> {
         }
         let whole = whole_grains(extent, first, skipped, reaches);
         if whole == 0 {
-            let length = self.change_part(stretch, first, rest)?;
+            let length = self.change_part(stretch, first, rest.as_ref())?;
             if let Change::Bytes(done) = take(rest, length) {
                 self.keep(order, done);
             }
@@ -179,7 +179,7 @@ impl DiskQueue<'_> {
     }
 
     /// Changes a part of a grain that is not there: what it is to be is put together first.
-    fn change_part(&self, stretch: &Stretch<'_>, grain: u64, rest: &Option<Buffer>) -> Result<u64, IoError> {
+    fn change_part(&self, stretch: &Stretch<'_>, grain: u64, rest: Option<&Buffer>) -> Result<u64, IoError> {
         let shape = stretch.extent.shape();
         let start = grain * shape.grain;
         let held = shape.bytes_of(grain);

@@ -61,13 +61,13 @@ impl SparseHeader {
 
 impl Shape {
     /// Takes the header of the extent in `device` at its word, if that can be.
-    pub(crate) fn of(header: SparseHeader, device: &dyn Device) -> Result<Self, ExtentError> {
+    pub(crate) fn of(header: &SparseHeader, device: &dyn Device) -> Result<Self, ExtentError> {
         Self::checked(header, device.size()).map_err(|what| {
             ExtentError::Damaged(format!("the header of {} {what}: restore the file from a copy", device.name()))
         })
     }
 
-    fn checked(header: SparseHeader, file: ByteCount) -> Result<Self, &'static str> {
+    fn checked(header: &SparseHeader, file: ByteCount) -> Result<Self, &'static str> {
         let flags = header.flags.get();
         if !(1..=3).contains(&header.version.get()) {
             return Err("has a version that is not known here");
@@ -105,7 +105,7 @@ impl Shape {
         };
         let overhead = bytes(header.overhead.get()).ok_or("has an overhead that no file has")?;
         Ok(Self {
-            header,
+            header: *header,
             capacity,
             grain,
             grains,

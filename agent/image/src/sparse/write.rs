@@ -18,6 +18,9 @@ const GROWTH: u64 = 32 << 20;
 /// The most bytes of tables that are written in one piece.
 const PIECE: u64 = 1 << 20;
 
+/// Fills a grain; told whether it is zero at first, else it is what lies below.
+type Fill<'a> = &'a mut dyn FnMut(&mut [u8], bool) -> Result<(), IoError>;
+
 /// Where a part of a grain is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GrainTarget {
@@ -84,7 +87,7 @@ impl SparseExtent {
     /// Takes `bytes` at the end of the file, a multiple of the grain.
     fn allocate(&self, state: &mut State, bytes: u64) -> Result<u64, ExtentError> {
         let at = state.next;
-        let end = at.checked_add(bytes).filter(|end| end / SECTOR <= u64::from(u32::MAX)).ok_or_else(|| self.full())?;
+        let end = at.checked_add(bytes).filter(|end| u32::try_from(end / SECTOR).is_ok()).ok_or_else(|| self.full())?;
         if end > self.device.0.size().get() {
             let longer = end.saturating_add(GROWTH).min(u64::from(u32::MAX) * SECTOR);
             self.device.0.resize(ByteCount::new(longer).unwrap_or_default())?;
@@ -122,11 +125,7 @@ impl SparseExtent {
     /// makes it what it is to be. Only one is made at a time, so that two parts of one grain do not get two.
     ///
     /// Returns `false`, and does nothing, if the grain has come to be there meanwhile.
-    pub(crate) fn make_grain(
-        &self,
-        grain: u64,
-        fill: &mut dyn FnMut(&mut [u8], bool) -> Result<(), IoError>,
-    ) -> Result<bool, ExtentError> {
+    pub(crate) fn make_grain(&self, grain: u64, fill: Fill<'_>) -> Result<bool, ExtentError> {
         let _one = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
         let (GrainTarget::New { zero }, _) = self.target(grain, 1)? else { return Ok(false) };
         let mut content = Buffer::zeroed(usize::try_from(self.shape.grain).unwrap_or(0));
@@ -171,7 +170,7 @@ impl SparseExtent {
         Ok(())
     }
 
-    /// Makes a table, and its redundant twin, where there is none: writers such as VirtualBox make them when needed.
+    /// Makes a table, and its redundant twin, where there is none: writers such as `VirtualBox` make them when needed.
     fn make_table(&self, table: u64) -> Result<(), ExtentError> {
         if self.lock().sector_of(table) != 0 {
             return Ok(());
@@ -368,7 +367,7 @@ mod tests {
 
     fn extent(file: &SimDisk, batch: usize) -> SparseExtent {
         let header = read_header(file).unwrap().unwrap();
-        let mut extent = SparseExtent::open(Arc::new(file.clone()), Shape::of(header, file).unwrap()).unwrap();
+        let mut extent = SparseExtent::open(Arc::new(file.clone()), Shape::of(&header, file).unwrap()).unwrap();
         extent.batch = batch;
         extent
     }
@@ -393,7 +392,7 @@ mod tests {
         let written = extent(&file, 10);
         for grain in 0..35 {
             let at = written.reserve(grain, 1).unwrap();
-            written.device.write(at, Buffer::copy_of(&[7; 65_536])).unwrap();
+            written.device.write(at, Buffer::copy_of(&vec![7; 65_536])).unwrap();
             assert!(written.written(grain, 1, at, true));
             assert!(written.lock().pending.len() <= 10);
         }

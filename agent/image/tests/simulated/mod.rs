@@ -39,7 +39,9 @@ impl SimFiles {
     pub(crate) fn make(&mut self, name: &str, new: &NewDisk, edit: impl Fn(&mut Vec<u8>)) -> PathBuf {
         for file in files_of(new, name).unwrap() {
             let mut content = file.content;
-            content.iter_mut().for_each(|(_, bytes)| edit(bytes));
+            for (_, bytes) in &mut content {
+                edit(bytes);
+            }
             self.add(&file.name, file.length.get(), &content);
         }
         Path::new("/d").join(name)

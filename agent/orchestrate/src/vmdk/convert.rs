@@ -62,7 +62,7 @@ pub fn create(path: &Path, new: &NewDisk, engine: Engine) -> Result<Vec<PathBuf>
                 .into(),
         ));
     }
-    let files = NewFiles::make(path, files_of(new, name_of(path)?).map_err(refused)?, engine)?;
+    let files = NewFiles::make(path, files_of(new, name_of(path)?)?, engine)?;
     files.publish()
 }
 
@@ -84,7 +84,7 @@ pub fn convert(
     let name = name_of(path)?;
     let files = match image {
         NewImage::Raw => vec![NewFile { name: name.to_owned(), length: source.size(), content: Vec::new() }],
-        NewImage::Vmdk(new) => files_of(new, name).map_err(refused)?,
+        NewImage::Vmdk(new) => files_of(new, name)?,
     };
     let files = NewFiles::make(path, files, engine)?;
     progress.phase("converting", Some(source.size().get()));
@@ -98,7 +98,7 @@ pub fn convert(
         NewImage::Vmdk(new) if new.subformat == Subformat::StreamOptimized => {
             let out = BufWriter::with_capacity(PIECE, files.first()?);
             let failed = |error| JobError::Refused(format!("{}: {error}", path.display()));
-            let text = descriptor_of(new, name).map_err(refused)?;
+            let text = descriptor_of(new, name)?;
             let stream = StreamWriter::new(out, new.capacity, &text).map_err(failed)?;
             pack(source, stream, path, progress)?
         }
@@ -120,8 +120,10 @@ pub fn convert(
     })
 }
 
-fn refused(error: CreateError) -> JobError {
-    JobError::Refused(error.to_string())
+impl From<CreateError> for JobError {
+    fn from(error: CreateError) -> Self {
+        Self::Refused(error.to_string())
+    }
 }
 
 fn name_of(path: &Path) -> Result<&str, JobError> {

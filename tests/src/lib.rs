@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod fuzz_xfs;
 pub mod lab;
 pub mod proof;

@@ -77,12 +77,12 @@ fn free_list(metadata: &Metadata<'_>, group: u32, header: &RawGroup) -> Result<(
         return Ok((Vec::new(), buffer.is_replayed()));
     }
     let numbers = (0..count).map(|index| (first + index) % size);
-    let list: Vec<u32> =
+    let blocks: Vec<u32> =
         numbers.filter_map(|at| entries.get(usize::try_from(at).ok()?)).map(|entry| entry.get()).collect();
-    if list.iter().any(|block| *block >= metadata.superblock.blocks_of(group)) {
+    if blocks.iter().any(|block| *block >= metadata.superblock.blocks_of(group)) {
         return Err(damaged("has a free list with blocks that are none"));
     }
-    Ok((list, buffer.is_replayed()))
+    Ok((blocks, buffer.is_replayed()))
 }
 
 /// What is certainly in use, as a check of the tree: headers, the log, the trees' roots and blocks, the free list.

@@ -169,7 +169,7 @@ fn is_unmount(ring: &Ring<'_>, superblock: &Superblock, at: u32, head: u32) -> R
     if header.operations != 1 || header.blocks() > ring.blocks() || ring.after(at, header.blocks()) != head {
         return Ok(false);
     }
-    let first = ring.after(at, header.header_blocks);
+    let first = ring.after(at, header.own_blocks);
     let body = ring.read(first, header.len.div_ceil(BASIC_BLOCK))?;
     // The first word has the cycle in its place; the flags lie behind it.
     let unmounts = RawOperation::ref_from_prefix(&body).is_ok_and(|(raw, _)| raw.flags & operation::UNMOUNT != 0);
@@ -177,7 +177,7 @@ fn is_unmount(ring: &Ring<'_>, superblock: &Superblock, at: u32, head: u32) -> R
         return Ok(false);
     }
     let len = usize::try_from(header.len).expect("a record is short");
-    if header.is_whole(&ring.read(at, header.header_blocks)?, &body[..len]) {
+    if header.is_whole(&ring.read(at, header.own_blocks)?, &body[..len]) {
         Ok(true)
     } else {
         Err(Unclear::because("the record of its unmount is damaged"))

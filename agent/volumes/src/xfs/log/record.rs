@@ -30,7 +30,7 @@ pub(super) struct Header {
     /// The first record that is still needed when this is the last.
     pub(super) tail: u64,
     /// The basic blocks of the header.
-    pub(super) header_blocks: u32,
+    pub(super) own_blocks: u32,
     /// The bytes of the body.
     pub(super) len: u32,
     /// The operations that begin in it.
@@ -69,7 +69,7 @@ impl Header {
         Ok(Self {
             lsn: raw.lsn.get(),
             tail: raw.tail.get(),
-            header_blocks: longest.div_ceil(BODY_PER_HEADER),
+            own_blocks: longest.div_ceil(BODY_PER_HEADER),
             len: raw.len.get(),
             operations: raw.operations.get(),
             cycle: raw.cycle.get(),
@@ -81,7 +81,7 @@ impl Header {
 
     /// All its basic blocks.
     pub(super) fn blocks(&self) -> u32 {
-        self.header_blocks + self.len.div_ceil(BASIC_BLOCK)
+        self.own_blocks + self.len.div_ceil(BASIC_BLOCK)
     }
 
     /// Whether the checksum is right, or there is none: `header` and `body` are as on the disk.
@@ -115,8 +115,8 @@ impl Record {
         if superblock.checked && header.checksum == 0 {
             return Err(Fault::Torn);
         }
-        let head = ring.read_next(at, header.header_blocks)?;
-        let mut body = ring.read_next(ring.after(at, header.header_blocks), header.len.div_ceil(BASIC_BLOCK))?;
+        let head = ring.read_next(at, header.own_blocks)?;
+        let mut body = ring.read_next(ring.after(at, header.own_blocks), header.len.div_ceil(BASIC_BLOCK))?;
         let len = usize::try_from(header.len).map_err(|_| Fault::Torn)?;
         if !header.is_whole(&head, &body[..len]) {
             return Err(Fault::Torn);
@@ -128,7 +128,7 @@ impl Record {
         }
         header.put_words_back(ring, at, &head, &mut body)?;
         body.truncate(len);
-        Ok(Self { lsn: header.lsn, operations: header.operations, body, header_blocks: header.header_blocks })
+        Ok(Self { lsn: header.lsn, operations: header.operations, body, header_blocks: header.own_blocks })
     }
 
     /// All its basic blocks.
@@ -154,7 +154,7 @@ impl Header {
                 more => RawMoreWords::ref_from_prefix(more).map(|(raw, _)| &raw.words).ok(),
             };
             let (Some(words), Ok(index)) = (words, u32::try_from(index)) else { return Err(Fault::Torn) };
-            if block[..4] != cycle_at(self.header_blocks + index).to_be_bytes() {
+            if block[..4] != cycle_at(self.own_blocks + index).to_be_bytes() {
                 return Err(Fault::Torn);
             }
             block[..4].copy_from_slice(&words[word]);

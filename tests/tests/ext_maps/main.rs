@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clean;
+mod dirty;
+mod refused;

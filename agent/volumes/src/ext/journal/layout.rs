@@ -80,7 +80,7 @@ pub(super) struct JournalSuperblock {
     pub(super) users: U32,
     pub(super) superblock_copy: U32,
     pub(super) limits: [U32; 2],
-    /// [`super::super::layout::CHECKSUM_CRC32C`].
+    /// [`CHECKSUM_CRC32C`].
     pub(super) checksum_type: u8,
     pub(super) padding: [u8; 3],
     pub(super) fast_commit_blocks: U32,
@@ -91,6 +91,8 @@ pub(super) struct JournalSuperblock {
     pub(super) user_uuids: [[u8; 16]; 48],
 }
 
+/// The only kind of checksum in use: crc32c. The file system's own superblock has another number for it.
+pub(super) const CHECKSUM_CRC32C: u8 = 4;
 pub(super) const JOURNAL_SUPERBLOCK_LEN: usize = 1024;
 /// Where its checksum lies.
 pub(super) const JOURNAL_CHECKSUM_AT: usize = 0xFC;

@@ -1,14 +1,14 @@
 //! The log of a journal: its superblock, and its blocks by their place in it.
 
 use super::layout::{
-    HEADER_LEN, Header, JOURNAL_CHECKSUM_AT, JOURNAL_SUPERBLOCK_LEN, JournalSuperblock, MAGIC, block_type, feature,
+    CHECKSUM_CRC32C, HEADER_LEN, Header, JOURNAL_CHECKSUM_AT, JOURNAL_SUPERBLOCK_LEN, JournalSuperblock, MAGIC,
+    block_type, feature,
 };
 use super::places::Places;
 use crate::Unclear;
 use crate::ext::blocks::Blocks;
 use crate::ext::checksum::{CRC32C_START, crc32c};
 use crate::ext::geometry::Geometry;
-use crate::ext::layout::CHECKSUM_CRC32C;
 use zerocopy::FromBytes;
 
 /// How blocks of the log are checked.

@@ -78,7 +78,7 @@ fn version_5() {
 fn version_4() {
     let Some(_lone) = lone() else { return };
     let place = Place::new();
-    let prototype = prototype(&place);
+    let prototype = prototype(&place, 8);
     for (number, options) in V4_MORE.iter().enumerate() {
         let image =
             made(&place, &format!("{number}"), SIZE, &[V4, options, &["-p", prototype.to_str().unwrap()]].concat());

@@ -26,9 +26,9 @@ pub(crate) fn made(place: &Place, name: &str, size: u64, options: &[&str]) -> Pa
 }
 
 /// A prototype file for `mkfs.xfs -p`, for what this kernel cannot mount: a few hundred real files in one directory.
-pub(crate) fn prototype(place: &Place) -> PathBuf {
+pub(crate) fn prototype(place: &Place, mib: u64) -> PathBuf {
     let tree = place.directory("prototype.d");
-    real_tree(&tree, 8);
+    real_tree(&tree, mib);
     let mut text = String::from("none\n0 0\nd--755 0 0\n");
     let mut directories = vec![tree];
     let mut number = 0;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clean;
+mod damage;
 
 mod dirty;
 mod fixtures;

@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn too_many_extents_lose_the_shortest() {
         let mut builder = FreeMapBuilder::new();
-        for at in 0..MAX_EXTENTS as u64 + 1 {
+        for at in 0..=MAX_EXTENTS as u64 {
             let len = if at.is_multiple_of(4) { 8192 } else { 1024 };
             builder.push(range(at * 16_384, at * 16_384 + len));
         }

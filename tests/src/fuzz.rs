@@ -229,6 +229,11 @@ pub fn reseal_signature(bytes: &mut [u8]) -> Option<()> {
 pub fn reseal_delta(bytes: &mut [u8]) -> Option<()> {
     let mut at = 128_usize.checked_add(u32_at(bytes, 20)?)?;
     let key = reseal(bytes, None, 0..at, 96)?;
+    while bytes.get(at..at + 4) == Some(b"FBFM") {
+        let end = (at + 64).checked_add(u32_at(bytes, at + 24)?.checked_mul(8)?)?;
+        reseal(bytes, Some(&key), at..end, 32)?;
+        at = end;
+    }
     while bytes.get(at..at + 4) == Some(b"FBFR") {
         let (extents, values) = (u32_at(bytes, at + 32)?.checked_mul(8)?, u32_at(bytes, at + 36)?.checked_mul(32)?);
         let end = (at + 80).checked_add(extents)?.checked_add(values)?.checked_add(u32_at(bytes, at + 44)?)?;

@@ -2,6 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod fuzz_reiserfs;
+pub mod fuzz_streams;
 pub mod fuzz_xfs;
 pub mod lab;
 pub mod proof;
+pub mod vmdk_made;
+pub mod vmdk_read;

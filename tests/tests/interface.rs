@@ -8,7 +8,8 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 9] = ["sign", "diff", "inspect", "plan", "apply", "status", "verify", "completions", "man"];
+const VERBS: [&str; 10] =
+    ["disks", "sign", "diff", "inspect", "plan", "apply", "status", "verify", "completions", "man"];
 
 const SIGN: &str = "block_size bytes_hole bytes_read coverage disk engine kind output_bytes root seconds size";
 const DIFF: &str = "base_coverage base_root base_size block_size bytes_data bytes_hole bytes_read bytes_zero \

@@ -2,6 +2,7 @@
 
 use crate::{Buffer, IoError};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
+use std::sync::Arc;
 
 /// A disk: a block device, an image file, or a simulated disk.
 ///
@@ -24,7 +25,7 @@ pub trait Device: Send + Sync {
     /// The name to use when speaking of this device: the path that the user gave.
     fn name(&self) -> &str;
 
-    /// The size, fixed when the device was opened.
+    /// The size: fixed when the device was opened, but for what [`Resizable::resize`] does.
     fn size(&self) -> ByteCount;
 
     /// The unit in which the medium is written atomically at best: 512 or 4096 bytes on real disks.
@@ -59,6 +60,62 @@ pub trait Device: Send + Sync {
     fn is_resident(&self, range: ByteRange) -> bool {
         let _ = range;
         false
+    }
+}
+
+/// A device that can be made longer and shorter: an image file, never a block device.
+///
+/// # Duties of an implementation
+///
+/// - **Content.** What is added reads as zeroes, also where the device was longer before. What is cut off is gone.
+/// - **Space.** None is reserved: a write into what was added may fail with `ENOSPC`, and leaves the rest as it was.
+/// - **Order.** A new size is used by every operation submitted after `resize` returned, and is made durable by a flush as
+///   a write is; after a power loss without one, the size is the old or the new one.
+/// - **Duty of the caller.** Nothing is in flight behind the new end when a device is made shorter.
+pub trait Resizable: Device {
+    /// Sets the size. Does nothing where it is that already.
+    ///
+    /// # Errors
+    ///
+    /// When this is no file or is not open for writing, or the file system cannot: `EFBIG`, `ENOSPC`, `EIO`. The size is
+    /// the old one then.
+    fn resize(&self, to: ByteCount) -> Result<(), IoError>;
+}
+
+/// A shared device is a device.
+impl<D: Device + ?Sized> Device for Arc<D> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn size(&self) -> ByteCount {
+        (**self).size()
+    }
+
+    fn logical_block(&self) -> u32 {
+        (**self).logical_block()
+    }
+
+    fn engine(&self) -> &'static str {
+        (**self).engine()
+    }
+
+    fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError> {
+        (**self).queue(depth)
+    }
+
+    fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
+        (**self).extent_at(from)
+    }
+
+    fn is_resident(&self, range: ByteRange) -> bool {
+        (**self).is_resident(range)
+    }
+}
+
+impl<D: Resizable + ?Sized> Resizable for Arc<D> {
+    fn resize(&self, to: ByteCount) -> Result<(), IoError> {
+        (**self).resize(to)
     }
 }
 

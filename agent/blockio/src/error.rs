@@ -16,6 +16,8 @@ pub enum Action {
     Zero,
     /// Making finished writes durable.
     Flush,
+    /// Changing the size of a file.
+    Resize,
     /// Asking which parts of a file hold data.
     Map,
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Action {
             Self::Write => "write",
             Self::Zero => "zero",
             Self::Flush => "flush",
+            Self::Resize => "change the size of",
             Self::Map => "map the data of",
         })
     }

@@ -29,6 +29,6 @@ pub mod sim;
 mod transfer;
 
 pub use buffer::{Buffer, Pool};
-pub use device::{Completion, Device, Extent, Operation, Queue, run};
+pub use device::{Completion, Device, Extent, Operation, Queue, Resizable, run};
 pub use error::{Action, IoError};
 pub use file::{Caching, Counters, Engine, FileDevice, Options};

@@ -6,8 +6,8 @@ use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, DeltaInput, Device, DiskIdentity, Engine, JobError, Medium, PlanReport, Progress,
-    SourceDisk, SourceOptions, TargetDisk, look,
+    ApplyOptions, ApplyReport, DeltaInput, DiskIdentity, Engine, JobError, Medium, PlanReport, Progress, SeenTarget,
+    SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target,
 };
 use serde_json::{Value, json};
 use std::io;
@@ -20,6 +20,8 @@ fn options(applying: &Applying, verify: bool, disk: &DiskIdentity) -> Result<App
     Ok(ApplyOptions {
         verify,
         discard_intent: applying.discard_intent,
+        zero_free: applying.zero_free,
+        new_disk: applying.new_disk,
         trusted,
         now: files::now(),
         disk: files::binding(disk),
@@ -30,14 +32,15 @@ fn options(applying: &Applying, verify: bool, disk: &DiskIdentity) -> Result<App
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let mut delta = files::open(&args.delta)?;
-    let (disk, uses) = look(&args.disk).map_err(JobError::from)?;
+    let SeenTarget { identity: disk, reasons, .. } = look_at_target(&args.disk)?;
     let options = options(&args.applying, false, &disk)?;
     let source = SourceOptions { engine: args.applying.common.engine.into(), fuzzy: true };
     let target = SourceDisk::open(&args.disk, source)?;
     let mut intents = files::intents(&disk, args.applying.state.as_deref());
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
     meter.finish();
-    report.refusals.extend(uses.iter().map(|used| format!("{} is {used}", args.disk.display())));
+    report.refusals.extend(check_uuid(&disk, args.applying.expect_uuid).err().map(|error| error.to_string()));
+    report.refusals.extend(reasons);
     let (object, lines) = planned(&args.disk, &disk, &report);
     print(args.applying.common.json, &object, &lines)?;
     Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
@@ -61,6 +64,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
         "bytes_in_place": examined.bytes_in_place,
         "bytes_to_write": examined.bytes_to_write,
         "bytes_to_zero": examined.bytes_to_zero,
+        "bytes_free": report.bytes_free,
         "extents": report.totals.extents,
         "finishes_interrupted_apply": report.resumes,
         "torn": examined.torn,
@@ -77,6 +81,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport) -> (Value, Lin
     lines.add("kind", report.header.kind);
     lines.bytes("to read", examined.bytes_read).bytes("to write", examined.bytes_to_write);
     lines.bytes("to make zero", examined.bytes_to_zero).bytes("in place already", examined.bytes_in_place);
+    lines.bytes("free, left alone", report.bytes_free);
     if report.resumes {
         lines.add("resumes", "an apply of this change that was interrupted");
     }
@@ -97,15 +102,16 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let applying = &args.applying;
     let piped = files::is_dash(&args.delta);
     let mut file = if piped { None } else { Some(files::open(&args.delta)?) };
-    let (disk, _) = look(&args.disk).map_err(JobError::from)?;
+    let disk = look_at_target(&args.disk)?.identity;
     let options = options(applying, args.verify, &disk)?;
+    check_uuid(&disk, applying.expect_uuid)?;
     check_undo(args, &disk)?;
     confirm::overwriting(&disk, args.yes)?;
     // Only from here on is SIGINT asked to wait for a safe place: it ends the question at once.
     let meter = Meter::new()?;
     let started = Instant::now();
     let engine: Engine = applying.common.engine.into();
-    let target = TargetDisk::claim(&args.disk, engine)?;
+    let target = TargetDisk::claim(&args.disk, engine, applying.expect_uuid)?;
     if files::binding(target.identity()) != options.disk || target.identity().size != disk.size {
         let name = args.disk.display();
         return Err(
@@ -113,8 +119,8 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
         );
     }
     let disk = target.identity().clone();
-    if let Some(note) = target.device().engine_note() {
-        meter.note(note);
+    for note in target.notes() {
+        meter.note(&note);
     }
     let mut intents = files::intents(&disk, applying.state.as_deref());
     intents.prepare()?;
@@ -168,6 +174,8 @@ fn applied(path: &Path, report: &ApplyReport, seconds: f64, engine: &str) -> (Va
         "bytes_in_place": examined.bytes_in_place,
         "bytes_written": report.bytes_written,
         "bytes_zeroed": report.bytes_zeroed,
+        "bytes_free": report.bytes_free,
+        "bytes_free_zeroed": report.bytes_free_zeroed,
         "delta_bytes": totals.stored_bytes,
         "already_in_place": in_place,
         "resumed": report.resumed,
@@ -184,6 +192,8 @@ fn applied(path: &Path, report: &ApplyReport, seconds: f64, engine: &str) -> (Va
     lines.add("kind", report.header.kind);
     lines.bytes("read", examined.bytes_read).bytes("written", report.bytes_written);
     lines.bytes("made zero", report.bytes_zeroed).bytes("in place before", examined.bytes_in_place);
+    lines.add("coverage", format!("{} -> {}", report.header.base_coverage, report.header.result_coverage));
+    lines.bytes("free space", report.bytes_free).bytes("of that made zero", report.bytes_free_zeroed);
     if report.resumed {
         lines.add(
             "resumed",

@@ -4,7 +4,7 @@ use crate::exit;
 use crate::report::print_bytes;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use failback_orchestrate::{BlockSize, Engine, Root};
+use failback_orchestrate::{BlockSize, Engine, Root, ScsiUuid};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,6 +24,10 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// List the attached disks, and say which can be targets
+    Disks(DisksArgs),
+    /// Say what is on disks: partitions, LVM, file systems, used and free
+    Scan(ScanArgs),
     /// Read a disk and write its signature
     Sign(SignArgs),
     /// Read a source once and write what changed since a signature
@@ -76,6 +80,30 @@ impl From<EngineName> for Engine {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DisksArgs {
+    /// Refuse unless every data disk shows a SCSI UUID of VMware's, and no two the same
+    ///
+    /// For master targets on VMware. All disks but the system's own and loop devices count as data disks. Where UUIDs are
+    /// missing it says how to set `disk.EnableUUID`.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArgs {
+    /// The disks: block devices or raw images
+    ///
+    /// Volume groups that lie on several disks are understood if all of these are named.
+    #[arg(required = true, value_name = "DISK")]
+    pub(crate) disks: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SignArgs {
     /// The disk: a block device or a raw image
     pub(crate) disk: PathBuf,
@@ -89,14 +117,30 @@ pub(crate) struct SignArgs {
     pub(crate) block_size: BlockSize,
     /// Take the disk as it is although it is being written
     ///
-    /// What is read then is no moment of the disk's life: a base for the next pass, not to be booted.
+    /// What is read then is no moment of the disk's life: a base for the next pass, not to be booted. All of it counts.
     #[arg(long)]
     pub(crate) fuzzy: bool,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// What every verb that reads a disk from end to end understands.
+#[derive(Debug, Args)]
+pub(crate) struct Reading {
+    /// Read free space too, and count it as it is
+    ///
+    /// By default the free space of file systems that are understood and at rest counts as zeroes and is not read: the
+    /// coverage is `used`. `failback scan` shows what that is.
+    #[arg(long)]
+    pub(crate) whole: bool,
+    /// Another disk of the same LVM volume group, so that volumes that lie on both are understood
+    #[arg(long, value_name = "DISK", conflicts_with = "whole")]
+    pub(crate) with: Vec<PathBuf>,
     /// Threads that read and hash; 0 for one on each processor
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub(crate) threads: usize,
-    #[command(flatten)]
-    pub(crate) common: Common,
 }
 
 #[derive(Debug, Args)]
@@ -120,9 +164,8 @@ pub(crate) struct DiffArgs {
     /// Take the source as it is although it is being written
     #[arg(long)]
     pub(crate) fuzzy: bool,
-    /// Threads that read and hash; 0 for one on each processor
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
-    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -144,6 +187,22 @@ pub(crate) struct Applying {
     /// By default it lies beside an image, and in /var/lib/failback for a block device.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    /// Refuse a target with another SCSI UUID: 32 hexadecimal digits
+    ///
+    /// Also as `naa.…`, `wwn-0x…`, `scsi-3…` or the bytes of a VMX file. Of a VMDK it is the ddb.uuid.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) expect_uuid: Option<ScsiUuid>,
+    /// Accept a target that is another disk by its partition table and file systems
+    ///
+    /// Its content is overwritten, and its free space is made zero as with --zero-free.
+    #[arg(long)]
+    pub(crate) new_disk: bool,
+    /// Make the free space of the result zero
+    ///
+    /// By default it is left as it is. Zeroes give space back where the target is thin, and b3sum of the target prints the
+    /// root then.
+    #[arg(long)]
+    pub(crate) zero_free: bool,
     /// Refuse a delta that this key did not sign
     #[arg(long, value_name = "FILE")]
     pub(crate) trusted_key: Option<PathBuf>,
@@ -212,6 +271,17 @@ pub(crate) struct VerifyArgs {
     /// Look at the first BYTES only, for a disk larger than what it holds
     #[arg(long, value_name = "BYTES", conflicts_with = "signature")]
     pub(crate) size: Option<u64>,
+    /// The root is one of coverage `used`: count free space as zeroes
+    ///
+    /// A signature says so itself.
+    #[arg(long, requires = "root")]
+    pub(crate) used: bool,
+    /// The block size of such a root
+    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = parse_block_size, requires = "used")]
+    pub(crate) block_size: BlockSize,
+    /// Another disk of the same LVM volume group, so that volumes that lie on both are understood
+    #[arg(long, value_name = "DISK", requires = "used")]
+    pub(crate) with: Vec<PathBuf>,
     /// Threads that read and hash; 0 for one on each processor
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub(crate) threads: usize,

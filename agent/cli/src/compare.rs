@@ -1,17 +1,18 @@
 //! The verbs that read disks: sign, diff, inspect, verify.
 
-use crate::args::{DiffArgs, InspectArgs, SignArgs, VerifyArgs};
+use crate::args::{DiffArgs, InspectArgs, Reading, SignArgs, VerifyArgs};
 use crate::meter::Meter;
 use crate::report::{Lines, print};
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
-    Against, ByteCount, DeltaFacts, Device, DiffOptions, Difference, Facts, FileKind, HumanBytes, Identity, JobError,
-    Output, Progress, ScanReport, SignOptions, SignatureFacts, SignatureReader, SourceDisk, SourceOptions, identity_of,
+    Against, ByteCount, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts, FileKind,
+    FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions, SignatureFacts,
+    SignatureReader, SourceDisk, SourceOptions, free_blocks_of,
 };
 use serde::Serialize;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,13 +30,30 @@ fn output(path: &Path, kind: FileKind) -> Result<Output, JobError> {
 /// Opens a source and says what the user should know of it before it is read.
 fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<SourceDisk, JobError> {
     let source = SourceDisk::open(path, options)?;
-    if let Some(note) = source.device().engine_note() {
+    if let Some(note) = source.engine_note() {
         meter.note(note);
     }
     for writer in source.writers() {
         meter.note(&format!("{} is {writer}: what is read is no moment of its life (fuzzy)", path.display()));
     }
     Ok(source)
+}
+
+/// Disks that are looked at because a volume may lie on them and on the disk that is meant.
+fn companions(paths: &[PathBuf], options: SourceOptions) -> Result<Vec<SourceDisk>, JobError> {
+    paths.iter().map(|path| SourceDisk::open(path, options)).collect()
+}
+
+/// The free space that may be left out, unless all is to be read; says what was decided.
+fn free_of<'a>(source: &SourceDisk, content: &'a DiskLayout, reading: &Reading, meter: &Meter) -> Option<&'a FreeMap> {
+    if reading.whole {
+        return None;
+    }
+    let free = source.free_space(content);
+    if free.is_empty() && source.writers().is_empty() {
+        meter.note("no free space is known on this disk, so all of it is read; failback scan says why");
+    }
+    Some(free).filter(|free| !free.is_empty())
 }
 
 #[derive(Serialize)]
@@ -58,13 +76,16 @@ pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let options = SourceOptions { engine: args.common.engine.into(), fuzzy: args.fuzzy };
     let source = open_source(&args.disk, options, &meter)?;
+    let content = source.content(&companions(&args.reading.with, options)?);
+    let free = free_of(&source, &content, &args.reading, &meter);
     let mut out = output(&args.output, FileKind::Signature)?;
     let options = SignOptions {
         block_size: args.block_size,
+        free,
         kind: source.kind(),
         created: files::now(),
-        identity: identity_of(source.identity()),
-        threads: args.threads,
+        identity: source.identity_with(&content),
+        threads: args.reading.threads,
         before_end: &|| source.check_unchanged(),
     };
     let report = failback_orchestrate::sign(source.device(), &mut out, &options, &meter)?;
@@ -76,7 +97,7 @@ pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
         disk: args.disk.display().to_string(),
         size,
         block_size: args.block_size.bytes(),
-        coverage: "whole",
+        coverage: report.coverage.name(),
         kind: source.kind().name(),
         root: report.root.to_string(),
         scan: report.scan,
@@ -86,8 +107,9 @@ pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
     };
     let mut lines = Lines::default();
     lines.add("root", report.root).bytes("disk", size).bytes("read", report.scan.bytes_read);
-    lines.bytes("holes, not read", report.scan.bytes_hole).bytes("signature", report.output_bytes);
-    lines.add("block size", args.block_size).add("coverage", "whole").add("kind", source.kind());
+    lines.bytes("holes, not read", report.scan.bytes_hole).bytes("free, not read", report.scan.bytes_free);
+    lines.bytes("signature", report.output_bytes);
+    lines.add("block size", args.block_size).add("coverage", report.coverage).add("kind", source.kind());
     lines.rate(size, seconds).add("engine", source.device().engine());
     print_beside(&args.output, args.common.json, &object, &lines)
 }
@@ -121,14 +143,17 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
     let signer = args.signing_key.as_deref().map(files::signing_key).transpose()?;
     let options = SourceOptions { engine: args.common.engine.into(), fuzzy: args.fuzzy };
     let source = open_source(&args.source, options, &meter)?;
+    let content = source.content(&companions(&args.reading.with, options)?);
+    let free = free_of(&source, &content, &args.reading, &meter);
     let mut out = output(&args.output, FileKind::Delta)?;
     let options = DiffOptions {
+        free,
         kind: source.kind(),
         created: files::now(),
         id: files::random()?,
-        identity: identity_of(source.identity()),
+        identity: source.identity_with(&content),
         level: args.compression,
-        threads: args.threads,
+        threads: args.reading.threads,
         signer: signer.as_ref(),
         before_end: &|| source.check_unchanged(),
     };
@@ -145,7 +170,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
         result_size: report.shapes.result.size().get(),
         block_size: block_size.bytes(),
         base_coverage: base_coverage.name(),
-        result_coverage: "whole",
+        result_coverage: report.result_coverage.name(),
         kind: source.kind().name(),
         scan: report.scan,
         changed_blocks: report.changed_blocks,
@@ -158,6 +183,8 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
     let mut lines = Lines::default();
     lines.add("base root", report.base_root).add("result root", report.result_root);
     lines.bytes("read", report.scan.bytes_read).bytes("holes, not read", report.scan.bytes_hole);
+    lines.bytes("free, not read", report.scan.bytes_free);
+    lines.add("coverage", format!("{base_coverage} -> {}", report.result_coverage));
     lines.add("changed", format!("{} blocks of {block_size}", report.changed_blocks));
     lines.bytes("new content", report.totals.data_bytes).bytes("becomes zero", report.totals.zero_bytes);
     lines.bytes("delta", report.delta_bytes).add("kind", source.kind());
@@ -206,6 +233,8 @@ fn signature_facts(facts: &SignatureFacts) -> (serde_json::Value, Lines) {
         "created": header.created,
         "source_name": header.identity.name,
         "source_scsi_uuid": header.identity.scsi_uuid.map(|uuid| hex(&uuid)),
+        "source_partition_table": header.identity.partition_table.map(|uuid| hex(&uuid)),
+        "source_file_systems": header.identity.file_systems.iter().map(|uuid| hex(uuid)).collect::<Vec<_>>(),
         "file_bytes": file_bytes,
         "proven": "root recomputed from the stored values",
     });
@@ -218,7 +247,7 @@ fn signature_facts(facts: &SignatureFacts) -> (serde_json::Value, Lines) {
 }
 
 fn delta_facts(facts: &DeltaFacts) -> (serde_json::Value, Lines) {
-    let DeltaFacts { header, trailer, file_bytes } = facts;
+    let DeltaFacts { header, trailer, bytes_free, file_bytes } = facts;
     let (shapes, totals) = (&header.shapes, &trailer.totals);
     let proven = "both roots recomputed from the stored values; every payload has its stated value";
     let signed_by = trailer.signed_by.map(|key| hex(key.bytes()));
@@ -235,6 +264,9 @@ fn delta_facts(facts: &DeltaFacts) -> (serde_json::Value, Lines) {
         "created": header.created,
         "source_name": header.identity.name,
         "source_scsi_uuid": header.identity.scsi_uuid.map(|uuid| hex(&uuid)),
+        "source_partition_table": header.identity.partition_table.map(|uuid| hex(&uuid)),
+        "source_file_systems": header.identity.file_systems.iter().map(|uuid| hex(uuid)).collect::<Vec<_>>(),
+        "bytes_free": bytes_free,
         "frames": totals.frames,
         "extents": totals.extents,
         "bytes_data": totals.data_bytes,
@@ -252,6 +284,7 @@ fn delta_facts(facts: &DeltaFacts) -> (serde_json::Value, Lines) {
     lines.add("made from", made_from(&header.identity));
     lines.add("changes", format!("{} runs in {} frames", totals.extents, totals.frames));
     lines.bytes("new content", totals.data_bytes).bytes("becomes zero", totals.zero_bytes);
+    lines.bytes("free in the result", *bytes_free);
     lines.bytes("file", *file_bytes).add("signed by", signed_by.as_deref().unwrap_or("nobody")).add("proven", proven);
     (object, lines)
 }
@@ -263,10 +296,11 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let source = open_source(&args.disk, options, &meter)?;
     let against = match (&args.root, &args.signature) {
         (_, Some(path)) => {
-            let reader = SignatureReader::open(files::open(path)?).map_err(JobError::from)?;
-            Against::Signature(Box::new(reader))
+            let open = || Ok::<_, anyhow::Error>(SignatureReader::open(files::open(path)?).map_err(JobError::from)?);
+            let free = free_blocks_of(open()?)?;
+            Against::Signature(Box::new(open()?), free)
         }
-        (Some(root), None) => Against::Root(*root, args.size.map(byte_count).transpose()?),
+        (Some(root), None) => Against::Root(expected_root(args, *root, &source, options)?),
         (None, None) => unreachable!("clap demands one of the two"),
     };
     let report = failback_orchestrate::verify(source.device(), against, args.threads, &meter)?;
@@ -274,30 +308,55 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     meter.finish();
     let seconds = started.elapsed().as_secs_f64();
     let matches = report.matches();
+    let proven = match (matches, report.coverage) {
+        (false, _) => "the disk differs",
+        (true, Coverage::Whole) => Proven::WholeDisk.name(),
+        (true, Coverage::Used) => Proven::UsedSpace.name(),
+    };
     let object = json!({
         "disk": args.disk.display().to_string(),
         "root": report.root.to_string(),
         "expected_root": report.expected.to_string(),
         "matches": matches,
         "size": report.size.get(),
+        "coverage": report.coverage.name(),
         "bytes_read": report.scan.bytes_read,
         "bytes_hole": report.scan.bytes_hole,
+        "bytes_free": report.scan.bytes_free,
         "bytes_different": report.bytes_different,
         "differences": report.differences,
-        "proven": if matches { "whole disk read" } else { "the disk differs" },
+        "proven": proven,
         "seconds": seconds,
         "engine": source.device().engine(),
     });
     let mut lines = Lines::default();
     lines.add("result", if matches { "the disk has the expected root" } else { "THE DISK DIFFERS" });
     lines.add("root", report.root).add("expected", report.expected);
+    lines.add("coverage", report.coverage).add("proven", proven);
     lines.bytes("read", report.scan.bytes_read).bytes("holes, not read", report.scan.bytes_hole);
+    lines.bytes("free, not read", report.scan.bytes_free);
     if !report.differences.is_empty() {
         lines.bytes("different", report.bytes_different).add("ranges", ranges(&report.differences));
     }
     lines.rate(report.size.get(), seconds).add("engine", source.device().engine());
     print(args.common.json, &object, &lines)?;
     Ok(if matches { ExitCode::SUCCESS } else { ExitCode::from(exit::MISMATCH) })
+}
+
+/// The root that was given on the command line, with what it is of.
+fn expected_root(
+    args: &VerifyArgs,
+    root: Root,
+    source: &SourceDisk,
+    options: SourceOptions,
+) -> Result<ExpectedRoot, JobError> {
+    let size = args.size.map(byte_count).transpose()?;
+    if !args.used {
+        return Ok(ExpectedRoot::whole(root, size));
+    }
+    let content = source.content(&companions(&args.with, options)?);
+    let size = size.unwrap_or(source.device().size());
+    Ok(ExpectedRoot::of_used(root, size, args.block_size, source.free_space(&content)))
 }
 
 fn byte_count(bytes: u64) -> Result<ByteCount, JobError> {

@@ -5,10 +5,12 @@ mod apply;
 mod args;
 mod compare;
 mod confirm;
+mod disks;
 mod exit;
 mod files;
 mod meter;
 mod report;
+mod scan;
 mod status;
 
 use args::{Arguments, Command};
@@ -18,6 +20,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
+        Command::Disks(args) => disks::disks(args),
+        Command::Scan(args) => scan::scan(args),
         Command::Sign(args) => compare::sign(args),
         Command::Diff(args) => compare::diff(args),
         Command::Inspect(args) => compare::inspect(args),

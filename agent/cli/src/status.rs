@@ -4,16 +4,15 @@ use crate::args::StatusArgs;
 use crate::files;
 use crate::report::{Lines, print};
 use anyhow::Result;
-use failback_orchestrate::{Intent, IntentStore, JobError, Use, look};
+use failback_orchestrate::{Intent, IntentStore, JobError, look_at_target};
 use serde_json::json;
 use std::process::ExitCode;
 
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let (disk, uses) = look(&args.disk).map_err(JobError::from)?;
-    let mut intents = files::intents(&disk, args.state.as_deref());
+    let seen = look_at_target(&args.disk)?;
+    let mut intents = files::intents(&seen.identity, args.state.as_deref());
     let intent = intents.load().map_err(JobError::from)?;
-    let running = uses.iter().any(|used| matches!(used, Use::Locked { .. } | Use::Busy));
-    let (state, meaning, next) = match (&intent, running) {
+    let (state, meaning, next) = match (&intent, seen.claimed) {
         (None, false) => ("at-rest", "no apply is under way, and none was interrupted", None),
         (None, true) => {
             ("in-use", "another program has claimed this disk, and has changed nothing that is on record", None)

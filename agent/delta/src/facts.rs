@@ -68,7 +68,7 @@ pub struct Identity {
     pub name: Option<String>,
     /// The SCSI UUID, 16 bytes.
     pub scsi_uuid: Option<[u8; 16]>,
-    /// The UUID of the partition table, 16 bytes as they stand on the disk.
+    /// The UUID of the partition table, in the order in which its digits are printed.
     pub partition_table: Option<[u8; 16]>,
     /// UUIDs of file systems, in the order of their place on the disk.
     pub file_systems: Vec<[u8; 16]>,

@@ -15,11 +15,18 @@ pub(crate) const SIGNATURE_MAGIC: [u8; 8] = *b"\x89FBSIG\r\n";
 pub(crate) const DELTA_MAGIC: [u8; 8] = *b"\x89FBDLT\r\n";
 pub(crate) const PAGE_MAGIC: [u8; 4] = *b"FBPG";
 pub(crate) const SIGNATURE_END_MAGIC: [u8; 4] = *b"FBSE";
+pub(crate) const MAP_MAGIC: [u8; 4] = *b"FBFM";
 pub(crate) const FRAME_MAGIC: [u8; 4] = *b"FBFR";
 pub(crate) const DELTA_END_MAGIC: [u8; 4] = *b"FBDE";
 
 /// The identity section, in bytes. A name, a few UUIDs and room to grow.
 pub(crate) const IDENTITY_MAX: usize = 4096;
+
+/// Runs in one page of a delta's map: 32 KiB of them.
+pub(crate) const MAP_PAGE_RUNS_MAX: u32 = 4096;
+
+/// Runs in all pages of a map: a reader holds them all, in 64 MiB.
+pub(crate) const MAP_RUNS_MAX: u64 = 4 << 20;
 
 /// Values in one page of a signature: 128 KiB of them, so that a reader's memory does not depend on the disk.
 pub(crate) const PAGE_VALUES_MAX: u32 = 4096;
@@ -80,6 +87,8 @@ pub(crate) mod content {
     pub(crate) const ZERO: u8 = 2;
     /// Free space: counts as zero, may hold anything.
     pub(crate) const FREE: u8 = 3;
+    /// Stands for the old content where a run of the map is hashed for a signature; in no extent.
+    pub(crate) const ANY: u8 = 0xFF;
 }
 
 /// The start of a signature. The identity follows.
@@ -165,6 +174,36 @@ pub(crate) struct RawDeltaHeader {
     pub(crate) hash: [u8; 32],
 }
 const _: () = assert!(size_of::<RawDeltaHeader>() == 128);
+
+/// The start of a page of the map of the result's free space. Its runs follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawMapPage {
+    pub(crate) magic: [u8; 4],
+    /// 1 in the last page of the map.
+    pub(crate) last: u8,
+    pub(crate) reserved: [u8; 3],
+    /// The number of the page, from 0.
+    pub(crate) index: U64,
+    /// The block from which the first run's gap counts, not before the end of the previous page's last run.
+    pub(crate) first: U64,
+    pub(crate) run_count: U32,
+    pub(crate) reserved2: [u8; 4],
+    /// BLAKE3, keyed with the header's hash, of this structure with this field zero, followed by the runs.
+    pub(crate) hash: [u8; 32],
+}
+const _: () = assert!(size_of::<RawMapPage>() == 64);
+
+/// A run of free blocks.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawRun {
+    /// Blocks that are not free between the previous run of this page, or the page's `first`, and this one.
+    pub(crate) gap: U32,
+    /// The number of blocks, 1 or more.
+    pub(crate) count: U32,
+}
+const _: () = assert!(size_of::<RawRun>() == 8);
 
 /// The start of a frame. Its extents, its values and its payload follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -294,6 +333,8 @@ mod tests {
             fields!("Signature trailer", RawSignatureEnd: magic reserved pages root hash),
             fields!("Delta header", RawDeltaHeader: magic version header_len flags block_shift base_coverage
                 result_coverage kind identity_len base_size result_size created id base_root hash),
+            fields!("Delta map page", RawMapPage: magic last reserved index first run_count reserved2 hash),
+            fields!("Delta map run", RawRun: gap count),
             fields!("Delta frame", RawFrame: magic compression reserved index after first extent_count value_count
                 data_len stored_len hash),
             fields!("Delta extent", RawExtent: gap count new old),
@@ -310,7 +351,14 @@ mod tests {
             }
             assert_eq!((told.last().map(|row| row.0 + row.1), end), (Some(size), size), "{title}");
         }
-        for limit in [FRAME_VALUES_MAX, FRAME_EXTENTS_MAX, PAGE_VALUES_MAX, TRAILER_VALUES_MAX] {
+        for limit in [
+            MAP_PAGE_RUNS_MAX,
+            u32::try_from(MAP_RUNS_MAX).unwrap(),
+            FRAME_VALUES_MAX,
+            FRAME_EXTENTS_MAX,
+            PAGE_VALUES_MAX,
+            TRAILER_VALUES_MAX,
+        ] {
             assert!(text.contains(&format!("\n| {limit} ")), "the limit {limit}");
         }
         assert!(text.contains(&format!("identity of {IDENTITY_MAX} bytes")));

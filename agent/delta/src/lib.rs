@@ -12,6 +12,7 @@
 mod delta;
 mod error;
 mod facts;
+mod free;
 mod layout;
 mod seal;
 mod signature;
@@ -23,6 +24,7 @@ pub use delta::{
 };
 pub use error::{FileKind, FormatError};
 pub use facts::{Coverage, Identity, PointKind};
+pub use free::{FreeBlocks, FreeWalk};
 pub use layout::{MAX_FRAME_BYTES, identify};
 pub use signature::{Run, RunContent, SignatureHeader, SignatureReader, SignatureWriter, Uniform};
 pub use signing::{KeyError, SigningKey, VerifyingKey};

@@ -1,7 +1,7 @@
 //! Structures that carry a hash of themselves and of what follows, and reading them from a stream.
 
 use crate::layout::{
-    IDENTITY_MAX, RawDeltaEnd, RawDeltaHeader, RawFrame, RawPage, RawSignatureEnd, RawSignatureHeader,
+    IDENTITY_MAX, RawDeltaEnd, RawDeltaHeader, RawFrame, RawMapPage, RawPage, RawSignatureEnd, RawSignatureHeader,
 };
 use crate::{FileKind, FormatError};
 use std::io::{self, Read};
@@ -39,7 +39,7 @@ macro_rules! sealed {
         }
     })+ };
 }
-sealed!(RawSignatureHeader, RawPage, RawSignatureEnd, RawDeltaHeader, RawFrame, RawDeltaEnd);
+sealed!(RawSignatureHeader, RawPage, RawSignatureEnd, RawDeltaHeader, RawMapPage, RawFrame, RawDeltaEnd);
 
 /// A stream that is read in parts of known length.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Ed25519 signatures over a delta: who made it, not only that it is whole.
 
+use crate::FreeBlocks;
 use crate::delta::FrameTable;
-use crate::layout::SignedExtent;
+use crate::layout::{SignedExtent, content};
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey};
 use ed25519_dalek::{Signature, Signer};
 use failback_hashtree::Root;
@@ -15,18 +16,32 @@ pub struct KeyError(&'static str);
 /// What is signed: this text, the delta's header hash, its result root, the hash of its extents.
 ///
 /// The header hash stands for sizes, coverage, kind, source identity and base root, since it is a hash of all of them. The
-/// roots do not tell zero from free, nor does anything else that is signed, hence the extents.
+/// roots do not tell zero from free, nor does anything else that is signed, hence the map and the extents.
 fn message(header_hash: &[u8; 32], result: &Root, extents: &[u8; 32]) -> Vec<u8> {
     [b"failback delta version 1\0".as_slice(), header_hash, &result.0, extents].concat()
 }
 
-/// The hash of all extents of a delta, keyed with its header's hash: where each lies, and what it was and becomes.
+/// The hash of the map and of all extents of a delta, keyed with its header's hash: where each lies, and what it was and
+/// becomes.
 #[derive(Clone, Debug)]
 pub(crate) struct ExtentsHash(blake3::Hasher);
 
 impl ExtentsHash {
     pub(crate) fn new(header_hash: &[u8; 32]) -> Self {
         Self(blake3::Hasher::new_keyed(header_hash))
+    }
+
+    /// Adds the map of the result's free space, before all frames.
+    pub(crate) fn absorb_map(&mut self, free: &FreeBlocks) {
+        for run in free.runs() {
+            let signed = SignedExtent {
+                first: run.start().get().into(),
+                count: run.count().get().into(),
+                new: content::FREE,
+                old: content::ANY,
+            };
+            self.0.update(signed.as_bytes());
+        }
     }
 
     /// Adds the extents of the next frame.

@@ -182,7 +182,12 @@ fn documented_offsets() {
     assert_eq!(&delta[16..20], &[12, 1, 2, 2]);
     assert_eq!((u32_at(&delta, 20), u64_at(&delta, 24), u64_at(&delta, 32)), (12, 40_960, 41_960));
     assert_eq!(hex(&delta, 64), BASE_ROOT);
-    let frame = 128 + 12;
+    // One page of the map: one free block from block 5 on, and another three blocks behind it.
+    let map = 128 + 12;
+    assert_eq!((&delta[map..map + 8], u64_at(&delta, map + 8)), (&b"FBFM\x01\0\0\0"[..], 0));
+    assert_eq!((u64_at(&delta, map + 16), u32_at(&delta, map + 24)), (5, 2));
+    assert_eq!([64, 68, 72, 76].map(|at| u32_at(&delta, map + at)), [0, 1, 3, 1]);
+    let frame = map + 64 + 2 * 8;
     assert_eq!((&delta[frame..frame + 4], delta[frame + 4], u64_at(&delta, frame + 24)), (&b"FBFR"[..], 0, 1));
     assert_eq!([32, 36, 40, 44].map(|at| u32_at(&delta, frame + at)), [5, 9, 5096, 5096]);
     // Of the second extent: its gap, count, new and old.
@@ -207,6 +212,9 @@ fn documented_offsets() {
         (12, "flags 0x40"),
         (21, "identity is too long"),
         (40, "header: its hash"),
+        (map, "page 0 of the map: it begins as no such page"),
+        (map + 8, "page 0 of the map: its hash"),
+        (map + 64, "page 0 of the map: its hash"),
         (frame, "it begins as nothing"),
         (frame + 8, "does not follow the frame before it"),
         (frame + 16, "does not follow the frame before it"),

@@ -53,14 +53,24 @@ fn a_signature_covers_what_no_root_can_tell() {
         let mut delta = diff_used(&sign_used(&from, 12, nothing_free), &to, nothing_free, signer);
         assert!(apply(&delta, &mut from.clone()).is_ok());
         // One frame with one extent of one block: one value before it, one for its old content, none for zeroes.
-        let header = 128 + 4 + "/dev/sdb".len();
-        let trailer = header + 80 + 8 + 2 * 32;
+        let map = 128 + 4 + "/dev/sdb".len();
+        let (frame, trailer) = (map + 64, map + 64 + 80 + 8 + 2 * 32);
         let hash = *delta[96..128].first_chunk::<32>().unwrap();
         // The block becomes zero; let it become free instead, so that the target keeps what it has.
-        assert_eq!(delta[header + 80 + 6], 2);
-        delta[header + 80 + 6] = 3;
+        assert_eq!(delta[frame + 80 + 6], 2);
+        delta[frame + 80 + 6] = 3;
         delta[trailer + 32..trailer + 40].fill(0);
-        reseal(&mut delta, &hash, header, trailer - header, 48);
+        reseal(&mut delta, &hash, frame, trailer - frame, 48);
+        let end = delta.len() - trailer;
+        reseal(&mut delta, &hash, trailer, end, 184);
+        let error = apply(&delta, &mut from.clone()).unwrap_err().to_string();
+        assert!(error.contains("the map of free space says something else"), "{error}");
+        // The map has to be changed too, from no run to one that starts at block 1.
+        delta[map + 16] = 1;
+        delta[map + 24] = 1;
+        delta.splice(map + 64..map + 64, [0, 0, 0, 0, 1, 0, 0, 0]);
+        reseal(&mut delta, &hash, map, 64 + 8, 32);
+        let trailer = trailer + 8;
         let end = delta.len() - trailer;
         reseal(&mut delta, &hash, trailer, end, 184);
         let result = apply(&delta, &mut from.clone());

@@ -85,6 +85,14 @@ pub enum ClaimError {
         /// Every reason.
         uses: Vec<Use>,
     },
+    /// Another attached disk has the same SCSI UUID.
+    #[error("{name} {}", Refusal(uses))]
+    Duplicate {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
     /// Another program, likely another failback, has locked it.
     #[error("{name} {}", Refusal(uses))]
     Claimed {
@@ -136,6 +144,7 @@ impl ClaimError {
             | Self::Swap { uses, .. }
             | Self::Held { uses, .. }
             | Self::Loop { uses, .. }
+            | Self::Duplicate { uses, .. }
             | Self::Claimed { uses, .. }
             | Self::Busy { uses, .. }
             | Self::ReadOnly { uses, .. }
@@ -144,7 +153,7 @@ impl ClaimError {
     }
 
     /// The refusal for these reasons, of which there is at least one.
-    fn refused(name: &DiskName, mut uses: Vec<Use>) -> Self {
+    pub(crate) fn refused(name: &DiskName, mut uses: Vec<Use>) -> Self {
         uses.sort_by_key(Use::rank);
         let name = name.clone();
         match uses.first() {
@@ -153,6 +162,7 @@ impl ClaimError {
             Some(Use::Swap { .. }) => Self::Swap { name, uses },
             Some(Use::Held { .. }) => Self::Held { name, uses },
             Some(Use::Loop { .. }) => Self::Loop { name, uses },
+            Some(Use::Duplicate { .. }) => Self::Duplicate { name, uses },
             Some(Use::Locked { .. }) => Self::Claimed { name, uses },
             Some(Use::ReadOnly) => Self::ReadOnly { name, uses },
             Some(Use::Forbidden) => Self::Forbidden { name, uses },
@@ -229,9 +239,17 @@ impl Claim {
 pub fn look(path: &Path) -> Result<(DiskIdentity, Vec<Use>), SourceError> {
     let host = Host::this();
     let seen = peek(path)?;
+    let lookout = Lookout::new(&host).map_err(|it| SourceError::blind(&seen.name, it))?;
+    look_at(&lookout, &seen)
+}
+
+/// [`look`] for one of many disks: what the kernel says of all of them was read once.
+pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, Vec<Use>), SourceError> {
+    let host = lookout.host();
     let file = seen.open(Access::Read)?;
-    let identity = seen.identify(&host, &file)?;
-    let mut uses = uses(&host, &seen)?;
+    let identity = seen.identify(host, &file)?;
+    let mut uses = lookout.uses(seen.object).map_err(|it| SourceError::blind(&seen.name, it))?;
+    uses.extend(host.locked(&seen.metadata, matches!(seen.object, Object::Block(_))));
     if let Object::Block(_) = seen.object
         && sys::is_read_only(file.as_fd()).map_err(SourceError::io(&seen.name, "look at"))?
     {

@@ -128,7 +128,7 @@ impl DiskIdentity {
 /// The kernel keeps both for disks that call themselves SPC-2 or later. Of virtual disks that claim an older standard, as
 /// VMware's do in older virtual hardware, it keeps none (`scsi_device_supports_vpd`), and they are asked directly: these
 /// only, since there are USB disks that hang when asked.
-fn scsi_uuid(host: &Host, device: DevNum, ask: impl Fn(u8) -> Option<Vec<u8>>) -> Option<ScsiUuid> {
+pub(crate) fn scsi_uuid(host: &Host, device: DevNum, ask: impl Fn(u8) -> Option<Vec<u8>>) -> Option<ScsiUuid> {
     let directory = host.node(device).join("device");
     let kept = |name: &str| fs::read(directory.join(name)).ok();
     let pages = match (kept("vpd_pg83"), kept("vpd_pg80")) {
@@ -139,7 +139,7 @@ fn scsi_uuid(host: &Host, device: DevNum, ask: impl Fn(u8) -> Option<Vec<u8>>) -
     name.or_else(|| pages.1.as_deref().and_then(ScsiUuid::from_page_80))
 }
 
-fn model(host: &Host, device: DevNum) -> Option<String> {
+pub(crate) fn model(host: &Host, device: DevNum) -> Option<String> {
     let model = host.attribute(device, "device/model")?;
     Some(match host.attribute(device, "device/vendor") {
         Some(vendor) if !vendor.starts_with("0x") => format!("{vendor} {model}"),

@@ -3,15 +3,23 @@
 //! - [`Source`] opens a disk or image for reading and tells who could write to it meanwhile.
 //! - [`Claim`] opens a target disk for writing, exclusively, or says in one sentence why not and what to do.
 //! - [`look`] tells the same beforehand, without claiming.
+//! - [`inventory`] looks at every attached disk.
 //!
 //! # Rules
 //!
 //! Nothing is ever created: a path that names nothing stays so. What is opened is compared with what was looked at, by
 //! device and inode number, and every statement about a disk is read from its opened descriptor. Disks are recognised by
 //! number, never by name; names are for people. When procfs or sysfs cannot be read, the answer is an error, not "unused".
+//!
+//! A disk whose SCSI UUID another attached disk shows too is no target, and neither is the other. Two paths to one disk show one
+//! UUID by right: while multipath has them, they are refused because it holds them; while it has not, they are two disks that
+//! nobody can tell apart.
 
+mod attached;
 mod claim;
+mod enable_uuid;
 mod identity;
+mod inventory;
 mod lookout;
 mod open;
 mod proctext;
@@ -20,12 +28,16 @@ mod source;
 mod synthetic;
 mod sys;
 mod topology;
+mod transport;
 mod uses;
 mod vpd;
 
 pub use claim::{Claim, ClaimError, look};
+pub use enable_uuid::UuidProblem;
 pub use identity::{DiskIdentity, DiskName, Medium};
+pub use inventory::{AttachedDisk, inventory};
 pub use open::SourceError;
 pub use source::{ChangeMark, Source};
+pub use transport::{ScsiAddress, Transport};
 pub use uses::Use;
 pub use vpd::{ScsiUuid, ScsiUuidError};

@@ -1,11 +1,13 @@
 //! Who uses a disk, put together from sysfs and procfs.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::attached::Attached;
 use crate::proctext::{self, FileLock, Mount};
 use crate::topology::{Anchor, DevNum, Host, LoopDevice, Object};
 use crate::uses::Use;
@@ -17,6 +19,8 @@ pub(crate) struct Lookout<'a> {
     swaps: Vec<PathBuf>,
     loops: Vec<LoopDevice>,
     btrfs: Vec<(String, Vec<DevNum>)>,
+    /// Looked for when first asked for: not every question needs it.
+    disks: OnceCell<Vec<Attached>>,
 }
 
 /// Something that could not be read, so that nobody can say who uses a disk.
@@ -41,10 +45,25 @@ impl<'a> Lookout<'a> {
             swaps,
             loops: host.loops().map_err(blind("/sys/block"))?,
             btrfs: host.btrfs_members().map_err(blind("/sys/fs/btrfs"))?,
+            disks: OnceCell::new(),
         })
     }
 
-    /// Everyone who uses `disk`, the gravest first.
+    /// The machine that is looked at.
+    pub(crate) const fn host(&self) -> &'a Host {
+        self.host
+    }
+
+    /// The whole disks that are attached.
+    pub(crate) fn disks(&self) -> Result<&[Attached], Blind> {
+        if let Some(disks) = self.disks.get() {
+            return Ok(disks);
+        }
+        let disks = self.host.attached().map_err(|source| Blind { what: "/sys/block", source })?;
+        Ok(self.disks.get_or_init(|| disks))
+    }
+
+    /// Everyone who uses `disk`, and the other disks that go by its UUID; the gravest first.
     pub(crate) fn uses(&self, disk: Object) -> Result<Vec<Use>, Blind> {
         let family = self.family(disk)?;
         let mut uses = self.runs_from(disk)?;
@@ -54,7 +73,24 @@ impl<'a> Lookout<'a> {
         for device in self.loops.iter().filter(|it| it.backing == Some(disk) || is_over(it, &family)) {
             uses.push(Use::Loop { device: format!("/dev/{}", device.name), writable: device.writable });
         }
+        uses.extend(self.duplicated(disk)?);
         Ok(uses)
+    }
+
+    /// The path that a loop device was attached by.
+    pub(crate) fn backing_of(&self, device: DevNum) -> Option<PathBuf> {
+        self.loops.iter().find(|it| it.device == device).map(|it| it.backing_path.clone())
+    }
+
+    /// Whether `disk`, or the one that it is a partition of, has a SCSI UUID by which it cannot be told from another.
+    fn duplicated(&self, disk: Object) -> Result<Option<Use>, Blind> {
+        let Object::Block(device) = disk else { return Ok(None) };
+        let whole = self.host.whole_disk(device).unwrap_or(device);
+        let disks = self.disks()?;
+        let Some(own) = disks.iter().find(|it| it.device == whole) else { return Ok(None) };
+        let others = self.host.namesakes(own, disks).map_err(|source| Blind { what: "/sys/dev/block", source })?;
+        let Some(uuid) = own.uuid.filter(|_| !others.is_empty()) else { return Ok(None) };
+        Ok(Some(Use::Duplicate { uuid, others: others.iter().map(|name| format!("/dev/{name}")).collect() }))
     }
 
     /// Those who could write to `disk` of their own accord: file systems mounted writable, and swap.

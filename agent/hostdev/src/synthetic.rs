@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::topology::{DevNum, Host};
+use crate::vpd::ScsiUuid;
 
 /// A synthetic machine. Its block devices are directories under `sys/devices`, with the links of sysfs to them.
 pub(crate) struct Machine {
@@ -47,6 +48,28 @@ impl Machine {
         fs::create_dir_all(place.join("slaves")).unwrap();
         symlink(&place, self.host.sys.join("block").join(name)).unwrap();
         self.device(&place, number)
+    }
+
+    /// A SCSI disk at an address, on a host of that driver, with its UUID on VPD page 0x83. Its name may be a path, whose
+    /// last part is the name and whose others are what the disk hangs on.
+    pub(crate) fn scsi(&self, path: &str, number: &str, address: &str, driver: &str, uuid: Option<&str>) -> DevNum {
+        let name = path.rsplit('/').next().unwrap();
+        let place = self.host.sys.join("devices").join(path);
+        fs::create_dir_all(place.join("slaves")).unwrap();
+        symlink(&place, self.host.sys.join("block").join(name)).unwrap();
+        let device = self.device(&place, number);
+        let unit = self.host.sys.join("units").join(name).join(address);
+        fs::create_dir_all(&unit).unwrap();
+        symlink(&unit, place.join("device")).unwrap();
+        let host = self.host.sys.join(format!("class/scsi_host/host{}", address.split(':').next().unwrap()));
+        fs::create_dir_all(&host).unwrap();
+        fs::write(host.join("proc_name"), format!("{driver}\n")).unwrap();
+        if let Some(uuid) = uuid {
+            let uuid: ScsiUuid = uuid.parse().unwrap();
+            let page = [&[0, 0x83, 0, 20, 1, 3, 0, 16], uuid.as_bytes().as_slice()].concat();
+            fs::write(unit.join("vpd_pg83"), page).unwrap();
+        }
+        device
     }
 
     pub(crate) fn partition(&self, disk: &str, name: &str, number: &str) -> DevNum {

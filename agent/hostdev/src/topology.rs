@@ -272,7 +272,7 @@ impl Host {
 }
 
 /// Opens a device node if it is the block device of that number.
-fn open_node(path: &Path, device: DevNum) -> Option<File> {
+pub(crate) fn open_node(path: &Path, device: DevNum) -> Option<File> {
     use std::os::unix::fs::OpenOptionsExt;
     if Object::at(path) != Some(Object::Block(device)) {
         return None;
@@ -282,7 +282,7 @@ fn open_node(path: &Path, device: DevNum) -> Option<File> {
 }
 
 /// The number of the device whose sysfs directory this is; `None` if it went away just now or is none.
-fn number_in(place: &Path) -> io::Result<Option<DevNum>> {
+pub(crate) fn number_in(place: &Path) -> io::Result<Option<DevNum>> {
     match fs::read_to_string(place.join("dev")) {
         Ok(text) => text.parse().map(Some).map_err(|()| {
             let text = format!("{} holds no device number", place.join("dev").display());

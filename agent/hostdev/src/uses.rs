@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::vpd::ScsiUuid;
+
 /// A reason for which a disk must not be written to: someone who uses it, or something that forbids it.
 ///
 /// Its `Display` is a clause that completes "the disk is …".
@@ -42,6 +44,15 @@ pub enum Use {
         /// What of it: the root file system, or this program.
         what: String,
     },
+    /// Other disks show the same SCSI UUID, so that nobody can say which of them is meant by it.
+    ///
+    /// Paths to one disk that multipath has put together are not told here: such a path is [`Held`](Self::Held).
+    Duplicate {
+        /// The UUID.
+        uuid: ScsiUuid,
+        /// The other disks, such as `/dev/sdc`.
+        others: Vec<String>,
+    },
     /// Another program has locked it: another failback, or a virtual machine that runs on the image.
     Locked {
         /// Its name and number, where the kernel tells.
@@ -64,10 +75,11 @@ impl Use {
             Self::Swap { .. } => 2,
             Self::Held { .. } => 3,
             Self::Loop { .. } => 4,
-            Self::Locked { .. } => 5,
-            Self::Busy => 6,
-            Self::ReadOnly => 7,
-            Self::Forbidden => 8,
+            Self::Duplicate { .. } => 5,
+            Self::Locked { .. } => 6,
+            Self::Busy => 7,
+            Self::ReadOnly => 8,
+            Self::Forbidden => 9,
         }
     }
 
@@ -82,6 +94,9 @@ impl Use {
                 "take that down first (`vgchange -an`, `mdadm --stop`, `cryptsetup close`, `multipath -f`)".into()
             }
             Self::Loop { device, .. } => format!("detach it with `losetup -d {}` first", plain(device)),
+            Self::Duplicate { .. } => "detach all but one of them, or give the copy of a VMDK a UUID of its own \
+                 (on the ESXi host, VM powered off: `vmkfstools -J setuuid DISK.vmdk`)"
+                .into(),
             Self::Locked { .. } => "wait until that has finished, or stop it first".into(),
             Self::Busy => "stop that program first (`fuser -v` and `lsof` show who has it open)".into(),
             Self::ReadOnly => "remove the write protection first".into(),
@@ -105,6 +120,9 @@ impl fmt::Display for Use {
             Self::Swap { on } => write!(f, "in use as swap space ({})", plain(on)),
             Self::Held { by } => write!(f, "in use by {}", plain(by)),
             Self::Loop { device, .. } => write!(f, "attached as loop device {}", plain(device)),
+            Self::Duplicate { uuid, others } => {
+                write!(f, "of the same SCSI UUID ({uuid}) as {}", plain(&others.join(" and ")))
+            }
             Self::RunsFrom { what } => write!(f, "the disk that {} runs from", plain(what)),
             Self::Locked { by: Some(by) } => write!(f, "claimed by another program, {}", plain(by)),
             Self::Locked { by: None } => f.write_str("claimed by another program"),

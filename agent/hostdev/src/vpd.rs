@@ -13,13 +13,27 @@ pub struct ScsiUuid([u8; 16]);
 
 /// Why a text is not a SCSI UUID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "\"{}\" is not a disk UUID: give the 32 hex digits that `failback disks` shows, or the value of ddb.uuid in the VMDK",
-    text.escape_debug()
-)]
-pub struct ScsiUuidError {
-    /// What was given.
-    pub text: String,
+#[non_exhaustive]
+pub enum ScsiUuidError {
+    /// It has 16 digits, the length of an 8-byte name.
+    #[error(
+        "\"{}\" is only half of a disk UUID, and two disks of one VM may share it: give all 32 hex digits that `failback disks` \
+         shows",
+        text.escape_debug()
+    )]
+    Half {
+        /// What was given.
+        text: String,
+    },
+    /// It is none at all.
+    #[error(
+        "\"{}\" is not a disk UUID: give the 32 hex digits that `failback disks` shows, or the value of ddb.uuid in the VMDK",
+        text.escape_debug()
+    )]
+    NotAUuid {
+        /// What was given.
+        text: String,
+    },
 }
 
 impl ScsiUuid {
@@ -27,6 +41,12 @@ impl ScsiUuid {
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         bytes.iter().any(|byte| *byte != bytes[0]).then_some(Self(bytes))
+    }
+
+    /// Whether VMware made it: an NAA name of type 6 with VMware's company id, 00:0c:29, that begins with `6000c29`.
+    #[must_use]
+    pub const fn is_vmware(&self) -> bool {
+        matches!(self.0, [0x60, 0x00, 0xc2, low, ..] if low >> 4 == 0x9)
     }
 
     /// Its 16 bytes, the most significant first.
@@ -115,14 +135,49 @@ impl fmt::Debug for ScsiUuid {
 impl FromStr for ScsiUuid {
     type Err = ScsiUuidError;
 
-    /// Accepts upper and lower case, the blanks and hyphens of VMware's `60 00 C2 99 91 76 dd 77-6e …`, and the
-    /// prefixes `naa.` (ESXi) and `0x` (`/dev/disk/by-id/wwn-0x…`).
+    /// Accepts 32 hex digits, in upper or lower case, as they are found by an administrator:
+    ///
+    /// - alone, or behind `naa.` (ESXi), `wwn-0x` or `0x` (udev, multipath), `scsi-3` or `3` (udev, `scsi_id`);
+    /// - in pairs or groups with single blanks or hyphens between them: VMware's `60 00 C2 99 91 76 dd 77-6e …`.
     fn from_str(text: &str) -> Result<Self, ScsiUuidError> {
-        let bare = text.trim();
-        let bare = bare.strip_prefix("naa.").or_else(|| bare.strip_prefix("0x")).unwrap_or(bare);
-        Self::from_digits(bare.bytes().filter(|byte| !matches!(byte, b' ' | b'-')))
-            .ok_or_else(|| ScsiUuidError { text: text.to_owned() })
+        let lower = text.trim().to_ascii_lowercase();
+        let digits = match PREFIXES.iter().find_map(|prefix| lower.strip_prefix(prefix)) {
+            Some(rest) => rest.to_owned(),
+            None => match lower.strip_prefix(NAA_DESIGNATOR) {
+                Some(rest) if rest.len() == DIGITS || rest.len() == DIGITS / 2 => rest.to_owned(),
+                _ => without_separators(&lower).unwrap_or_default(),
+            },
+        };
+        match Self::from_digits(digits.bytes()) {
+            Some(uuid) => Ok(uuid),
+            None if digits.len() == DIGITS / 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                Err(ScsiUuidError::Half { text: text.to_owned() })
+            }
+            None => Err(ScsiUuidError::NotAUuid { text: text.to_owned() }),
+        }
     }
+}
+
+/// How many hex digits a UUID has.
+const DIGITS: usize = 32;
+/// What tools write before the digits.
+const PREFIXES: [&str; 4] = ["naa.", "wwn-0x", "0x", "scsi-3"];
+/// What `scsi_id` and multipath write before them: the type of the designator, which is NAA.
+const NAA_DESIGNATOR: &str = "3";
+
+/// Takes single blanks and hyphens out that stand between pairs of digits; `None` where one stands elsewhere.
+fn without_separators(text: &str) -> Option<String> {
+    let mut digits = String::with_capacity(text.len());
+    let mut after_pair = false;
+    for c in text.chars() {
+        if !matches!(c, ' ' | '-') {
+            digits.push(c);
+            after_pair = digits.len().is_multiple_of(2);
+        } else if !std::mem::take(&mut after_pair) {
+            return None;
+        }
+    }
+    (!text.ends_with([' ', '-'])).then_some(digits)
 }
 
 #[cfg(test)]
@@ -221,6 +276,16 @@ mod tests {
     }
 
     #[test]
+    fn uuids_of_vmware() {
+        assert!(UUID.parse::<ScsiUuid>().unwrap().is_vmware());
+        for other in
+            ["6000c2a99176dd776e0123456789abcd", "6000d2999176dd776e0123456789abcd", "5000c2999176dd776e0123456789abcd"]
+        {
+            assert!(!other.parse::<ScsiUuid>().unwrap().is_vmware(), "{other}");
+        }
+    }
+
+    #[test]
     fn texts() {
         for text in [
             UUID,
@@ -230,9 +295,52 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ScsiUuid>().unwrap().to_string(), UUID);
         }
-        for text in ["", "6000c299", "6000c2999176dd776e0123456789abcg", "ünïcödé", &"f".repeat(32), &"60".repeat(17)]
-        {
-            assert!(text.parse::<ScsiUuid>().is_err(), "{text}");
+        for text in [
+            "wwn-0x6000c2999176dd776e0123456789abcd",
+            "scsi-36000c2999176dd776e0123456789abcd",
+            "36000C2999176DD776E0123456789ABCD",
+            "NAA.6000C2999176DD776E0123456789ABCD",
+            "6000c299-9176-dd77-6e01-23456789abcd",
+            "  6000c2999176dd776e0123456789abcd ",
+        ] {
+            assert_eq!(text.parse::<ScsiUuid>().unwrap().to_string(), UUID, "{text}");
+        }
+        let missing_digit = &UUID[1..];
+        for text in [
+            "",
+            "3",
+            "naa.",
+            "6000c299",
+            missing_digit,
+            &format!("{UUID}0"),
+            &format!("3{UUID}0"),
+            &format!("scsi-{missing_digit}"),
+            &format!("wwn-0x-{UUID}"),
+            &format!("naa.0x{UUID}"),
+            &format!("t10.{UUID}"),
+            "6000c2999176dd776e0123456789abcg",
+            "6 0 00 c2 99 91 76 dd 77 6e 01 23 45 67 89 ab cd",
+            "60  00 c2 99 91 76 dd 77 6e 01 23 45 67 89 ab cd",
+            "-6000c2999176dd776e0123456789abcd",
+            "6000c2999176dd776e0123456789abcd-",
+            "scsi-6000c2999176dd776e0123456789abcd",
+            "naa.36000c2999176dd776e0123456789abcd",
+            "6000c2999176dd776e0123456789abcd/6000c2999176dd776e0123456789abcd",
+            "ünïcödé",
+            &"f".repeat(32),
+            &"60".repeat(17),
+        ] {
+            assert!(matches!(text.parse::<ScsiUuid>(), Err(ScsiUuidError::NotAUuid { .. })), "{text}");
+        }
+        for text in [
+            "6000c2999176dd77",
+            "0x6000C2999176DD77",
+            "wwn-0x6000c2999176dd77",
+            "36000c2999176dd77",
+            "60 00 C2 99 91 76 dd 77",
+        ] {
+            let error = text.parse::<ScsiUuid>().unwrap_err();
+            assert!(error.to_string().contains("only half of a disk UUID"), "{error}");
         }
         let message = "a\u{1b}[2J".parse::<ScsiUuid>().unwrap_err().to_string();
         assert!(!message.contains('\u{1b}'), "{message}");

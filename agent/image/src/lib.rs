@@ -8,7 +8,19 @@
 //! memory, and no file is opened because a descriptor names it but through [`Files`], which the caller controls.
 #![forbid(unsafe_code)]
 
+pub mod cowd;
+pub mod descriptor;
+mod disk;
 pub mod extent;
 mod files;
+mod findings;
+mod grains;
+pub mod layout;
+pub mod sesparse;
+mod source;
+mod sparse;
+pub mod stream;
 
+pub use disk::{Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, may_be_written, open};
 pub use files::{Access, Files};
+pub use findings::{Finding, Findings, Severity};

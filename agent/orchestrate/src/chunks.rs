@@ -1,11 +1,12 @@
 //! Handing out the chunks of a disk, in order, to threads that read them.
 
 use failback_blockio::{Device, Extent, IoError};
+use failback_delta::{FreeBlocks, FreeWalk};
 use failback_hashtree::Shape;
 use failback_units::{BlockIndex, BlockRange, ByteCount, ByteOffset};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What is read and hashed at a time: a multiple of every block size, so that a chunk is a node of every tree.
+/// What is read and hashed at a time, at most: a multiple of every block size, so that a full chunk is a node of every tree.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// A chunk to be dealt with.
@@ -17,8 +18,18 @@ pub(crate) struct Job {
     /// Its first byte, and its length in bytes.
     pub(crate) at: ByteOffset,
     pub(crate) len: usize,
-    /// Whether all of it is a hole, which need not be read.
-    pub(crate) hole: bool,
+    pub(crate) origin: Origin,
+}
+
+/// Where the content of a chunk comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It has to be read.
+    Disk,
+    /// It is a hole, which is known to be zero.
+    Hole,
+    /// It is free space, which counts as zero.
+    Free,
 }
 
 /// The answer to a request for work.
@@ -36,32 +47,39 @@ pub(crate) struct Cursor<'a> {
     shape: Shape,
     /// How far work may run ahead of what was consumed, in chunks.
     window: u64,
-    state: Mutex<State>,
+    state: Mutex<State<'a>>,
     moved: Condvar,
 }
 
-#[derive(Default)]
-struct State {
+struct State<'a> {
+    /// The number of the next chunk, and its first block.
     next: u64,
+    at: BlockIndex,
     consumed: u64,
     closed: bool,
     extent: Option<Extent>,
+    free: FreeWalk<'a>,
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn new(device: &'a dyn Device, shape: Shape, window: u64) -> Self {
-        Self { device, shape, window, state: Mutex::default(), moved: Condvar::new() }
+    pub(crate) fn new(device: &'a dyn Device, shape: Shape, free: &'a FreeBlocks, window: u64) -> Self {
+        let (at, free) = (BlockIndex::ZERO, FreeWalk::new(free));
+        let state = State { next: 0, at, consumed: 0, closed: false, extent: None, free };
+        Self { device, shape, window, state: Mutex::new(state), moved: Condvar::new() }
     }
 
     /// The next chunk. `wait` says whether to wait for it when work has run too far ahead.
     pub(crate) fn next(&self, wait: bool) -> Result<Next, IoError> {
         let mut state = self.lock();
         loop {
-            let job = if state.closed { None } else { job(self.shape, state.next) };
+            let job = if state.closed { None } else { self.job(&mut state) };
             let Some(mut job) = job else { return Ok(Next::End) };
             if state.next < state.consumed + self.window {
-                job.hole = self.is_hole(&mut state, &job)?;
+                if job.origin == Origin::Disk && self.is_hole(&mut state, &job)? {
+                    job.origin = Origin::Hole;
+                }
                 state.next += 1;
+                state.at = job.blocks.end();
                 return Ok(Next::Job(job));
             }
             if !wait {
@@ -83,7 +101,7 @@ impl<'a> Cursor<'a> {
         self.moved.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,16 +113,21 @@ impl<'a> Cursor<'a> {
         let end = job.at.checked_add(ByteCount::of_memory(job.len));
         Ok(state.extent.is_some_and(|extent| extent.hole && end.is_some_and(|end| end <= extent.range.end())))
     }
-}
 
-/// The chunk with this number, taken for data; `None` behind the end.
-fn job(shape: Shape, number: u64) -> Option<Job> {
-    let size = shape.size();
-    let at = ByteOffset::new(number.checked_mul(CHUNK_BYTES)?)?;
-    let left = size.as_end().distance_from(at).filter(|left| !left.is_zero())?;
-    let len = left.get().min(CHUNK_BYTES);
-    let first = BlockIndex::containing(at, shape.block_size());
-    let count = shape.block_size().blocks_in(ByteCount::new(len)?);
-    let blocks = BlockRange::new(first, count)?;
-    Some(Job { number, blocks, at, len: usize::try_from(len).ok()?, hole: false })
+    /// The next chunk, holes taken for data; `None` behind the end. It ends where free space begins or ends, and at a
+    /// multiple of [`CHUNK_BYTES`].
+    fn job(&self, state: &mut State<'a>) -> Option<Job> {
+        let (shape, start) = (self.shape, state.at);
+        let at = shape.start_of(start);
+        let bound = at.get() / CHUNK_BYTES * CHUNK_BYTES + CHUNK_BYTES;
+        let bound = BlockIndex::new(bound >> shape.block_size().shift()).min(shape.blocks().as_end());
+        let (end, origin) = match state.free.from(start) {
+            Some(free) if free.start() <= start => (free.end().min(bound), Origin::Free),
+            Some(free) => (free.start().min(bound), Origin::Disk),
+            None => (bound, Origin::Disk),
+        };
+        let blocks = BlockRange::between(start, end).filter(|blocks| !blocks.is_empty())?;
+        let len = shape.bytes_of(blocks).count().to_usize()?;
+        Some(Job { number: state.next, blocks, at, len, origin })
+    }
 }

@@ -1,15 +1,17 @@
 //! `diff`: what changed since a signature was taken, read from the source once.
 
+use crate::free::free_blocks;
 use crate::ordered::{Ordered, worker_count};
-use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
+use crate::scan::{Chunk, ChunkContent, Origin, ScanOptions, ScanReport, scan};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{
     After, Before, Coverage, DeltaBuilder, DeltaHeader, DeltaWriter, FileKind, FormatError, Frame, FrameTable,
-    Identity, PointKind, RunContent, Shapes, SignatureReader, SigningKey, Totals, Uniform,
+    FreeBlocks, Identity, PointKind, RunContent, Shapes, SignatureReader, SigningKey, Totals, Uniform,
 };
 use failback_hashtree::{ChainingValue, LeafHasher, Node, Root, Shape, is_zero};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
+use failback_volumes::FreeMap;
 use std::io::{Read, Write};
 use std::thread;
 
@@ -18,6 +20,8 @@ const FRAMES_UNDER_WAY: u64 = 8;
 
 /// How to compare.
 pub struct DiffOptions<'a> {
+    /// The source's free space, which is not read and counts as zero; `None` where the whole disk counts.
+    pub free: Option<&'a FreeMap>,
     /// What moment the source's content is from.
     pub kind: PointKind,
     /// The time to state, in seconds since 1970.
@@ -41,8 +45,10 @@ pub struct DiffOptions<'a> {
 pub struct DiffReport {
     /// Where the delta starts from.
     pub base_root: Root,
-    /// Where it leads: the BLAKE3 of the source.
+    /// Where it leads: the BLAKE3 of the source, with free space as zeroes where it was left out.
     pub result_root: Root,
+    /// Which bytes of the result counted.
+    pub result_coverage: Coverage,
     /// Both sizes and the block size.
     pub shapes: Shapes,
     /// What was read of the source.
@@ -71,17 +77,19 @@ pub fn diff<R: Read>(
     let base_shape = base.header().shape;
     let shapes = Shapes { base: base_shape, result: Shape::new(device.size(), base_shape.block_size()) };
     let base_root = base.root();
+    let free = options.free.map_or(FreeBlocks::NONE, |map| free_blocks(map, shapes.result));
+    let result_coverage = free.coverage();
     let header = DeltaHeader {
         shapes,
         base_coverage: base.header().coverage,
-        result_coverage: Coverage::Whole,
+        result_coverage,
         kind: options.kind,
         created: options.created,
         id: options.id,
         base_root,
         identity: options.identity.clone(),
     };
-    let mut writer = DeltaWriter::new(out, header)?;
+    let mut writer = DeltaWriter::new(out, header, &free)?;
     let (key, level) = (writer.key(), options.level);
     progress.phase("comparing", Some(device.size().get()));
     thread::scope(|scope| {
@@ -102,6 +110,7 @@ pub fn diff<R: Read>(
         };
         let how = ScanOptions {
             shape: shapes.result,
+            free: &free,
             highest: shapes.gap_level(),
             keep_bytes: true,
             threads: options.threads,
@@ -127,7 +136,7 @@ pub fn diff<R: Read>(
         }
         let result_root = proven.result;
         let (_, totals, delta_bytes) = writer.finish(&values, proven, options.signer)?;
-        Ok(DiffReport { base_root, result_root, shapes, scan, changed_blocks, totals, delta_bytes })
+        Ok(DiffReport { base_root, result_root, result_coverage, shapes, scan, changed_blocks, totals, delta_bytes })
     })
 }
 
@@ -146,6 +155,7 @@ impl<W: Write> Comparison<'_, W> {
     fn chunk<R: Read>(&mut self, base: &mut SignatureReader<R>, chunk: &Chunk) -> Result<(), JobError> {
         self.read_base(base, chunk.blocks)?;
         match &chunk.content {
+            ChunkContent::Zero(nodes) if chunk.origin == Origin::Free => self.free_chunk(chunk.blocks, nodes),
             ChunkContent::Zero(nodes) => self.zero_chunk(chunk.blocks, nodes),
             ChunkContent::Data { leaves, node, bytes } => {
                 let bytes = bytes.as_ref().expect("the scan was asked for bytes");
@@ -172,6 +182,28 @@ impl<W: Write> Comparison<'_, W> {
         }
         let count = usize::try_from(blocks.count().get()).expect("a chunk fits in memory");
         self.before.resize(count, Before::Absent);
+        Ok(())
+    }
+
+    /// Free space: nothing changes where the base has free space too. All else is told, since the base may hold anything
+    /// where it is free, and zeroes where it is not.
+    fn free_chunk(&mut self, blocks: BlockRange, nodes: &[(Node, ChainingValue)]) -> Result<(), JobError> {
+        let common = blocks.end() <= self.shapes.common_end();
+        if common && self.before.iter().all(|before| *before == Before::Free) {
+            for (node, value) in nodes {
+                self.builder.unchanged(*node, *value);
+            }
+            return Ok(());
+        }
+        for (place, block) in (blocks.start().get()..blocks.end().get()).enumerate() {
+            let (before, block) = (self.before[place], BlockIndex::new(block));
+            if before == Before::Free && block < self.shapes.common_end() {
+                let value = self.hasher.zero_node(self.shapes.result, Node::leaf(block));
+                self.builder.unchanged(Node::leaf(block), value);
+            } else {
+                self.changed(before, After::Free)?;
+            }
+        }
         Ok(())
     }
 

@@ -26,6 +26,9 @@ pub enum JobError {
     /// A sentence that says what to do.
     #[error("{0}")]
     Refused(String),
+    /// A VMDK is not what it should be; a sentence that says what to do.
+    #[error("{0}")]
+    DamagedDisk(String),
     /// A disk cannot be read as a source.
     #[error(transparent)]
     Source(#[from] failback_hostdev::SourceError),
@@ -96,7 +99,7 @@ impl JobError {
             Self::Device(_) | Self::File { .. } => Outcome::Io,
             Self::WhileWriting { source, .. } => source.outcome(),
             Self::Format(error) if error.is_io() => Outcome::Io,
-            Self::Format(_) => Outcome::Damaged,
+            Self::Format(_) | Self::DamagedDisk(_) => Outcome::Damaged,
             Self::Intent(error) => error.outcome(),
             Self::Interrupted(_) => Outcome::Interrupted,
         }

@@ -36,6 +36,8 @@ pub struct DeltaFacts {
     pub header: DeltaHeader,
     /// Its trailer; both roots were recomputed from its values.
     pub trailer: Trailer,
+    /// Bytes of free space of the result.
+    pub bytes_free: u64,
     /// The length of the file in bytes.
     pub file_bytes: u64,
 }
@@ -84,7 +86,8 @@ fn inspect_delta<R: Read>(file: R, file_bytes: u64, progress: &dyn Progress) -> 
             }
             Item::Trailer(trailer) => {
                 proof.finish(&header, &trailer)?;
-                return Ok(DeltaFacts { header, trailer, file_bytes });
+                let bytes_free = reader.free().bytes(header.shapes.result).get();
+                return Ok(DeltaFacts { header, trailer, bytes_free, file_bytes });
             }
         }
         progress.advance(reader.position() - position);

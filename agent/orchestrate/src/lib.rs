@@ -1,4 +1,4 @@
-//! The jobs of failback: sign, diff, inspect, plan, apply, verify.
+//! The jobs of failback: scan, sign, diff, inspect, plan, apply, verify.
 //!
 //! Each job is a function that takes devices, streams and options, tells its [`Progress`] and returns a report. How a
 //! device is found and claimed, what is printed and when the user is asked, is the caller's business; what is true of
@@ -9,7 +9,10 @@ mod apply;
 mod chunks;
 mod diff;
 mod error;
+mod free;
 mod inspect;
+mod likeness;
+mod look;
 mod open;
 mod ordered;
 mod output;
@@ -17,6 +20,7 @@ mod progress;
 mod scan;
 mod sign;
 mod verify;
+mod vmdk;
 
 pub use apply::{
     ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
@@ -24,19 +28,30 @@ pub use apply::{
 };
 pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};
+pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
-pub use open::{SourceDisk, SourceOptions, TargetDisk, identity_of};
+pub use look::{SeenDisk, look_at};
+pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
-pub use verify::{Against, Difference, VerifyReport, verify};
+pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
+pub use vmdk::{VmdkDisk, VmdkFiles, names_vmdk};
 
 // What the formats and the layers below call things, for callers that print them.
 pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
 pub use failback_delta::{
-    Coverage, FileKind, FormatError, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
+    Coverage, FileKind, FormatError, FreeBlocks, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
 };
 pub use failback_hashtree::Root;
-pub use failback_hostdev::{DiskIdentity, Medium, Use, look};
+pub use failback_hostdev::{
+    AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem, inventory,
+    look,
+};
+pub use failback_image::Access;
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
+pub use failback_volumes::{
+    Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,
+    PhysicalVolume, Segment, State, TableKind,
+};

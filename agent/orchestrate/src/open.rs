@@ -1,9 +1,12 @@
-//! From a path to a device: what hostdev knows of the disk and what blockio does with it.
+//! From a path to a disk: what hostdev knows of it, and what blockio or a VMDK does with it.
 
-use crate::JobError;
-use failback_blockio::{Caching, Engine, FileDevice, Options};
+use crate::vmdk::{VmdkDisk, names_vmdk};
+use crate::{JobError, likeness};
+use failback_blockio::{Caching, Device, Engine, FileDevice, Options};
 use failback_delta::{Identity, PointKind};
-use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Medium, Source};
+use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Medium, ScsiUuid, Source, Use};
+use failback_image::Access;
+use failback_volumes::{DiskLayout, FreeMap, scan};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -20,12 +23,20 @@ pub struct SourceOptions {
 /// A disk that is only read.
 #[derive(Debug)]
 pub struct SourceDisk {
-    source: Source,
-    device: FileDevice,
+    identity: DiskIdentity,
+    content: SourceContent,
     kind: PointKind,
     /// Why the content is fuzzy, in words.
     writers: Vec<String>,
-    mark: Option<ChangeMark>,
+}
+
+/// What is read of a source.
+#[derive(Debug)]
+enum SourceContent {
+    /// The bytes of a block device or an image, and its mark before they were read.
+    Plain { source: Source, device: FileDevice, mark: Option<ChangeMark> },
+    /// What the files of a VMDK mean.
+    Vmdk(VmdkDisk),
 }
 
 impl SourceDisk {
@@ -35,26 +46,49 @@ impl SourceDisk {
     ///
     /// When it is no disk or image, or cannot be read.
     pub fn open(path: &Path, options: SourceOptions) -> Result<Self, JobError> {
+        let kind = |writers: &[String]| {
+            if options.fuzzy || !writers.is_empty() { PointKind::Fuzzy } else { PointKind::Crash }
+        };
+        if names_vmdk(path) {
+            let disk = VmdkDisk::open(path, Access::Read, options.engine)?;
+            let (identity, writers) = (disk.identity(path)?, disk.files().writers()?);
+            return Ok(Self { identity, kind: kind(&writers), content: SourceContent::Vmdk(disk), writers });
+        }
         let source = Source::open(path)?;
         let writers: Vec<_> = source.writable_uses()?.iter().map(ToString::to_string).collect();
-        let fuzzy = options.fuzzy || !writers.is_empty();
-        let kind = if fuzzy { PointKind::Fuzzy } else { PointKind::Crash };
-        let mark = if fuzzy { None } else { Some(mark_of(&source).map_err(|error| failed(path, error))?) };
+        let kind = kind(&writers);
+        let mark = match kind {
+            PointKind::Fuzzy => None,
+            _ => Some(mark_of(&source).map_err(|error| failed(path, error))?),
+        };
         let how = Options { engine: options.engine, caching: Caching::Probe };
         let device = device(source.try_clone_fd(), path, how)?;
-        Ok(Self { source, device, kind, writers, mark })
+        let identity = source.identity().clone();
+        Ok(Self { identity, content: SourceContent::Plain { source, device, mark }, kind, writers })
     }
 
     /// The device to read from.
     #[must_use]
-    pub const fn device(&self) -> &FileDevice {
-        &self.device
+    pub fn device(&self) -> &dyn Device {
+        match &self.content {
+            SourceContent::Plain { device, .. } => device,
+            SourceContent::Vmdk(disk) => disk.disk(),
+        }
+    }
+
+    /// Why another engine is in use than would be best, if one is.
+    #[must_use]
+    pub fn engine_note(&self) -> Option<&str> {
+        match &self.content {
+            SourceContent::Plain { device, .. } => device.engine_note(),
+            SourceContent::Vmdk(_) => None,
+        }
     }
 
     /// Which disk it is.
     #[must_use]
     pub const fn identity(&self) -> &DiskIdentity {
-        self.source.identity()
+        &self.identity
     }
 
     /// What moment its content is from: `fuzzy` while somebody may write to it, else `crash`.
@@ -69,15 +103,43 @@ impl SourceDisk {
         &self.writers
     }
 
+    /// What is on it. `companions` are disks that volumes of this one may lie on too.
+    #[must_use]
+    pub fn content(&self, companions: &[Self]) -> DiskLayout {
+        let disks: Vec<&dyn Device> = [self].into_iter().chain(companions).map(Self::device).collect();
+        scan(&disks).swap_remove(0)
+    }
+
+    /// The free space that may be left out: none while somebody may write to the disk, since a map can lie then.
+    #[must_use]
+    pub fn free_space<'a>(&self, content: &'a DiskLayout) -> &'a FreeMap {
+        static NOTHING: FreeMap = FreeMap::nothing();
+        if self.kind == PointKind::Fuzzy { &NOTHING } else { &content.free }
+    }
+
+    /// What a signature or a delta says of this disk.
+    #[must_use]
+    pub fn identity_with(&self, content: &DiskLayout) -> Identity {
+        Identity {
+            name: Some(self.identity.path.to_string_lossy().into_owned()),
+            scsi_uuid: self.identity.scsi_uuid.map(|uuid| *uuid.as_bytes()),
+            ..likeness::of(content)
+        }
+    }
+
     /// To be called after the last read: fails if the disk was written to although it seemed at rest.
     ///
     /// # Errors
     ///
     /// When it was, or when nobody can tell.
     pub fn check_unchanged(&self) -> Result<(), JobError> {
-        let Some(before) = &self.mark else { return Ok(()) };
-        let path = &self.identity().path;
-        let after = self.source.change_mark().map_err(|error| failed(path, error))?;
+        let (source, before) = match &self.content {
+            SourceContent::Plain { source, mark: Some(mark), .. } => (source, mark),
+            SourceContent::Vmdk(disk) if self.kind != PointKind::Fuzzy => return disk.files().check_unchanged(),
+            _ => return Ok(()),
+        };
+        let path = &self.identity.path;
+        let after = source.change_mark().map_err(|error| failed(path, error))?;
         if *before == after {
             return Ok(());
         }
@@ -92,32 +154,59 @@ impl SourceDisk {
 /// A disk that is claimed for writing.
 #[derive(Debug)]
 pub struct TargetDisk {
-    device: FileDevice,
-    claim: Claim,
+    identity: DiskIdentity,
+    content: TargetContent,
+}
+
+/// What is written of a target.
+#[derive(Debug)]
+enum TargetContent {
+    Plain { device: FileDevice, claim: Claim },
+    Vmdk(VmdkDisk),
 }
 
 impl TargetDisk {
-    /// Claims a target.
+    /// Claims a target, and refuses it if it has not the SCSI UUID that is expected.
     ///
     /// # Errors
     ///
-    /// When anybody uses it, or it cannot be written.
-    pub fn claim(path: &Path, engine: Engine) -> Result<Self, JobError> {
+    /// When it is another disk, anybody uses it, or it cannot be written.
+    pub fn claim(path: &Path, engine: Engine, expected: Option<ScsiUuid>) -> Result<Self, JobError> {
+        if names_vmdk(path) {
+            let disk = VmdkDisk::open(path, Access::Write, engine)?;
+            let identity = disk.identity(path)?;
+            check_uuid(&identity, expected)?;
+            return Ok(Self { identity, content: TargetContent::Vmdk(disk) });
+        }
         let claim = Claim::target(path)?;
+        check_uuid(claim.identity(), expected)?;
         let device = device(claim.try_clone_fd(), path, Options { engine, caching: Caching::Direct })?;
-        Ok(Self { device, claim })
+        let identity = claim.identity().clone();
+        Ok(Self { identity, content: TargetContent::Plain { device, claim } })
     }
 
     /// The device to write to.
     #[must_use]
-    pub const fn device(&self) -> &FileDevice {
-        &self.device
+    pub fn device(&self) -> &dyn Device {
+        match &self.content {
+            TargetContent::Plain { device, .. } => device,
+            TargetContent::Vmdk(disk) => disk.disk(),
+        }
+    }
+
+    /// What the user should know before it is written.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        match &self.content {
+            TargetContent::Plain { device, .. } => device.engine_note().map(str::to_owned).into_iter().collect(),
+            TargetContent::Vmdk(disk) => disk.notes(),
+        }
     }
 
     /// Which disk it is.
     #[must_use]
     pub const fn identity(&self) -> &DiskIdentity {
-        self.claim.identity()
+        &self.identity
     }
 
     /// Drops the kernel's caches of the disk and gives it back.
@@ -126,19 +215,75 @@ impl TargetDisk {
     ///
     /// When the last flush fails.
     pub fn release(self) -> Result<(), JobError> {
-        let path = self.identity().path.clone();
-        drop(self.device);
-        self.claim.release().map_err(|error| failed(&path, error))
+        match self.content {
+            TargetContent::Plain { device, claim } => {
+                drop(device);
+                claim.release().map_err(|error| failed(&self.identity.path, error))
+            }
+            TargetContent::Vmdk(disk) => disk.close(),
+        }
     }
 }
 
-/// What a signature or a delta says of a disk.
-#[must_use]
-pub fn identity_of(disk: &DiskIdentity) -> Identity {
-    Identity {
-        name: Some(disk.path.to_string_lossy().into_owned()),
-        scsi_uuid: disk.scsi_uuid.map(|uuid| *uuid.as_bytes()),
-        ..Identity::default()
+/// A disk that may become a target, as it is before it is claimed.
+#[derive(Clone, Debug)]
+pub struct SeenTarget {
+    /// Which disk it is.
+    pub identity: DiskIdentity,
+    /// Why it cannot be a target now.
+    pub reasons: Vec<String>,
+    /// Whether another program has claimed it.
+    pub claimed: bool,
+}
+
+impl SeenTarget {
+    pub(crate) const fn new(identity: DiskIdentity) -> Self {
+        Self { identity, reasons: Vec::new(), claimed: false }
+    }
+
+    /// Takes in who uses the disk, or a file of it.
+    pub(crate) fn add(&mut self, path: &Path, uses: &[Use]) {
+        self.claimed |= uses.iter().any(|used| matches!(used, Use::Locked { .. } | Use::Busy));
+        self.reasons.extend(uses.iter().map(|used| format!("{} is {used}", path.display())));
+    }
+}
+
+/// Which disk a path names, and why it cannot be a target now.
+///
+/// # Errors
+///
+/// When it is no disk or image, or cannot be read.
+pub fn look_at_target(path: &Path) -> Result<SeenTarget, JobError> {
+    if names_vmdk(path) {
+        return crate::vmdk::look(path);
+    }
+    let (identity, uses) = failback_hostdev::look(path)?;
+    let mut seen = SeenTarget::new(identity);
+    seen.add(path, &uses);
+    Ok(seen)
+}
+
+/// Refuses a disk that has not the SCSI UUID that is expected.
+///
+/// # Errors
+///
+/// When it has another one, or none.
+pub fn check_uuid(disk: &DiskIdentity, expected: Option<ScsiUuid>) -> Result<(), JobError> {
+    let Some(expected) = expected else { return Ok(()) };
+    let path = disk.path.display();
+    match (disk.scsi_uuid, disk.medium) {
+        (Some(uuid), _) if uuid == expected => Ok(()),
+        (Some(uuid), _) => Err(JobError::Refused(format!(
+            "{path} is the disk with the SCSI UUID {uuid} and not {expected}: choose the right one, failback disks lists them"
+        ))),
+        (None, Medium::Image) => Err(JobError::Refused(format!(
+            "{path} is an image without a UUID, so nobody can tell whether it is {expected}: leave out --expect-uuid if you \
+             know that it is the right one"
+        ))),
+        (None, Medium::BlockDevice { .. }) => Err(JobError::Refused(format!(
+            "{path} shows no SCSI UUID, so nobody can tell whether it is {expected}: set disk.EnableUUID = TRUE on this VM, or \
+             leave out --expect-uuid if you know that it is the right disk"
+        ))),
     }
 }
 

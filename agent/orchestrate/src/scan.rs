@@ -1,9 +1,11 @@
 //! Reading a disk once from end to end, hashing it on all processors, in bounded memory.
 
+pub(crate) use crate::chunks::Origin;
 use crate::chunks::{CHUNK_BYTES, Cursor, Job, Next};
 use crate::ordered::worker_count;
 use crate::{JobError, Progress};
 use failback_blockio::{Buffer, Completion, Device, Operation, Pool, Queue};
+use failback_delta::FreeBlocks;
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Shape, is_zero};
 use failback_units::{BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
 use std::collections::BTreeMap;
@@ -26,13 +28,15 @@ pub struct ScanReport {
     pub bytes_read: u64,
     /// Bytes known to be zero without reading them: holes of an image.
     pub bytes_hole: u64,
+    /// Bytes that were not read because they are free space, which counts as zero.
+    pub bytes_free: u64,
 }
 
-/// A piece of a disk, 1 MiB but for the last one, in the order of the disk.
+/// A piece of a disk, in the order of the disk: 1 MiB where free space does not make it shorter.
 pub(crate) struct Chunk {
     pub(crate) blocks: BlockRange,
-    /// Whether it was known to be zero without reading it.
-    pub(crate) hole: bool,
+    /// Where it comes from. What does not come from the disk has zero as its content.
+    pub(crate) origin: Origin,
     pub(crate) content: ChunkContent,
 }
 
@@ -45,9 +49,11 @@ pub(crate) enum ChunkContent {
 
 /// How to scan.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ScanOptions {
+pub(crate) struct ScanOptions<'a> {
     /// How the bytes are cut into blocks; may be shorter than the device.
     pub(crate) shape: Shape,
+    /// Blocks that are not read, and count as zero.
+    pub(crate) free: &'a FreeBlocks,
     /// The highest level of a node that is handed out.
     pub(crate) highest: u8,
     /// Whether bytes are handed out with their values.
@@ -61,7 +67,7 @@ type Finished = Result<Vec<(u64, Chunk)>, JobError>;
 /// Reads the disk, and calls `consume` with each chunk in the order of the disk.
 pub(crate) fn scan(
     device: &dyn Device,
-    options: ScanOptions,
+    options: ScanOptions<'_>,
     progress: &dyn Progress,
     mut consume: impl FnMut(Chunk) -> Result<(), JobError>,
 ) -> Result<ScanReport, JobError> {
@@ -74,7 +80,7 @@ pub(crate) fn scan(
         path: device.name().into(),
         source,
     })?;
-    let cursor = Cursor::new(device, options.shape, 2 * buffers as u64);
+    let cursor = Cursor::new(device, options.shape, options.free, 2 * buffers as u64);
     let mut report = ScanReport::default();
     thread::scope(|scope| {
         let (send, receive) = channel::<Finished>();
@@ -102,7 +108,11 @@ pub(crate) fn scan(
             let mut consumed = Ok(());
             while let Some(chunk) = waiting.remove(&next) {
                 let bytes = options.shape.bytes_of(chunk.blocks).count().get();
-                *if chunk.hole { &mut report.bytes_hole } else { &mut report.bytes_read } += bytes;
+                *match chunk.origin {
+                    Origin::Disk => &mut report.bytes_read,
+                    Origin::Hole => &mut report.bytes_hole,
+                    Origin::Free => &mut report.bytes_free,
+                } += bytes;
                 next += 1;
                 cursor.consumed(next);
                 consumed = consume(chunk);
@@ -124,33 +134,33 @@ pub(crate) fn scan(
         drop(waiting);
         result
     })?;
-    if report.bytes_read + report.bytes_hole != options.shape.size().get() {
+    if report.bytes_read + report.bytes_hole + report.bytes_free != options.shape.size().get() {
         return Err(JobError::Refused(format!("{} was not read to its end: run this again", device.name())));
     }
     Ok(report)
 }
 
 /// Closes a cursor also when the scan is left by a panic, so that nobody waits for ever.
-struct Closing<'a>(&'a Cursor<'a>);
+struct Closing<'a, 'd>(&'a Cursor<'d>);
 
-impl Drop for Closing<'_> {
+impl Drop for Closing<'_, '_> {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-struct Worker<'a> {
+struct Worker<'a, 'd> {
     device: &'a dyn Device,
-    options: ScanOptions,
+    options: ScanOptions<'a>,
     pool: Pool,
-    cursor: &'a Cursor<'a>,
+    cursor: &'a Cursor<'d>,
     hasher: LeafHasher,
     /// Finished chunks that were not handed over yet.
     outbox: Vec<(u64, Chunk)>,
     send: &'a Sender<Finished>,
 }
 
-impl Worker<'_> {
+impl Worker<'_, '_> {
     fn run(mut self) -> Result<(), JobError> {
         let mut queue = self.device.queue(DEPTH)?;
         let mut near = self.device.queue(1)?;
@@ -177,9 +187,9 @@ impl Worker<'_> {
     ) -> Result<(), JobError> {
         while queue.in_flight() < queue.depth() {
             let Some((mut buffer, job)) = self.take_job(queue.in_flight() == 0)? else { return Ok(()) };
-            if job.hole {
+            if job.origin != Origin::Disk {
                 let content = ChunkContent::Zero(self.zero_nodes(job.blocks));
-                self.outbox.push((job.number, Chunk { blocks: job.blocks, hole: true, content }));
+                self.outbox.push((job.number, Chunk { blocks: job.blocks, origin: job.origin, content }));
             } else {
                 buffer.truncate(job.len);
                 if self.is_resident(&job) {
@@ -271,12 +281,12 @@ impl Worker<'_> {
     fn chunk(&mut self, job: &Job, buffer: Buffer, zero: bool, leaves: Vec<ChainingValue>) -> Chunk {
         let blocks = job.blocks;
         if zero {
-            return Chunk { blocks, hole: false, content: ChunkContent::Zero(self.zero_nodes(blocks)) };
+            return Chunk { blocks, origin: Origin::Disk, content: ChunkContent::Zero(self.zero_nodes(blocks)) };
         }
         let mut cover = Cover::new(blocks, self.options.highest);
         let node = if cover.len() == 1 { cover.next().map(|node| (node, self.hasher.join(&leaves))) } else { None };
         let bytes = self.options.keep_bytes.then_some(buffer);
-        Chunk { blocks, hole: false, content: ChunkContent::Data { leaves, node, bytes } }
+        Chunk { blocks, origin: Origin::Disk, content: ChunkContent::Data { leaves, node, bytes } }
     }
 
     fn zero_nodes(&mut self, blocks: BlockRange) -> Vec<(Node, ChainingValue)> {

@@ -1,17 +1,21 @@
 //! `sign`: the hash tree of a disk into a file.
 
-use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
+use crate::free::free_blocks;
+use crate::scan::{Chunk, ChunkContent, Origin, ScanOptions, ScanReport, scan};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_delta::{Coverage, Identity, PointKind, SignatureHeader, SignatureWriter, Uniform};
+use failback_delta::{Coverage, FreeBlocks, Identity, PointKind, SignatureHeader, SignatureWriter, Uniform};
 use failback_hashtree::{Root, Shape};
 use failback_units::BlockSize;
+use failback_volumes::FreeMap;
 use std::io::Write;
 
 /// How to sign.
 pub struct SignOptions<'a> {
     /// The size of the blocks whose values are stored.
     pub block_size: BlockSize,
+    /// The free space, which is not read and counts as zero; `None` where the whole disk counts.
+    pub free: Option<&'a FreeMap>,
     /// What moment the content is from.
     pub kind: PointKind,
     /// The time to state, in seconds since 1970.
@@ -27,8 +31,10 @@ pub struct SignOptions<'a> {
 /// What signing did.
 #[derive(Clone, Copy, Debug)]
 pub struct SignReport {
-    /// The root of the disk: its BLAKE3.
+    /// The root of the disk: its BLAKE3, with free space as zeroes where it was left out.
     pub root: Root,
+    /// Which bytes counted.
+    pub coverage: Coverage,
     /// What was read.
     pub scan: ScanReport,
     /// The length of the signature in bytes.
@@ -47,21 +53,25 @@ pub fn sign(
     progress: &dyn Progress,
 ) -> Result<SignReport, JobError> {
     let shape = Shape::new(device.size(), options.block_size);
+    let free = options.free.map_or(FreeBlocks::NONE, |map| free_blocks(map, shape));
+    let coverage = free.coverage();
     let header = SignatureHeader {
         shape,
-        coverage: Coverage::Whole,
+        coverage,
         kind: options.kind,
         created: options.created,
         identity: options.identity.clone(),
     };
     let mut writer = SignatureWriter::new(out, &header)?;
     progress.phase("signing", Some(device.size().get()));
-    let how = ScanOptions { shape, highest: shape.top_level(), keep_bytes: false, threads: options.threads };
-    let scan = scan(device, how, progress, |Chunk { content, .. }| {
+    let how =
+        ScanOptions { shape, free: &free, highest: shape.top_level(), keep_bytes: false, threads: options.threads };
+    let scan = scan(device, how, progress, |Chunk { content, origin, .. }| {
         match content {
             ChunkContent::Zero(nodes) => {
+                let uniform = if origin == Origin::Free { Uniform::Free } else { Uniform::Zero };
                 for (node, value) in nodes {
-                    writer.uniform(Uniform::Zero, node, value)?;
+                    writer.uniform(uniform, node, value)?;
                 }
             }
             ChunkContent::Data { leaves, node, .. } => writer.blocks(&leaves, node)?,
@@ -70,5 +80,5 @@ pub fn sign(
     })?;
     (options.before_end)()?;
     let (_, root, output_bytes) = writer.finish()?;
-    Ok(SignReport { root, scan, output_bytes })
+    Ok(SignReport { root, coverage, scan, output_bytes })
 }

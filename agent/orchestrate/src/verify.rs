@@ -1,11 +1,13 @@
 //! `verify`: read a disk and compare it with a root or a signature.
 
+use crate::free::free_blocks;
 use crate::scan::{Chunk, ChunkContent, ScanOptions, ScanReport, scan};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_delta::{Coverage, RunContent, SignatureReader, Uniform};
+use failback_delta::{Coverage, FreeBlocks, RunContent, SignatureReader, Uniform};
 use failback_hashtree::{ChainingValue, LeafHasher, Root, RootBuilder, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
+use failback_volumes::FreeMap;
 use std::io::Read;
 
 /// Ranges that are kept for the report; the bytes of all are counted.
@@ -13,10 +15,62 @@ const RANGES_KEPT: usize = 1000;
 
 /// What a disk is compared with.
 pub enum Against<R> {
-    /// The root of its first bytes; how many, or all.
-    Root(Root, Option<ByteCount>),
-    /// A signature, which can name what differs.
-    Signature(Box<SignatureReader<R>>),
+    /// A root.
+    Root(ExpectedRoot),
+    /// A signature, which can name what differs. What it calls free is not looked at: those blocks are the second part.
+    Signature(Box<SignatureReader<R>>, FreeBlocks),
+}
+
+/// A root that the first bytes of a disk should have.
+#[derive(Clone, Debug)]
+pub struct ExpectedRoot {
+    /// The root.
+    pub root: Root,
+    /// How many bytes it is of; all of the disk if that is not known.
+    pub size: Option<ByteCount>,
+    /// Blocks that count as zero, and are not looked at.
+    pub free: FreeBlocks,
+    /// The size of those.
+    pub block_size: BlockSize,
+}
+
+impl ExpectedRoot {
+    /// The root of all that stands on a disk, or on its first `size` bytes.
+    #[must_use]
+    pub const fn whole(root: Root, size: Option<ByteCount>) -> Self {
+        // With the whole disk any size of blocks leads to the same root.
+        Self { root, size, free: FreeBlocks::NONE, block_size: BlockSize::MAX }
+    }
+
+    /// The root of a disk's first `size` bytes with free space as zeroes, in blocks of this size.
+    #[must_use]
+    pub fn of_used(root: Root, size: ByteCount, block_size: BlockSize, free: &FreeMap) -> Self {
+        let shape = Shape::new(size, block_size);
+        Self::used(root, shape, free_blocks(free, shape))
+    }
+
+    /// The root of a disk of this shape of which free blocks count as zero.
+    #[must_use]
+    pub const fn used(root: Root, shape: Shape, free: FreeBlocks) -> Self {
+        Self { root, size: Some(shape.size()), free, block_size: shape.block_size() }
+    }
+}
+
+/// Reads a signature once to learn which blocks it calls free.
+///
+/// # Errors
+///
+/// When it cannot be read or is damaged.
+pub fn free_blocks_of<R: Read>(mut signature: SignatureReader<R>) -> Result<FreeBlocks, JobError> {
+    let mut free = FreeBlocks::NONE;
+    if signature.header().coverage == Coverage::Used {
+        while let Some(run) = signature.next_run(BlockCount::new(u64::MAX))? {
+            if let RunContent::Uniform(Uniform::Free) = run.content {
+                free.push(run.blocks);
+            }
+        }
+    }
+    Ok(free)
 }
 
 /// A stretch that differs, in bytes.
@@ -37,6 +91,8 @@ pub struct VerifyReport {
     pub expected: Root,
     /// How many bytes of the disk the root is of.
     pub size: ByteCount,
+    /// Which of those counted.
+    pub coverage: Coverage,
     /// Stretches that differ, from left to right, the first thousand; empty if only a root was given.
     pub differences: Vec<Difference>,
     /// Bytes in all blocks that differ.
@@ -65,18 +121,16 @@ pub fn verify<R: Read>(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<VerifyReport, JobError> {
-    if let Against::Signature(reader) = &against
-        && reader.header().coverage != Coverage::Whole
-    {
-        return Err(JobError::Refused(
-            "this signature leaves free space out, which this program cannot compare yet: use a newer failback".into(),
-        ));
-    }
-    let (shape, expected, mut signature) = match against {
-        Against::Root(root, size) => (Shape::new(size.unwrap_or(device.size()), BlockSize::MAX), root, None),
-        Against::Signature(reader) => (reader.header().shape, reader.root(), Some(reader)),
+    let (shape, expected, free, mut signature) = match against {
+        Against::Root(ExpectedRoot { root, size, free, block_size }) => {
+            (Shape::new(size.unwrap_or(device.size()), block_size), root, free, None)
+        }
+        Against::Signature(reader, free) => (reader.header().shape, reader.root(), free, Some(reader)),
     };
-    if shape.size() > device.size() {
+    let behind = BlockIndex::containing(device.size().as_end(), shape.block_size());
+    let tail = BlockRange::between(behind, shape.blocks().as_end()).unwrap_or_default();
+    let aligned = behind.offset(shape.block_size()) == Some(device.size().as_end());
+    if shape.size() > device.size() && !(aligned && free.covers(tail)) {
         return Err(JobError::Mismatch(format!(
             "{} has {} bytes, fewer than the {} that are to be verified: this is not the disk that is meant",
             device.name(),
@@ -88,7 +142,7 @@ pub fn verify<R: Read>(
     let mut hasher = LeafHasher::new();
     let mut differences = Differences { shape, kept: Vec::new(), bytes: 0 };
     progress.phase("verifying", Some(shape.size().get()));
-    let how = ScanOptions { shape, highest: shape.top_level(), keep_bytes: false, threads };
+    let how = ScanOptions { shape, free: &free, highest: shape.top_level(), keep_bytes: false, threads };
     let scan = scan(device, how, progress, |Chunk { blocks, content, .. }| {
         match &content {
             ChunkContent::Zero(nodes) => nodes.iter().for_each(|(node, value)| builder.push(*node, *value)),
@@ -106,7 +160,8 @@ pub fn verify<R: Read>(
     }
     let root = builder.finish().expect("every block was read");
     let Differences { kept, bytes, .. } = differences;
-    Ok(VerifyReport { root, expected, size: shape.size(), differences: kept, bytes_different: bytes, scan })
+    let coverage = free.coverage();
+    Ok(VerifyReport { root, expected, coverage, size: shape.size(), differences: kept, bytes_different: bytes, scan })
 }
 
 struct Differences {

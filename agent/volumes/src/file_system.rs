@@ -24,6 +24,22 @@ pub enum Kind {
     Other(&'static str),
 }
 
+impl Kind {
+    /// Its usual name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext2 => "ext2",
+            Self::Ext3 => "ext3",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "XFS",
+            Self::ReiserFs => "ReiserFS",
+            Self::Swap => "swap",
+            Self::Other(name) => name,
+        }
+    }
+}
+
 /// In which state it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -38,6 +54,19 @@ pub enum State {
     NotUnderstood,
     /// Nothing is known, as with what is recognised only.
     Unknown,
+}
+
+impl State {
+    /// `clean`, `replayed`, `not-understood` or `unknown`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Replayed { .. } => "replayed",
+            Self::NotUnderstood => "not-understood",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Why every block counts as used: a clause that completes "every block, because …", such as

@@ -23,6 +23,11 @@ pub fn has_devices() -> bool {
     } else {
         return true;
     };
+    skipped(reason)
+}
+
+/// Says why a test is skipped, and returns `false`; where skips are not accepted, the test fails.
+pub(super) fn skipped(reason: &str) -> bool {
     println!("skipped: {reason}");
     let demanded = env::var_os("FAILBACK_REQUIRE_ROOT_TESTS").is_some_and(|value| value == "1");
     assert!(!demanded, "FAILBACK_REQUIRE_ROOT_TESTS is set, but {reason}");

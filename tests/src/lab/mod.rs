@@ -9,15 +9,18 @@
 
 mod content;
 mod device;
+pub mod guest;
 mod place;
 mod program;
 mod running;
+mod uml;
 
 pub use content::{changed, hash, noise};
 pub use device::{Loop, Mount, Swap, has_devices, is_inside, lone, run_inside, sectors_written, tool, try_tool};
 pub use place::{Place, Unchanged, hash_of, root_of_file};
 pub use program::{Program, Run};
 pub use running::Running;
+pub use uml::{Guest, GuestRun, Uml, has_uml};
 
 /// A call of the program: `failback!("sign", disk, "-o", signature)`. Nothing runs before it is asked for its outcome.
 #[macro_export]

@@ -6,7 +6,7 @@ use failback_units::{ByteCount, ByteOffset, ByteRange};
 use nix::{
     errno::Errno,
     sys::stat::fstat,
-    unistd::{Whence, fdatasync, lseek},
+    unistd::{Whence, fdatasync, ftruncate, lseek},
 };
 use std::{
     io,
@@ -14,8 +14,8 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicU8,
-            Ordering::{AcqRel, Relaxed, Release},
+            AtomicBool, AtomicU8, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
 };
@@ -111,6 +111,8 @@ impl Descriptions {
 pub(super) struct Medium {
     name: Arc<str>,
     shape: Shape,
+    /// How long it is now: a file may be made longer or shorter.
+    size: AtomicU64,
     descriptions: Descriptions,
     caching: Caching,
     alignment: Alignment,
@@ -132,6 +134,7 @@ impl Medium {
     ) -> Self {
         Self {
             name,
+            size: AtomicU64::new(shape.size.get()),
             shape,
             descriptions,
             caching,
@@ -148,7 +151,23 @@ impl Medium {
     }
 
     pub(super) fn size(&self) -> ByteCount {
-        self.shape.size
+        ByteCount::new(self.size.load(Acquire)).unwrap_or(self.shape.size)
+    }
+
+    /// Makes a file longer, with a hole at its end, or shorter.
+    pub(super) fn resize(&self, to: ByteCount) -> Result<(), IoError> {
+        let failed = |source: io::Error| IoError { count: to, ..IoError::whole(Action::Resize, &self.name, source) };
+        if self.shape.kind == Kind::Block {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "a block device has the size it has")));
+        }
+        if to == self.size() {
+            return Ok(());
+        }
+        let length = i64::try_from(to.get()).map_err(|_| failed(io::Error::from_raw_os_error(libc::EFBIG)))?;
+        ftruncate(self.cached(), length).map_err(|errno| failed(errno.into()))?;
+        self.size.store(to.get(), Release);
+        self.changed();
+        Ok(())
     }
 
     pub(super) fn logical_block(&self) -> u32 {
@@ -230,7 +249,7 @@ impl Medium {
     }
 
     pub(super) fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
-        let Some(rest) = ByteRange::between(from, self.shape.size.as_end()).filter(|rest| !rest.is_empty()) else {
+        let Some(rest) = ByteRange::between(from, self.size().as_end()).filter(|rest| !rest.is_empty()) else {
             return Ok(None);
         };
         if self.shape.kind == Kind::Block {
@@ -253,7 +272,7 @@ impl Medium {
             Err(Errno::ENXIO) => {
                 // No data up to the end, wherever that is now.
                 let size = u64::try_from(fstat(self.cached())?.st_size).unwrap_or(0);
-                if size < self.shape.size.get() {
+                if size < rest.end().get() {
                     return Err(read_ended());
                 }
                 rest.end()

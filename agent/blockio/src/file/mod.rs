@@ -30,7 +30,7 @@ mod task;
 mod uring;
 
 use self::medium::Medium;
-use crate::{Action, Device, Extent, IoError, Queue};
+use crate::{Action, Device, Extent, IoError, Queue, Resizable};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::{
     fmt, io,
@@ -120,7 +120,7 @@ impl AtomicCounters {
             Action::Flush => {
                 self.flushes.fetch_add(1, Relaxed);
             }
-            Action::Open | Action::Map => {}
+            Action::Open | Action::Resize | Action::Map => {}
         }
     }
 }
@@ -228,6 +228,12 @@ impl Device for FileDevice {
 
     fn is_resident(&self, range: ByteRange) -> bool {
         self.caching() == Caching::Probe && self.medium.reads_cached(range)
+    }
+}
+
+impl Resizable for FileDevice {
+    fn resize(&self, to: ByteCount) -> Result<(), IoError> {
+        self.medium.resize(to)
     }
 }
 

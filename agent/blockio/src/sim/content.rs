@@ -26,8 +26,19 @@ pub(super) struct Pending {
 
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    Write { at: u64, bytes: Arc<[u8]> },
-    Zero { start: u64, end: u64 },
+    Write {
+        at: u64,
+        bytes: Arc<[u8]>,
+    },
+    Zero {
+        start: u64,
+        end: u64,
+    },
+    /// A new size, from the old one.
+    Resize {
+        from: u64,
+        to: u64,
+    },
 }
 
 /// How much of a change is there after a power loss, in percent of its sectors.
@@ -47,6 +58,12 @@ impl Change {
         match self {
             Self::Write { at, bytes } => store.write(*at, bytes),
             Self::Zero { start, end } => store.zero(*start..*end),
+            Self::Resize { from, to } => {
+                // Where it ended before, zeroes begin; where it ends now, nothing is kept.
+                let (start, end) = (from.min(to), from.max(to));
+                store.zero(*start..*end);
+                store.resize(*to);
+            }
         }
     }
 
@@ -59,6 +76,9 @@ impl Change {
                 let sectors = cut(*at, bytes, SECTOR).filter(|_| random.percent(percent));
                 sectors.map(|(at, bytes)| Self::Write { at, bytes: Arc::from(bytes) }).collect()
             }
+            // A size is the old or the new one.
+            Self::Resize { .. } if random.percent(percent) => vec![self.clone()],
+            Self::Resize { .. } => Vec::new(),
             Self::Zero { start, end } => {
                 // Where there is no page there are zeroes already.
                 let sectors = on.sectors(*start..*end).into_iter().filter(|_| random.percent(percent));
@@ -85,11 +105,11 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(name: &Arc<str>) -> Self {
+    pub(super) fn new(name: &Arc<str>, size: u64) -> Self {
         Self {
             name: Arc::clone(name),
-            current: Store::default(),
-            durable: Store::default(),
+            current: Store::of(size),
+            durable: Store::of(size),
             pending: Vec::new(),
             sequence: 0,
             faults: Vec::new(),

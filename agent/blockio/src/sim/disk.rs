@@ -1,7 +1,7 @@
 //! A simulated disk and its queues.
 
 use super::{FaultOn, World, state::Submitted};
-use crate::{Action, Completion, Device, Extent, IoError, Operation, Queue, device::check_depth};
+use crate::{Action, Completion, Device, Extent, IoError, Operation, Queue, Resizable, device::check_depth};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::{fmt, io, sync::Arc};
 
@@ -11,13 +11,12 @@ pub struct SimDisk {
     world: World,
     index: usize,
     name: Arc<str>,
-    size: ByteCount,
     logical_block: u32,
 }
 
 impl SimDisk {
-    pub(super) fn new(world: World, index: usize, name: Arc<str>, size: ByteCount, logical_block: u32) -> Self {
-        Self { world, index, name, size, logical_block }
+    pub(super) fn new(world: World, index: usize, name: Arc<str>, logical_block: u32) -> Self {
+        Self { world, index, name, logical_block }
     }
 
     /// The world it is in.
@@ -54,8 +53,8 @@ impl SimDisk {
     ///
     /// If they do not lie on the disk.
     pub fn write_durably(&self, at: ByteOffset, bytes: &[u8]) {
-        let fits = ByteRange::new(at, ByteCount::of_memory(bytes.len())).is_some_and(|range| range.fits(self.size));
-        assert!(fits, "{} bytes at {at} do not lie on {} of {} bytes", bytes.len(), self.name, self.size);
+        let fits = ByteRange::new(at, ByteCount::of_memory(bytes.len())).is_some_and(|range| range.fits(self.size()));
+        assert!(fits, "{} bytes at {at} do not lie on {} of {} bytes", bytes.len(), self.name, self.size());
         self.world.state().write_durably(self.index, at, bytes);
     }
 
@@ -80,7 +79,7 @@ impl SimDisk {
     }
 
     fn copy(&self, durable: bool) -> Vec<u8> {
-        let Some(len) = self.size.to_usize() else { panic!("{} does not fit in memory", self.name) };
+        let Some(len) = self.size().to_usize() else { panic!("{} does not fit in memory", self.name) };
         let mut bytes = vec![0; len];
         self.world.state().content(self.index, durable, &mut bytes);
         bytes
@@ -99,7 +98,7 @@ impl Device for SimDisk {
     }
 
     fn size(&self) -> ByteCount {
-        self.size
+        ByteCount::new(self.world.state().size(self.index)).unwrap_or_default()
     }
 
     fn logical_block(&self) -> u32 {
@@ -116,7 +115,7 @@ impl Device for SimDisk {
     }
 
     fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
-        let end = self.size.as_end();
+        let end = self.size().as_end();
         if from >= end {
             return Ok(None);
         }
@@ -126,9 +125,22 @@ impl Device for SimDisk {
     }
 }
 
+impl Resizable for SimDisk {
+    fn resize(&self, to: ByteCount) -> Result<(), IoError> {
+        let result = self.world.state().resize(self.index, to.get());
+        result.map_err(|source| IoError {
+            action: Action::Resize,
+            device: Arc::clone(&self.name),
+            at: ByteOffset::ZERO,
+            count: to,
+            source,
+        })
+    }
+}
+
 impl fmt::Debug for SimDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimDisk({}, {} bytes)", self.name, self.size)
+        write!(f, "SimDisk({}, {} bytes)", self.name, self.size())
     }
 }
 
@@ -147,7 +159,7 @@ impl SimQueue<'_> {
             Operation::Zero { range } => (Action::Zero, range.start(), range.count()),
             Operation::Flush => (Action::Flush, ByteOffset::ZERO, ByteCount::ZERO),
         };
-        let result = match ByteRange::new(at, count).filter(|range| range.fits(self.disk.size)) {
+        let result = match ByteRange::new(at, count).filter(|range| range.fits(self.disk.size())) {
             Some(range) => self.disk.world.state().carry_out(self.disk.index, range, operation, submitted),
             None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };

@@ -16,6 +16,8 @@
 //! - A failed flush leaves each unflushed sector either durable or lost for good, though it is still read from the cache
 //!   until [`SimDisk::drop_caches`] or a power loss; a later flush does not bring it back. That is what Linux does after
 //!   a failed write-back.
+//! - A size that was changed and not flushed may come back as the old or the new one after a power loss; what then lies
+//!   behind the end is gone.
 //! - Operations of a queue are carried out in random order, and may be cut into short transfers and interrupted.
 //!
 //! Everything random comes from the seed: the same program on the same seed sees the same world.
@@ -71,8 +73,8 @@ impl World {
     pub fn disk(&self, name: &str, size: ByteCount, logical_block: u32) -> SimDisk {
         assert!(matches!(logical_block, 512 | 4096), "a logical block is 512 or 4096 bytes, not {logical_block}");
         let name: Arc<str> = Arc::from(name);
-        let index = self.state().add_disk(&name);
-        SimDisk::new(self.clone(), index, name, size, logical_block)
+        let index = self.state().add_disk(&name, size.get());
+        SimDisk::new(self.clone(), index, name, logical_block)
     }
 
     /// Starts the chain of chance anew, for example to see another outcome of the same crash.
@@ -80,7 +82,7 @@ impl World {
         self.state().reseed(seed);
     }
 
-    /// Cuts the power at the `n`-th mutation (write, zero or flush, on any disk) from now on: that one is in flight when
+    /// Cuts the power at the `n`-th mutation (write, zero, flush or new size, on any disk) from now on: that one is in flight when
     /// it happens and fails, and so does everything later, reads included.
     ///
     /// # Panics

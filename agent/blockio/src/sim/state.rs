@@ -38,6 +38,8 @@ pub enum EventKind {
     Zero,
     /// A flush.
     Flush,
+    /// A new size; the range is what was added or cut off.
+    Resize,
     /// The power went off; the mutation before was in flight.
     PowerLoss,
     /// Back to service.
@@ -95,8 +97,8 @@ impl State {
         }
     }
 
-    pub(super) fn add_disk(&mut self, name: &Arc<str>) -> usize {
-        self.disks.push(Disk::new(name));
+    pub(super) fn add_disk(&mut self, name: &Arc<str>, size: u64) -> usize {
+        self.disks.push(Disk::new(name, size));
         self.disks.len() - 1
     }
 
@@ -245,6 +247,39 @@ impl State {
             self.note(disk, kind, range, result.as_ref().err().map(|error| error.raw_os_error().unwrap_or(libc::EIO)));
         }
         result
+    }
+
+    pub(super) fn size(&self, disk: usize) -> u64 {
+        self.disks[disk].current.size()
+    }
+
+    /// Sets the size of a disk: a mutation like any other, done at once.
+    pub(super) fn resize(&mut self, disk: usize, to: u64) -> io::Result<()> {
+        let from = self.size(disk);
+        let ends = (ByteOffset::new(from.min(to)), ByteOffset::new(from.max(to)));
+        let range = ends.0.zip(ends.1).and_then(|(start, end)| ByteRange::between(start, end)).unwrap_or_default();
+        if from == to {
+            return Ok(());
+        }
+        let change = Change::Resize { from, to };
+        if self.powered {
+            self.mutations += 1;
+            if self.crash_at == Some(self.mutations) {
+                self.note(disk, EventKind::Resize, range, Some(POWER_LOSS));
+                self.cut_power();
+                self.disks[disk].pending.push(Pending { sequence: u64::MAX, change: change.clone() });
+            }
+        }
+        if !self.powered {
+            return Err(io::Error::from_raw_os_error(POWER_LOSS));
+        }
+        let fault = self.disks[disk].fault(FaultOn::Writes, range);
+        self.note(disk, EventKind::Resize, range, fault);
+        if let Some(errno) = fault {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        self.disks[disk].complete(change);
+        Ok(())
     }
 
     fn read(&mut self, disk: usize, at: ByteOffset, into: &mut [u8]) -> io::Result<()> {

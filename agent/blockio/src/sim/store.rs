@@ -9,12 +9,26 @@ pub(super) const SECTOR: u64 = 512;
 
 type Page = [u8; PAGE_LEN];
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Store {
     pages: Arc<BTreeMap<u64, Arc<Page>>>,
+    size: u64,
 }
 
 impl Store {
+    pub(super) fn of(size: u64) -> Self {
+        Self { pages: Arc::default(), size }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Changes the size alone; what lies behind the end is nobody's business but that of who makes it longer again.
+    pub(super) fn resize(&mut self, size: u64) {
+        self.size = size;
+    }
+
     pub(super) fn read(&self, at: u64, into: &mut [u8]) {
         let mut at = at;
         let mut rest = into;

@@ -1,6 +1,6 @@
 //! Devices that do something wrong on purpose, so that tests can be shown to notice.
 
-use crate::{Completion, Device, Extent, IoError, Operation, Queue};
+use crate::{Completion, Device, Extent, IoError, Operation, Queue, Resizable};
 use failback_units::{ByteCount, ByteOffset};
 use std::collections::VecDeque;
 
@@ -31,6 +31,12 @@ impl<D: Device> Device for DropFlushes<D> {
 
     fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
         self.0.extent_at(from)
+    }
+}
+
+impl<D: Resizable> Resizable for DropFlushes<D> {
+    fn resize(&self, to: ByteCount) -> Result<(), IoError> {
+        self.0.resize(to)
     }
 }
 

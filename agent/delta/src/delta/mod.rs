@@ -2,6 +2,7 @@
 
 mod builder;
 mod frame;
+mod map;
 mod proof;
 mod reader;
 mod writer;

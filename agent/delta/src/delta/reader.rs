@@ -1,12 +1,12 @@
 //! Taking a delta apart, from a file or a pipe.
 
-use super::{DeltaHeader, KIND, SealedFrame, Totals, Trailer};
-use crate::FormatError;
+use super::{Content, DeltaHeader, KIND, SealedFrame, Totals, Trailer, map};
 use crate::layout::{DELTA_END_MAGIC, FRAME_MAGIC, RawDeltaEnd, TRAILER_VALUES_MAX, signature_scheme};
 use crate::seal::{Input, Sealed, reserved_is_zero};
 use crate::signing::{ExtentsHash, VerifyingKey};
+use crate::{Coverage, FormatError, FreeBlocks};
 use failback_hashtree::{ChainingValue, Root};
-use failback_units::BlockIndex;
+use failback_units::{BlockIndex, BlockRange};
 use std::io::Read;
 use zerocopy::FromBytes;
 
@@ -17,6 +17,7 @@ pub struct DeltaReader<R> {
     input: Input<R>,
     header: DeltaHeader,
     key: [u8; 32],
+    free: FreeBlocks,
     after: BlockIndex,
     totals: Totals,
     extents: ExtentsHash,
@@ -32,22 +33,34 @@ pub enum Item {
 }
 
 impl<R: Read> DeltaReader<R> {
-    /// Reads the header.
+    /// Reads the header and the map of the result's free space.
     ///
     /// # Errors
     ///
-    /// When the stream is no delta, of another version, cut off, or its header is damaged.
+    /// When the stream is no delta, of another version, cut off, or its header or map is damaged.
     pub fn open(inner: R) -> Result<Self, FormatError> {
         let mut input = Input::new(inner, KIND);
         let (header, key) = DeltaHeader::read(&mut input)?;
-        let extents = ExtentsHash::new(&key);
-        Ok(Self { input, header, key, after: BlockIndex::ZERO, totals: Totals::default(), extents })
+        let mut extents = ExtentsHash::new(&key);
+        let free = match header.result_coverage {
+            Coverage::Whole => FreeBlocks::NONE,
+            Coverage::Used => map::read(&mut input, &key, header.shapes.result.blocks())?,
+        };
+        extents.absorb_map(&free);
+        Ok(Self { input, header, key, free, after: BlockIndex::ZERO, totals: Totals::default(), extents })
     }
 
     /// What the delta says before its frames.
     #[must_use]
     pub const fn header(&self) -> &DeltaHeader {
         &self.header
+    }
+
+    /// The free blocks of the result. Every extent agrees with it: what becomes free is in it, what becomes data or zero is
+    /// not.
+    #[must_use]
+    pub const fn free(&self) -> &FreeBlocks {
+        &self.free
     }
 
     /// The hash of the header, which keys the hashes of all that follows. It names this delta: the header has a random part.
@@ -85,6 +98,18 @@ impl<R: Read> DeltaReader<R> {
         let place = (self.totals.frames, self.after);
         let frame = SealedFrame::read(&mut self.input, magic, &self.header, &self.key, place)?;
         let table = &frame.table;
+        let mut at = table.after;
+        for extent in &table.extents {
+            let agrees = match extent.new {
+                Content::Free => self.free.covers(extent.blocks),
+                Content::Data | Content::Zero => !self.free.touches(extent.blocks),
+                Content::Absent => true,
+            };
+            if !agrees || !self.may_be_unchanged(at, extent.blocks.start()) {
+                return Err(FormatError::damaged(KIND, self.part(), "the map of free space says something else"));
+            }
+            at = extent.blocks.end();
+        }
         self.after = table.end();
         self.extents.absorb(table);
         let totals = &mut self.totals;
@@ -96,6 +121,12 @@ impl<R: Read> DeltaReader<R> {
         totals.zero_bytes = zero
             .ok_or_else(|| FormatError::damaged(KIND, format!("frame {}", table.index), "its sums are out of range"))?;
         Ok(frame)
+    }
+
+    /// Whether these blocks can be the same in base and result: what was not free in the base and is free now has changed.
+    fn may_be_unchanged(&self, from: BlockIndex, to: BlockIndex) -> bool {
+        let gap = BlockRange::between(from, to).unwrap_or_default();
+        self.header.base_coverage == Coverage::Used || !self.free.touches(gap)
     }
 
     fn trailer(&mut self, magic: [u8; 4]) -> Result<Trailer, FormatError> {
@@ -121,6 +152,9 @@ impl<R: Read> DeltaReader<R> {
         };
         if totals != self.totals {
             return Err(damaged("its sums are not those of the frames"));
+        }
+        if !self.may_be_unchanged(self.after, self.header.shapes.common_end()) {
+            return Err(damaged("the map of free space says something else"));
         }
         let result_root = Root(raw.result_root);
         let signed_by = match raw.signature_scheme {

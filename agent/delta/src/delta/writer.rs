@@ -1,15 +1,15 @@
 //! Putting sealed frames into a stream.
 
-use super::{DeltaHeader, FrameTable, KIND, Proven, Totals};
-use crate::FormatError;
+use super::{DeltaHeader, FrameTable, KIND, Proven, Totals, map};
 use crate::layout::{DELTA_END_MAGIC, RawDeltaEnd, signature_scheme};
 use crate::seal::Sealed;
 use crate::signing::{ExtentsHash, SigningKey};
+use crate::{Coverage, FormatError, FreeBlocks};
 use failback_hashtree::ChainingValue;
 use std::io::{self, Write};
 use zerocopy::IntoBytes;
 
-/// Writes a delta: header, frames in their order, trailer.
+/// Writes a delta: header, map, frames in their order, trailer.
 #[derive(Debug)]
 pub struct DeltaWriter<W> {
     out: W,
@@ -21,16 +21,30 @@ pub struct DeltaWriter<W> {
 }
 
 impl<W: Write> DeltaWriter<W> {
-    /// Begins a delta by writing its header.
+    /// Begins a delta by writing its header and the free space of the result.
     ///
     /// # Errors
     ///
     /// What the output said.
-    pub fn new(mut out: W, header: DeltaHeader) -> Result<Self, FormatError> {
+    ///
+    /// # Panics
+    ///
+    /// When blocks are free though the whole of the result counts.
+    pub fn new(mut out: W, header: DeltaHeader, free: &FreeBlocks) -> Result<Self, FormatError> {
         let (raw, identity) = header.to_bytes();
         out.write_all(raw.as_bytes()).and_then(|()| out.write_all(&identity)).map_err(failed)?;
-        let written = (size_of_val(&raw) + identity.len()) as u64;
-        let extents = ExtentsHash::new(&raw.hash);
+        let mut written = (size_of_val(&raw) + identity.len()) as u64;
+        let mut extents = ExtentsHash::new(&raw.hash);
+        match header.result_coverage {
+            Coverage::Whole => assert!(free.is_empty(), "no block is free where all count"),
+            Coverage::Used => {
+                extents.absorb_map(free);
+                for page in map::pages(free, &raw.hash) {
+                    out.write_all(&page).map_err(failed)?;
+                    written += page.len() as u64;
+                }
+            }
+        }
         Ok(Self { out, header, key: raw.hash, written, totals: Totals::default(), extents })
     }
 

@@ -7,9 +7,9 @@
 )]
 
 use failback_delta::{
-    After, Before, Content, Coverage, DeltaBuilder, DeltaHeader, DeltaReader, DeltaWriter, FormatError, Identity, Item,
-    PointKind, Proof, RunContent, Shapes, SignatureHeader, SignatureReader, SignatureWriter, SigningKey, Standing,
-    Trailer, Uniform,
+    After, Before, Content, Coverage, DeltaBuilder, DeltaHeader, DeltaReader, DeltaWriter, FormatError, FreeBlocks,
+    Identity, Item, PointKind, Proof, RunContent, Shapes, SignatureHeader, SignatureReader, SignatureWriter,
+    SigningKey, Standing, Trailer, Uniform,
 };
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Root, Shape, is_zero};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount};
@@ -129,7 +129,13 @@ pub fn diff_used(signature: &[u8], result: &[u8], free: Option<&[bool]>, signer:
     let mut leaves = Vec::new();
     hasher.hash(result_shape, BlockIndex::ZERO, result, &mut leaves);
     let mut builder = DeltaBuilder::new(&shapes);
-    let mut writer = DeltaWriter::new(Vec::new(), header).unwrap();
+    let mut map = FreeBlocks::NONE;
+    for (index, _) in
+        free.unwrap_or_default().iter().enumerate().filter(|(index, free)| **free && *index < leaves.len())
+    {
+        map.push(BlockRange::new(BlockIndex::new(index as u64), BlockCount::new(1)).unwrap());
+    }
+    let mut writer = DeltaWriter::new(Vec::new(), header, &map).unwrap();
     let key = writer.key();
     for index in 0..shapes.end().get() {
         let number = usize::try_from(index).unwrap();

@@ -6,7 +6,8 @@ use super::{ApplyOptions, Examined, Intent, Pace, ReadSeek};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{
-    DeltaHeader, DeltaReader, FileKind, FormatError, Item, Proof, SealedFrame, Totals, Trailer, VerifyingKey,
+    DeltaHeader, DeltaReader, FileKind, FormatError, FreeBlocks, Item, Proof, SealedFrame, Totals, Trailer,
+    VerifyingKey,
 };
 use failback_hashtree::Root;
 use failback_units::{BlockIndex, BlockRange};
@@ -22,6 +23,8 @@ pub(super) type Reader<'a, R> = DeltaReader<BufReader<&'a mut R>>;
 /// Everything that is known of a delta and a target before anything is written.
 pub(super) struct Checked {
     pub(super) header: DeltaHeader,
+    /// The free blocks of the result.
+    pub(super) free: FreeBlocks,
     pub(super) key: [u8; 32],
     pub(super) result_root: Root,
     pub(super) totals: Totals,
@@ -76,10 +79,11 @@ pub(super) fn open<R: Read>(delta: &mut R) -> Result<Reader<'_, R>, FormatError>
     DeltaReader::open(BufReader::with_capacity(READ_AHEAD, delta))
 }
 
-/// What a delta says before its frames.
-pub(super) fn header_of(mut delta: &mut dyn ReadSeek) -> Result<DeltaHeader, JobError> {
+/// What a delta says before its frames: its header, and the free blocks of the result.
+pub(super) fn head_of(mut delta: &mut dyn ReadSeek) -> Result<(DeltaHeader, FreeBlocks), JobError> {
     length_of(delta)?;
-    Ok(open(&mut delta)?.header().clone())
+    let reader = open(&mut delta)?;
+    Ok((reader.header().clone(), reader.free().clone()))
 }
 
 /// Reads a whole delta and all that it would replace, and proves what can be proven before writing.
@@ -90,13 +94,13 @@ pub(super) fn check_all(
     options: &ApplyOptions,
     progress: &dyn Progress,
 ) -> Result<Checked, JobError> {
+    let (header, free) = head_of(delta)?;
+    // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
+    fits(&header, &free, device, Some(delta))?;
     progress.phase("checking", length_of(delta)?);
     let mut delta = delta;
     let mut reader = open(&mut delta)?;
-    let header = reader.header().clone();
     let key = *reader.key();
-    // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
-    fits(&header, device)?;
     // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
     let kept = recorded.filter(|intent| !options.discard_intent || intent.delta == key);
     let torn = kept.map_or(BlockRange::default(), |intent| intent.window);
@@ -126,7 +130,7 @@ pub(super) fn check_all(
             if let Some(trailer) = trailer {
                 proof.finish(&header, &trailer)?;
                 let Trailer { result_root, totals, signed_by, .. } = trailer;
-                return Ok(Checked { header, key, result_root, totals, signed_by, total, batches });
+                return Ok(Checked { header, free, key, result_root, totals, signed_by, total, batches });
             }
             if progress.stop_requested() {
                 return Err(JobError::Interrupted(NOTHING_WRITTEN.into()));

@@ -40,6 +40,10 @@ impl<T: Read + Seek> ReadSeek for T {}
 pub struct ApplyOptions {
     /// Whether to read the whole disk at the end and compare its root.
     pub verify: bool,
+    /// Whether to make all free space of the result zero. Otherwise it is left as it is.
+    pub zero_free: bool,
+    /// Whether the target may be another disk than the source was by what is on it. Its free space is made zero then.
+    pub new_disk: bool,
     /// Whether to go on though another apply on this disk was interrupted. The whole disk is read at the end then.
     pub discard_intent: bool,
     /// Who must have signed the delta.
@@ -50,6 +54,14 @@ pub struct ApplyOptions {
     pub disk: DiskBinding,
     /// How much is done at a time.
     pub pace: Pace,
+}
+
+impl ApplyOptions {
+    /// Whether free space of the result becomes zero.
+    #[must_use]
+    pub const fn zeroes_free(&self) -> bool {
+        self.zero_free || self.new_disk
+    }
 }
 
 /// How much of a delta is dealt with at a time. The defaults are for disks; tests make them small to see every seam.
@@ -76,6 +88,8 @@ pub enum Proven {
     ChangedBlocks,
     /// The disk was read from end to end and has the result root.
     WholeDisk,
+    /// All blocks that are in use in the result were read, and with free space as zeroes they have the result root.
+    UsedSpace,
 }
 
 impl Proven {
@@ -85,6 +99,7 @@ impl Proven {
         match self {
             Self::ChangedBlocks => "changed blocks",
             Self::WholeDisk => "whole disk read",
+            Self::UsedSpace => "used space read",
         }
     }
 }
@@ -106,6 +121,10 @@ pub struct ApplyReport {
     pub bytes_written: u64,
     /// Bytes that were made zero.
     pub bytes_zeroed: u64,
+    /// Bytes of free space that were made zero.
+    pub bytes_free_zeroed: u64,
+    /// Bytes of free space of the result.
+    pub bytes_free: u64,
     /// Whether an earlier apply had been interrupted and was finished.
     pub resumed: bool,
     /// What is proven now.
@@ -118,7 +137,7 @@ impl ApplyReport {
     /// Whether the disk held the result before, so that nothing was written.
     #[must_use]
     pub const fn already_in_place(&self) -> bool {
-        self.bytes_written == 0 && self.bytes_zeroed == 0
+        self.bytes_written == 0 && self.bytes_zeroed == 0 && self.bytes_free_zeroed == 0
     }
 }
 
@@ -131,6 +150,8 @@ pub struct PlanReport {
     pub result_root: Option<Root>,
     /// Sums over the delta.
     pub totals: Totals,
+    /// Bytes of free space of the result.
+    pub bytes_free: u64,
     /// Who signed the delta, if anybody.
     pub signed_by: Option<VerifyingKey>,
     /// What stands on the disk now.
@@ -163,16 +184,17 @@ pub fn plan(
         Ok(intent) => recorded = intent,
         Err(error) => reasons.push(error.to_string()),
     }
-    let header = batches::header_of(delta)?;
-    if let Err(error) = refusals::fits(&header, device) {
+    let (header, free) = batches::head_of(delta)?;
+    if let Err(error) = refusals::fits(&header, &free, device, Some(delta)) {
         reasons.push(error.to_string());
         let (totals, examined) = (Totals::default(), Examined::default());
         let (result_root, signed_by, seconds_estimated) = (None, None, None);
-        let resumes = false;
+        let (resumes, bytes_free) = (false, 0);
         return Ok(PlanReport {
             header,
             result_root,
             totals,
+            bytes_free,
             signed_by,
             examined,
             resumes,
@@ -187,6 +209,9 @@ pub fn plan(
     let resumes = resume.as_ref().is_ok_and(record::Resume::is_resuming);
     let wrong_base = checked.wrong_base(device, "nothing would be written");
     if wrong_base.is_none() && resume.is_ok() {
+        if !resumes && let Err(error) = refusals::same_disk(device, &checked.header, options) {
+            reasons.push(error.to_string());
+        }
         match refusals::prove_disk(device, delta, &checked, options, "nothing would be written", progress) {
             Err(error @ (JobError::Refused(_) | JobError::Mismatch(_))) => reasons.push(error.to_string()),
             proven => proven?,
@@ -196,6 +221,7 @@ pub fn plan(
     if let Err(error) = refusals::check_signer(options, checked.signed_by) {
         reasons.push(error.to_string());
     }
+    let bytes_free = checked.free.bytes(checked.header.shapes.result).get();
     let examined = checked.total;
     let moved = examined.bytes_read + examined.bytes_to_write + examined.bytes_to_zero;
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
@@ -204,6 +230,7 @@ pub fn plan(
         header: checked.header,
         result_root: Some(checked.result_root),
         totals: checked.totals,
+        bytes_free,
         signed_by: checked.signed_by,
         examined,
         resumes,

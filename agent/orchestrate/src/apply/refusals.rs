@@ -3,10 +3,11 @@
 use super::batches::{Checked, length_of, open};
 use super::target::Target;
 use super::{ApplyOptions, Examined, ReadSeek};
-use crate::{Against, JobError, Progress, verify};
+use crate::likeness;
+use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{Coverage, DeltaHeader, Item, VerifyingKey};
-use failback_units::BlockIndex;
+use failback_delta::{Content, DeltaHeader, Extent, FrameTable, FreeBlocks, Item, Shapes, VerifyingKey};
+use failback_units::{BlockIndex, BlockRange};
 use std::fs::File;
 use std::thread;
 
@@ -27,17 +28,28 @@ pub(super) fn wrong_base(examined: &Examined, device: &dyn Device, consequence: 
 }
 
 /// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
-pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
-    if header.base_coverage != Coverage::Whole || header.result_coverage != Coverage::Whole {
-        return Err(JobError::Refused(
-            "this delta leaves free space out, which this program cannot apply yet: use a newer failback, or make the delta \
-             from a signature with coverage whole"
-                .into(),
-        ));
-    }
+///
+/// Disks in a cloud are rounded up: a target that is smaller than the result will do where all that it has no room for is
+/// free or zero. Of a delta from a pipe only the map is known in time.
+pub(super) fn fits(
+    header: &DeltaHeader,
+    free: &FreeBlocks,
+    device: &dyn Device,
+    delta: Option<&mut dyn ReadSeek>,
+) -> Result<(), JobError> {
     let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
     let needed = base.max(result);
     if needed <= device.size() {
+        return Ok(());
+    }
+    let empty = base <= device.size()
+        && match (behind(&header.shapes, device), delta) {
+            (None, _) => false,
+            (Some(tail), _) if free.covers(tail) => true,
+            (Some(tail), Some(delta)) => carries_nothing_for(delta, tail)?,
+            (Some(_), None) => false,
+        };
+    if empty {
         return Ok(());
     }
     let what = if base > result { "base" } else { "result" };
@@ -47,6 +59,27 @@ pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobE
         device.size(),
         needed.saturating_sub(device.size())
     )))
+}
+
+/// The blocks of the result behind the end of a smaller target, which ends between two blocks; `None` if it does not.
+pub(super) fn behind(shapes: &Shapes, device: &dyn Device) -> Option<BlockRange> {
+    let (size, block_size) = (device.size().as_end(), shapes.block_size());
+    let first = BlockIndex::containing(size, block_size);
+    let tail = BlockRange::between(first, shapes.result.blocks().as_end()).unwrap_or_default();
+    (tail.is_empty() || first.offset(block_size) == Some(size)).then_some(tail)
+}
+
+/// Whether a delta has no content for these blocks.
+fn carries_nothing_for(mut delta: &mut dyn ReadSeek, blocks: BlockRange) -> Result<bool, JobError> {
+    length_of(delta)?;
+    let mut reader = open(&mut delta)?;
+    while let Item::Frame(frame) = reader.next_item()? {
+        let there = |extent: &Extent| extent.new == Content::Data && extent.blocks.end() > blocks.start();
+        if frame.table.extents.iter().any(there) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses a delta that the wrong one, or nobody, has signed.
@@ -80,7 +113,9 @@ pub(super) fn prove_disk(
         if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() {
             return Ok(());
         }
-        return if holds_base(device, &checked.header, progress)? {
+        let base = ExpectedRoot::used(checked.header.base_root, shapes.base, base_free(delta, &checked.free)?);
+        let result = ExpectedRoot::used(checked.result_root, shapes.result, checked.free.clone());
+        return if holds_base_or_result(device, base, result, &checked.total, progress)? {
             Ok(())
         } else {
             Err(not_the_base(device, untouched))
@@ -93,11 +128,12 @@ pub(super) fn prove_disk(
     let (mut end, mut position) = (BlockIndex::ZERO, 0);
     thread::scope(|scope| {
         let mut target = Target::new(device, *shapes, scope)?;
+        let free = &checked.free;
         loop {
             match reader.next_item()? {
                 Item::Frame(frame) => {
                     for (blocks, values) in frame.table.gaps() {
-                        if !target.holds(blocks, values)? {
+                        if !target.holds(blocks, values, free)? {
                             return Err(not_the_base(device, untouched));
                         }
                     }
@@ -105,7 +141,11 @@ pub(super) fn prove_disk(
                 }
                 Item::Trailer(trailer) => {
                     let (blocks, values) = trailer.gap(shapes, end);
-                    return if target.holds(blocks, values)? { Ok(()) } else { Err(not_the_base(device, untouched)) };
+                    return if target.holds(blocks, values, free)? {
+                        Ok(())
+                    } else {
+                        Err(not_the_base(device, untouched))
+                    };
                 }
             }
             progress.advance(reader.position() - position);
@@ -117,11 +157,83 @@ pub(super) fn prove_disk(
     })
 }
 
-/// Reads all of the base: for a delta that replaces nothing that is known.
-pub(super) fn holds_base(device: &dyn Device, header: &DeltaHeader, progress: &dyn Progress) -> Result<bool, JobError> {
+/// Reads all that counts of the base: for a delta that replaces nothing that is known. Where nothing is left to be
+/// written, the disk may be at the result as well.
+pub(super) fn holds_base_or_result(
+    device: &dyn Device,
+    base: ExpectedRoot,
+    result: ExpectedRoot,
+    examined: &Examined,
+    progress: &dyn Progress,
+) -> Result<bool, JobError> {
     progress.note("nothing that this delta replaces tells whether this is its disk, so all of the base is read");
-    let base = Against::<File>::Root(header.base_root, Some(header.shapes.base.size()));
-    Ok(verify(device, base, 0, progress)?.matches())
+    let holds = |root| Ok::<_, JobError>(verify(device, Against::<File>::Root(root), 0, progress)?.matches());
+    Ok(holds(base)? || (examined.is_in_place() && holds(result)?))
+}
+
+/// The free blocks of a delta's base, which stand nowhere in one piece: what was free and is not any more is in the
+/// extents, and what was free and still is lies between them.
+#[derive(Debug)]
+pub(super) struct BaseFree<'a> {
+    result: &'a FreeBlocks,
+    at: BlockIndex,
+    base: FreeBlocks,
+}
+
+impl<'a> BaseFree<'a> {
+    pub(super) const fn new(result: &'a FreeBlocks) -> Self {
+        Self { result, at: BlockIndex::ZERO, base: FreeBlocks::NONE }
+    }
+
+    pub(super) fn absorb(&mut self, table: &FrameTable) {
+        for extent in &table.extents {
+            self.unchanged(extent.blocks.start());
+            if extent.old == Content::Free {
+                self.base.push(extent.blocks);
+            }
+            self.at = extent.blocks.end();
+        }
+    }
+
+    pub(super) fn finish(mut self, shapes: &Shapes) -> FreeBlocks {
+        self.unchanged(shapes.common_end());
+        self.base
+    }
+
+    fn unchanged(&mut self, until: BlockIndex) {
+        let gap = BlockRange::between(self.at, until).unwrap_or_default();
+        for run in self.result.within(gap) {
+            self.base.push(run);
+        }
+    }
+}
+
+/// Reads a delta for the free blocks of its base.
+fn base_free(mut delta: &mut dyn ReadSeek, result: &FreeBlocks) -> Result<FreeBlocks, JobError> {
+    length_of(delta)?;
+    let mut reader = open(&mut delta)?;
+    let shapes = reader.header().shapes;
+    let mut free = BaseFree::new(result);
+    while let Item::Frame(frame) = reader.next_item()? {
+        free.absorb(&frame.table);
+    }
+    Ok(free.finish(&shapes))
+}
+
+/// Refuses a target that is another disk than the source by what is on it: its partition table and its file systems.
+pub(super) fn same_disk(device: &dyn Device, header: &DeltaHeader, options: &ApplyOptions) -> Result<(), JobError> {
+    if options.new_disk {
+        return Ok(());
+    }
+    let (source, target) = (&header.identity, likeness::content_of(device));
+    match likeness::difference(source, &target) {
+        None => Ok(()),
+        Some(difference) => Err(JobError::Refused(format!(
+            "{} is another disk than the one this delta was made from: {difference}; choose the right one, or add --new-disk \
+             if this one is to become a copy of it",
+            device.name()
+        ))),
+    }
 }
 
 pub(super) fn not_the_base(device: &dyn Device, consequence: &str) -> JobError {

@@ -4,15 +4,15 @@ use super::batches::Checked;
 use super::batches::{check_all, in_place, length_of, next_batch, open, seal, without};
 use super::record::{Resume, Windows, new_intent};
 use super::refusals::{
-    LEFT_AS_IT_WAS, NOTHING_WRITTEN, check_signer, fits, holds_base, not_the_base, prove_disk, too_little_known,
-    wrong_base,
+    BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, behind, check_signer, fits, holds_base_or_result, not_the_base,
+    prove_disk, same_disk, too_little_known, wrong_base,
 };
 use super::target::{Target, Written};
 use super::{ApplyOptions, ApplyReport, Examined, IntentStore, Proven, ReadSeek};
 use crate::scan::ScanReport;
-use crate::{Against, JobError, Progress, verify};
+use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{DeltaHeader, Proof, Totals, Trailer, VerifyingKey};
+use failback_delta::{DeltaHeader, FreeBlocks, Proof, Totals, Trailer, VerifyingKey};
 use failback_hashtree::Root;
 use std::fs::File;
 use std::io::Read;
@@ -35,6 +35,9 @@ pub(super) fn from_file(
     if let Some(error) = checked.wrong_base(device, untouched) {
         return Err(error);
     }
+    if !resume.resuming {
+        same_disk(device, &checked.header, options)?;
+    }
     prove_disk(device, delta, &checked, options, untouched, progress)?;
     let total = length_of(delta)?;
     let mut delta = delta;
@@ -49,7 +52,8 @@ pub(super) fn from_file(
     thread::scope(|scope| {
         let mut target = Target::new(device, checked.header.shapes, scope)?;
         if checked.total.is_in_place() {
-            return windows.settle(&target, &written);
+            windows.settle(&target, &written)?;
+            return windows.zero_free(&mut target, &checked.free, options, &mut written, progress);
         }
         progress.phase("writing", total);
         let mut position = 0;
@@ -74,10 +78,11 @@ pub(super) fn from_file(
                 return Err(windows.interrupted(&target, &written));
             }
         }
-        windows.settle(&target, &written)
+        windows.settle(&target, &written)?;
+        windows.zero_free(&mut target, &checked.free, options, &mut written, progress)
     })?;
-    let Checked { header, result_root, totals, signed_by, total, .. } = checked;
-    let applied = Applied { header, result_root, totals, signed_by, examined: total, written };
+    let Checked { header, free, result_root, totals, signed_by, total, .. } = checked;
+    let applied = Applied { header, free, result_root, totals, signed_by, examined: total, written };
     finish(device, applied, windows, options, progress)
 }
 
@@ -98,12 +103,16 @@ pub(super) fn from_stream(
     let recorded = intents.load()?;
     let mut reader = open(&mut delta)?;
     let header = reader.header().clone();
-    fits(&header, device)?;
+    let free = reader.free().clone();
+    fits(&header, &free, device, None)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
+    if !resume.resuming {
+        same_disk(device, &header, options)?;
+    }
     let intent = new_intent(&header, *reader.key(), None, &resume, options);
     let mut windows = Windows::new(intents, intent, resume, options.pace);
     let (mut examined, mut written) = (Examined::default(), Written::default());
-    let mut proof = Proof::new(&header.shapes);
+    let (mut proof, mut base_free) = (Proof::new(&header.shapes), BaseFree::new(&free));
     let mut position = 0;
     progress.phase("writing", None);
     let trailer = thread::scope(|scope| {
@@ -117,6 +126,7 @@ pub(super) fn from_stream(
             };
             for frame in &frames {
                 proof.absorb(&frame.table);
+                base_free.absorb(&frame.table);
             }
             let found = target.examine(&frames, resume.torn).map_err(|error| windows.failed(error, &written))?;
             for frame in &found {
@@ -143,6 +153,7 @@ pub(super) fn from_stream(
                 let proven = std::mem::replace(&mut proof, Proof::new(&header.shapes)).finish(&header, &trailer);
                 proven.map_err(|error| windows.failed(error.into(), &written))?;
                 windows.settle(&target, &written)?;
+                windows.zero_free(&mut target, &free, options, &mut written, progress)?;
                 return Ok(trailer);
             }
             if progress.stop_requested() {
@@ -150,17 +161,24 @@ pub(super) fn from_stream(
             }
         }
     })?;
-    if examined.bytes_compared == 0 && !header.shapes.base.size().is_zero() && !holds_base(device, &header, progress)? {
-        return Err(not_the_base(device, &windows.consequence(&written)));
+    if examined.bytes_compared == 0 && !header.shapes.base.size().is_zero() {
+        let shapes = &header.shapes;
+        let base = ExpectedRoot::used(header.base_root, shapes.base, base_free.finish(shapes));
+        let result = ExpectedRoot::used(trailer.result_root, shapes.result, free.clone());
+        if !holds_base_or_result(device, base, result, &examined, progress)? {
+            return Err(not_the_base(device, &windows.consequence(&written)));
+        }
     }
     let Trailer { result_root, totals, signed_by, .. } = trailer;
-    let applied = Applied { header, result_root, totals, signed_by, examined, written };
+    let applied = Applied { header, free, result_root, totals, signed_by, examined, written };
     finish(device, applied, windows, options, progress)
 }
 
 /// What stands when everything is written and durable.
 struct Applied {
     header: DeltaHeader,
+    /// The free blocks of the result.
+    free: FreeBlocks,
     result_root: Root,
     totals: Totals,
     signed_by: Option<VerifyingKey>,
@@ -176,17 +194,21 @@ fn finish(
     options: &ApplyOptions,
     progress: &dyn Progress,
 ) -> Result<ApplyReport, JobError> {
-    let Applied { header, result_root, totals, signed_by, examined, written } = applied;
+    let Applied { header, free, result_root, totals, signed_by, examined, written } = applied;
     let resume = windows.resume;
+    let bytes_free = free.bytes(header.shapes.result).get();
+    // Where free space was made zero, it can be read like everything else.
+    let masked = if options.zeroes_free() { FreeBlocks::NONE } else { free };
+    let proven = if masked.is_empty() { Proven::WholeDisk } else { Proven::UsedSpace };
     let mut verified = None;
     if resume.must_verify {
         // As long as that is in doubt, the record stays.
         progress.note("another delta may have been written in part before, so the whole disk is read");
-        verified = Some(read_all(device, &header, result_root, progress)?);
+        verified = Some(read_all(device, &header, result_root, masked.clone(), progress)?);
     }
     windows.remove_record(&written)?;
     if options.verify && verified.is_none() {
-        verified = Some(read_all(device, &header, result_root, progress)?);
+        verified = Some(read_all(device, &header, result_root, masked, progress)?);
     }
     Ok(ApplyReport {
         header,
@@ -196,21 +218,26 @@ fn finish(
         examined,
         bytes_written: written.bytes_written,
         bytes_zeroed: written.bytes_zeroed,
+        bytes_free_zeroed: written.bytes_free_zeroed,
+        bytes_free,
         resumed: resume.resuming,
-        proven: if verified.is_some() { Proven::WholeDisk } else { Proven::ChangedBlocks },
+        proven: if verified.is_some() { proven } else { Proven::ChangedBlocks },
         verified,
     })
 }
 
-/// Reads the whole result back and compares its root.
+/// Reads the result back, but for what is masked, and compares its root.
 fn read_all(
     device: &dyn Device,
     header: &DeltaHeader,
     result_root: Root,
+    masked: FreeBlocks,
     progress: &dyn Progress,
 ) -> Result<ScanReport, JobError> {
-    let size = header.shapes.result.size();
-    let report = verify(device, Against::<File>::Root(result_root, Some(size)), 0, progress).map_err(|error| {
+    // What a smaller target has no room for is free or zero, and counts as that.
+    let tail = behind(&header.shapes, device).unwrap_or_default();
+    let expected = ExpectedRoot::used(result_root, header.shapes.result, masked.with_tail(tail));
+    let report = verify(device, Against::<File>::Root(expected), 0, progress).map_err(|error| {
         let state =
             "the change is written and durable, but reading the disk to check it was not finished: run failback verify";
         JobError::WhileWriting { state: state.into(), source: Box::new(error) }

@@ -1,11 +1,11 @@
 //! The target disk under a delta: what stands there, and writing to it, frame by frame.
 
-use crate::JobError;
 use crate::ordered::{Ordered, worker_count};
+use crate::{JobError, Progress};
 use failback_blockio::{Buffer, Completion, Device, Extent as DiskExtent, IoError, Operation, Pool, Queue, run};
-use failback_delta::{Content, Extent, FormatError, SealedFrame, Shapes, Standing};
+use failback_delta::{Content, Extent, FormatError, FreeBlocks, SealedFrame, Shapes, Standing};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, is_zero};
-use failback_units::{BlockIndex, BlockRange, ByteCount, ByteRange};
+use failback_units::{BlockIndex, BlockRange, ByteCount, ByteOffset, ByteRange};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::Scope;
@@ -15,6 +15,8 @@ const DEPTH: usize = 128;
 /// Buffers of 1 MiB: for content that is read, and for payloads between unpacking and writing.
 const BUFFERS: usize = 24;
 const BUFFER_BYTES: usize = 1 << 20;
+/// Free space that is made zero by one operation: 64 MiB, so that a stop is heard soon where zeroing means writing.
+const ZEROED_AT_ONCE: ByteCount = ByteCount::of_memory(64 << 20);
 
 /// What stands at the places that a frame, or all frames, would change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -68,16 +70,18 @@ impl Examined {
 pub(super) struct Written {
     pub(super) bytes_written: u64,
     pub(super) bytes_zeroed: u64,
+    pub(super) bytes_free_zeroed: u64,
 }
 
 impl Written {
     pub(super) fn add(&mut self, more: Self) {
         self.bytes_written += more.bytes_written;
         self.bytes_zeroed += more.bytes_zeroed;
+        self.bytes_free_zeroed += more.bytes_free_zeroed;
     }
 
     pub(super) const fn is_nothing(&self) -> bool {
-        self.bytes_written == 0 && self.bytes_zeroed == 0
+        self.bytes_written == 0 && self.bytes_zeroed == 0 && self.bytes_free_zeroed == 0
     }
 }
 
@@ -151,8 +155,13 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Whether the disk holds blocks with these values, those of the nodes that cover `blocks`.
-    pub(super) fn holds(&mut self, blocks: BlockRange, stated: &[ChainingValue]) -> Result<bool, JobError> {
+    /// Whether the disk holds blocks with these values, those of the nodes that cover `blocks`. Free ones count as zero.
+    pub(super) fn holds(
+        &mut self,
+        blocks: BlockRange,
+        stated: &[ChainingValue],
+        free: &FreeBlocks,
+    ) -> Result<bool, JobError> {
         let (base, mut nodes) = (self.shapes.base, Frontier::new(self.shapes.gap_level()));
         let mut rest = base.bytes_of(blocks);
         let mut leaves = Vec::new();
@@ -163,11 +172,17 @@ impl<'a> Target<'a> {
             buffer.truncate(usize::try_from(piece.min(rest.count().get())).expect("a piece fits in memory"));
             let count = ByteCount::of_memory(buffer.len());
             self.queue.submit(0, Operation::Read { at: rest.start(), into: buffer });
-            let Some(Completion { buffer, result, .. }) = self.queue.wait() else { break };
+            let Some(Completion { buffer: Some(mut buffer), result, .. }) = self.queue.wait() else { break };
             result?;
             let first = BlockIndex::containing(rest.start(), base.block_size());
+            let here = BlockRange::new(first, base.block_size().blocks_in(count)).unwrap_or_default();
+            for run in free.within(here) {
+                let bytes = base.bytes_of(run);
+                let place = |at: ByteOffset| at.distance_from(rest.start()).and_then(ByteCount::to_usize).unwrap_or(0);
+                buffer[place(bytes.start())..place(bytes.end())].fill(0);
+            }
             leaves.clear();
-            self.hasher.hash(base, first, buffer.as_deref().unwrap_or_default(), &mut leaves);
+            self.hasher.hash(base, first, &buffer, &mut leaves);
             nodes.push_leaves(&mut self.hasher, first, &leaves);
             let next = rest.start().checked_add(count).unwrap_or(rest.end());
             rest = ByteRange::between(next, rest.end()).unwrap_or_default();
@@ -248,6 +263,32 @@ impl<'a> Target<'a> {
         failed.map_or(Ok(written), Err)
     }
 
+    /// Makes the free space of the result zero where it is not a hole already. Returns how many bytes.
+    pub(super) fn zero_free(&mut self, free: &FreeBlocks, progress: &dyn Progress) -> Result<u64, JobError> {
+        let (mut zeroed, mut failed) = (0, None);
+        progress.phase("zeroing free space", Some(free.bytes(self.shapes.result).get()));
+        let end = self.device.size().as_end();
+        for run in free.runs() {
+            let rest = self.shapes.result.bytes_of(*run);
+            let mut rest = ByteRange::between(rest.start(), rest.end().min(end)).unwrap_or_default();
+            while !rest.is_empty() && failed.is_none() && !progress.stop_requested() {
+                let piece = ByteRange::new(rest.start(), rest.count().min(ZEROED_AT_ONCE)).unwrap_or(rest);
+                rest = ByteRange::between(piece.end(), rest.end()).unwrap_or_default();
+                progress.advance(piece.count().get());
+                if self.is_hole(piece)? {
+                    continue;
+                }
+                while self.queue.in_flight() >= DEPTH {
+                    self.finish_one(&mut failed);
+                }
+                self.queue.submit(0, Operation::Zero { range: piece });
+                zeroed += piece.count().get();
+            }
+        }
+        while self.finish_one(&mut failed) {}
+        failed.map_or(Ok(zeroed), Err)
+    }
+
     /// Makes durable what was written.
     pub(super) fn flush(&self) -> Result<(), IoError> {
         run(self.device, Operation::Flush).map(|_| ())
@@ -257,9 +298,13 @@ impl<'a> Target<'a> {
     fn submit(&mut self, frame: &SealedFrame, payload: Buffer, written: &mut Written, failed: &mut Option<JobError>) {
         let mut rest = payload;
         for extent in &frame.table.extents {
+            // A smaller target has no room for the tail of the result, where that is zero or free.
             let bytes = extent.new_bytes(&self.shapes);
+            let end = bytes.end().min(self.device.size().as_end());
+            let bytes = ByteRange::between(bytes.start(), end).unwrap_or_default();
             let operation = match extent.new {
                 Content::Absent | Content::Free => continue,
+                Content::Zero if bytes.is_empty() => continue,
                 Content::Zero => {
                     written.bytes_zeroed += bytes.count().get();
                     Operation::Zero { range: bytes }
@@ -380,7 +425,7 @@ fn pieces_of(shapes: &Shapes, size: ByteCount, extent: &Extent) -> impl Iterator
     let (old, new) = (extent.old_bytes(shapes), extent.new_bytes(shapes));
     // Where one disk's last block is shorter than the other's, as much as counts on either side, if the target has it.
     let old_end = if extent.old == Content::Absent { new.end() } else { old.end() };
-    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end).min(size.as_end()) };
+    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end) }.min(size.as_end());
     let mut rest = ByteRange::between(new.start(), end).filter(|_| written).unwrap_or_default();
     std::iter::from_fn(move || {
         let now = rest.count().min(ByteCount::of_memory(BUFFER_BYTES));

@@ -9,10 +9,12 @@
 use failback_blockio::sim::{DropFlushes, ReadsFrom, SimDisk, Snapshot, World};
 use failback_blockio::{Buffer, Device, Operation, run};
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, BlockSize, ByteCount, DeltaInput, DiffOptions, DiskBinding, Intent, IntentError,
-    IntentStore, JobError, Pace, PointKind, Root, SignOptions, SignatureReader, Silent, apply, diff, sign,
+    ApplyOptions, ApplyReport, BlockSize, ByteCount, DeltaInput, DiffOptions, DiskBinding, FreeMap, Intent,
+    IntentError, IntentStore, JobError, Pace, PointKind, Root, ScanReport, SignOptions, SignatureReader, Silent, apply,
+    diff, sign,
 };
-use failback_units::ByteOffset;
+use failback_units::{ByteOffset, ByteRange};
+use failback_volumes::FreeMapBuilder;
 use std::io::{self, Cursor};
 
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -238,11 +240,18 @@ pub fn resealed_with_a_flipped_bit(delta: &[u8]) -> Vec<u8> {
 }
 
 pub fn signature_of(disk: &[u8]) -> Vec<u8> {
+    signature_used(disk, None)
+}
+
+/// A signature of a disk of which these blocks of 4 KiB are free.
+pub fn signature_used(disk: &[u8], free: Option<&[bool]>) -> Vec<u8> {
     let world = World::new(0);
     let device = world.disk("base", ByteCount::of_memory(disk.len()), 512);
     device.write_durably(ByteOffset::ZERO, disk);
+    let free_map = free.map(|free| map_of(free, disk.len()));
     let options = SignOptions {
         block_size: BlockSize::MIN,
+        free: free_map.as_ref(),
         kind: PointKind::Crash,
         created: 0,
         identity: failback_delta::Identity::default(),
@@ -251,16 +260,42 @@ pub fn signature_of(disk: &[u8]) -> Vec<u8> {
     };
     let mut signature = Vec::new();
     let report = sign(&device, &mut signature, &options, &Silent).unwrap();
-    assert_eq!(report.root, Root::of(disk));
+    assert_eq!(report.root, Root::of(&counted(disk, free)));
     signature
 }
 
+/// The disk with its free blocks zero.
+pub fn counted(disk: &[u8], free: Option<&[bool]>) -> Vec<u8> {
+    let mut disk = disk.to_vec();
+    for (block, _) in disk.chunks_mut(4096).zip(free.unwrap_or_default()).filter(|(_, free)| **free) {
+        block.fill(0);
+    }
+    disk
+}
+
+/// These blocks of 4 KiB as free bytes of a disk of `len` bytes.
+pub fn map_of(free: &[bool], len: usize) -> FreeMap {
+    let mut map = FreeMapBuilder::new();
+    for (block, _) in free.iter().enumerate().filter(|(_, free)| **free) {
+        let offset = |at: usize| ByteCount::of_memory(at.min(len)).as_end();
+        map.push(ByteRange::between(offset(block * 4096), offset(block * 4096 + 4096)).unwrap());
+    }
+    map.finish()
+}
+
 pub fn delta_between(base: &[u8], result: &[u8]) -> Vec<u8> {
+    delta_used(&signature_of(base), result, None)
+}
+
+/// The delta from a signed disk to one of which these blocks are free.
+pub fn delta_used(signature: &[u8], result: &[u8], free: Option<&[bool]>) -> Vec<u8> {
     let world = World::new(0);
     let device = world.disk("source", ByteCount::of_memory(result.len()), 512);
     device.write_durably(ByteOffset::ZERO, result);
-    let signature = SignatureReader::open(Cursor::new(signature_of(base))).unwrap();
+    let signature = SignatureReader::open(Cursor::new(signature)).unwrap();
+    let free_map = free.map(|free| map_of(free, result.len()));
     let options = DiffOptions {
+        free: free_map.as_ref(),
         kind: PointKind::Crash,
         created: 0,
         id: *blake3::hash(result).as_bytes().first_chunk().unwrap(),
@@ -272,9 +307,10 @@ pub fn delta_between(base: &[u8], result: &[u8]) -> Vec<u8> {
     };
     let mut delta = Vec::new();
     let report = diff(signature, &device, &mut delta, &options, &Silent).unwrap();
-    assert_eq!(report.base_root, Root::of(base));
-    assert_eq!(report.result_root, Root::of(result));
-    assert_eq!(report.scan.bytes_read + report.scan.bytes_hole, result.len() as u64);
+    assert_eq!(report.result_root, Root::of(&counted(result, free)));
+    let ScanReport { bytes_read, bytes_hole, bytes_free } = report.scan;
+    assert_eq!(bytes_read + bytes_hole + bytes_free, result.len() as u64);
+    assert_eq!(bytes_free, free_map.map_or(0, |map| map.bytes().get()), "free space is not read");
     delta
 }
 

@@ -1,0 +1,50 @@
+#!/bin/busybox sh
+# Prepares the guest, runs the test's script and ends. What the script reports goes over a serial line of its own, which the
+# kernel's messages do not share.
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/tmp
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+stty -F /dev/ttyS1 raw -echo
+
+# Ends the machine at once: with -no-reboot, QEMU ends with it.
+end() {
+    sync
+    reboot -f
+}
+
+die() {
+    echo "guest: $*"
+    end
+}
+
+# result NAME COMMAND...: runs a command and reports its exit code and what it printed.
+result() {
+    name=$1
+    shift
+    code=0
+    "$@" >/tmp/.out 2>/tmp/.err </dev/null || code=$?
+    sed "s/^/$name: /" /tmp/.err
+    echo "RESULT $name $code $(base64 -w 0 /tmp/.out)- $(base64 -w 0 /tmp/.err)-" >/dev/ttyS1
+}
+
+# await WHAT COMMAND...: repeats a command until it succeeds, for at most half a minute.
+await() {
+    what=$1
+    shift
+    for _ in $(seq 150); do
+        if "$@"; then return; fi
+        sleep 0.2
+    done
+    die "waited in vain for $what"
+}
+
+while read -r module; do
+    insmod "/modules/$module" || die "module $module cannot be loaded"
+done </modules/order
+
+. /script
+echo END >/dev/ttyS1
+end

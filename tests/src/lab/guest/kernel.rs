@@ -1,0 +1,103 @@
+//! A kernel for guests: Debian's, downloaded and unpacked but not installed.
+
+use crate::lab::try_tool;
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// An unpacked kernel and its modules.
+pub(super) struct Kernel {
+    /// What QEMU boots.
+    pub(super) image: PathBuf,
+    modules: BTreeMap<String, PathBuf>,
+}
+
+impl Kernel {
+    /// The newest kernel of this Debian, from `target/guest` if it was unpacked before; or why there is none.
+    pub(super) fn get() -> Result<Self, String> {
+        let cache = cache();
+        fs::create_dir_all(&cache).unwrap();
+        // Tests run side by side, and one of them downloads.
+        let lock = File::create(cache.join("lock")).unwrap();
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let unpacked = cache.join("kernel");
+        if !unpacked.join("boot").is_dir() {
+            fetch(&unpacked)?;
+        }
+        let image = files_below(&unpacked.join("boot")).into_iter().find(|path| name_of(path).starts_with("vmlinuz"));
+        let modules = files_below(&unpacked.join("lib/modules")).into_iter().filter_map(|path| {
+            let name = module_name(name_of(&path).strip_suffix(".ko")?);
+            Some((name, path))
+        });
+        Ok(Self { image: image.ok_or("the kernel's package holds no kernel")?, modules: modules.collect() })
+    }
+
+    /// The files of these modules and of all that they need, in the order in which they are to be loaded. What is built into
+    /// the kernel is left out.
+    pub(super) fn with_dependencies(&self, names: &[String]) -> Vec<PathBuf> {
+        let mut order = Vec::new();
+        let mut loaded = BTreeSet::new();
+        for name in names {
+            assert!(self.modules.contains_key(&module_name(name)), "this kernel has no module {name}");
+            self.load(&module_name(name), &mut loaded, &mut order);
+        }
+        order
+    }
+
+    fn load(&self, name: &str, loaded: &mut BTreeSet<String>, order: &mut Vec<PathBuf>) {
+        let Some(path) = self.modules.get(name) else { return };
+        if loaded.insert(name.to_owned()) {
+            let needed = try_tool("modinfo", &[OsStr::new("-F"), "depends".as_ref(), path.as_os_str()]);
+            assert!(needed.status.success(), "{}", String::from_utf8_lossy(&needed.stderr));
+            let needed = String::from_utf8(needed.stdout).unwrap();
+            for other in needed.trim().split(',').filter(|other| !other.is_empty()) {
+                self.load(&module_name(other), loaded, order);
+            }
+            order.push(path.clone());
+        }
+    }
+}
+
+/// Where guests' kernels are kept: in the directory that cargo builds into.
+fn cache() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    // target/debug/deps/test-0123
+    test.ancestors().nth(3).unwrap().join("guest")
+}
+
+/// Has the script that `scripts/setup test` runs unpack a kernel, for those who start a test without it.
+fn fetch(to: &Path) -> Result<(), String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/lib/guest-kernel");
+    let output = try_tool("bash", &[&script, to]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(told.lines().last().unwrap_or("no kernel").to_owned()) }
+}
+
+/// A hyphen and an underscore are the same in names of modules.
+fn module_name(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut todo = vec![directory.to_owned()];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten() {
+            let entry = entry.unwrap();
+            // Links to directories lead out of the package.
+            if entry.file_type().unwrap().is_dir() {
+                todo.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    files
+}

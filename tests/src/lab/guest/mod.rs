@@ -1,0 +1,363 @@
+//! Guests: a real kernel with real SCSI disks, started by QEMU for one test and gone after it.
+//!
+//! A guest boots Debian's kernel with an initramfs made of busybox and of what the test brings along: no distribution, no
+//! network, and nothing of it is installed on this machine. It runs one script of the test, which reports with
+//! `result NAME COMMAND…`. Everything is emulated (TCG), so that it runs wherever the tests do.
+
+mod initramfs;
+mod kernel;
+
+use super::{Run, tool};
+use crate::lab::program::program;
+use initramfs::Initramfs;
+use kernel::Kernel;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+use tempfile::TempDir;
+
+const QEMU: &str = "qemu-system-x86_64";
+/// A guest that is silent for longer has hung; a busy machine needs half a minute.
+const DEADLINE: Duration = Duration::from_secs(110);
+const INIT: &str = include_str!("init.sh");
+
+/// How a disk is attached to a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// VMware's paravirtual SCSI controller; module `vmw_pvscsi`.
+    Pvscsi,
+    /// virtio's SCSI controller; modules `virtio_pci` and `virtio_scsi`.
+    VirtioScsi,
+    /// virtio's block device; modules `virtio_pci` and `virtio_blk`.
+    VirtioBlock,
+    /// `NVMe`; module `nvme`.
+    Nvme,
+}
+
+/// A disk of a guest.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct GuestDisk {
+    image: PathBuf,
+    bus: Bus,
+    serial: Option<String>,
+}
+
+impl GuestDisk {
+    /// A raw image, which the guest writes to.
+    pub fn new(bus: Bus, image: &Path) -> Self {
+        Self { image: image.to_owned(), bus, serial: None }
+    }
+
+    /// With a serial number: what a SCSI disk shows on VPD page 0x80.
+    pub fn serial(mut self, serial: &str) -> Self {
+        self.serial = Some(serial.to_owned());
+        self
+    }
+
+    /// QEMU's arguments for the disk that is attached at place `index`.
+    fn arguments(&self, index: usize) -> [String; 4] {
+        let serial = self.serial.as_ref().map(|serial| format!(",serial={serial}")).unwrap_or_default();
+        let image = self.image.display();
+        let drive = format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}");
+        let on_scsi = |bus| {
+            format!(
+                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}"
+            )
+        };
+        let device = match self.bus {
+            Bus::Pvscsi => on_scsi("pvscsi"),
+            Bus::VirtioScsi => on_scsi("virtioscsi"),
+            Bus::VirtioBlock => format!("virtio-blk-pci,drive=drive{index}{serial}"),
+            // QEMU demands a serial number here.
+            Bus::Nvme => format!("nvme,drive=drive{index},serial={}", self.serial.as_deref().unwrap_or("none")),
+        };
+        ["-drive".into(), drive, "-device".into(), device]
+    }
+}
+
+/// A guest to be started.
+#[must_use]
+pub struct Guest {
+    kernel: Kernel,
+    modules: Vec<String>,
+    disks: Vec<GuestDisk>,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Guest {
+    /// A guest with busybox and nothing else; `None`, with the reason printed, where this machine cannot have one.
+    pub fn new() -> Option<Self> {
+        let demanded = env::var_os("FAILBACK_REQUIRE_ROOT_TESTS").is_some_and(|value| value == "1");
+        for program in [QEMU, "busybox", "modinfo", "strip"] {
+            if !is_there(program) {
+                println!("skipped: {program} is not installed; scripts/setup test installs it");
+                assert!(!demanded, "FAILBACK_REQUIRE_ROOT_TESTS is set, but {program} is not installed");
+                return None;
+            }
+        }
+        // Without a network there is no kernel to be had, whoever asks.
+        let kernel = Kernel::get().map_err(|reason| println!("skipped: {reason}")).ok()?;
+        let guest = Self { kernel, modules: Vec::new(), disks: Vec::new(), files: BTreeMap::new() };
+        Some(guest.program("/bin/busybox", &which("busybox")))
+    }
+
+    /// Loads these kernel modules and what they need, in this order, before the script runs.
+    pub fn modules(mut self, names: &[&str]) -> Self {
+        self.modules.extend(names.iter().map(ToString::to_string));
+        self
+    }
+
+    /// One more disk.
+    pub fn disk(mut self, disk: GuestDisk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Brings a file along, which can be run.
+    pub fn file(mut self, path: &str, content: &[u8]) -> Self {
+        self.files.insert(path.to_owned(), content.to_vec());
+        self
+    }
+
+    /// Brings a program of this machine along, with the libraries that it is linked with and without its debug information.
+    pub fn program(mut self, path: &str, program: &Path) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let stripped = place.path().join("stripped");
+        tool("strip", &[OsStr::new("--strip-debug"), "-o".as_ref(), stripped.as_os_str(), program.as_os_str()]);
+        self.files.insert(path.to_owned(), fs::read(stripped).unwrap());
+        // Fails for a program that is linked with none.
+        let told = super::try_tool("ldd", &[program]);
+        let told = String::from_utf8(told.stdout).unwrap();
+        for library in told.split_ascii_whitespace().filter(|word| word.starts_with('/')) {
+            self.files.entry(library.to_owned()).or_insert_with(|| fs::read(library).unwrap());
+        }
+        self
+    }
+
+    /// Brings the program that is tested along, as `failback`.
+    pub fn failback(self) -> Self {
+        self.program("/bin/failback", program())
+    }
+
+    /// Starts it with this script of the shell, for tests that do something to it while it runs.
+    pub fn start(self, script: &str) -> RunningGuest {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        fs::write(at("initramfs"), self.initramfs(script)).unwrap();
+        let mut command = Command::new(which(QEMU));
+        command.args(["-machine", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", "512"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        for name in ["console", "results"] {
+            command.args(["-serial", &format!("file:{}", at(name).display())]);
+        }
+        command.args(["-kernel".as_ref(), self.kernel.image.as_os_str()]);
+        command.args(["-initrd".as_ref(), at("initramfs").as_os_str()]);
+        command.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
+        for (bus, controller) in [(Bus::Pvscsi, "pvscsi,id=pvscsi"), (Bus::VirtioScsi, "virtio-scsi-pci,id=virtioscsi")]
+        {
+            if self.disks.iter().any(|disk| disk.bus == bus) {
+                command.args(["-device", controller]);
+            }
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            command.args(disk.arguments(index));
+        }
+        let told = fs::File::create(at("qemu")).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
+        RunningGuest { child, place, deadline: Instant::now() + DEADLINE }
+    }
+
+    /// Runs it with this script of the shell to its end.
+    #[track_caller]
+    pub fn run(self, script: &str) -> Results {
+        self.start(script).finish()
+    }
+
+    fn initramfs(&self, script: &str) -> Vec<u8> {
+        let mut archive = Initramfs::new();
+        archive.file("init", INIT.as_bytes());
+        archive.file("script", script.as_bytes());
+        let mut order = String::new();
+        for path in self.kernel.with_dependencies(&self.modules) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            archive.file(&format!("modules/{name}"), &fs::read(&path).unwrap());
+            order.push_str(name);
+            order.push('\n');
+        }
+        archive.file("modules/order", order.as_bytes());
+        for (path, content) in &self.files {
+            archive.file(path, content);
+        }
+        archive.finish()
+    }
+}
+
+/// A guest under way; it loses its power when the test loses sight of it.
+#[must_use]
+pub struct RunningGuest {
+    child: Child,
+    place: TempDir,
+    deadline: Instant,
+}
+
+impl RunningGuest {
+    /// Waits until the guest has reported the result of this name; panics if it ends or hangs before.
+    #[track_caller]
+    pub fn await_result(&mut self, name: &str) -> Run {
+        loop {
+            let ended = self.has_ended();
+            if let Some(run) = self.results().remove(name) {
+                return run;
+            }
+            assert!(!ended, "the guest ended without a result {name}\n{}", self.log());
+            assert!(Instant::now() < self.deadline, "the guest has no result {name}\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Cuts its power: what it had not flushed is lost as far as QEMU had not written it yet. Returns what it reported.
+    pub fn cut_power(mut self) -> Results {
+        self.kill();
+        Results { results: self.results(), log: self.log() }
+    }
+
+    /// Waits until its script has run to the end, and the guest has ended.
+    #[track_caller]
+    pub fn finish(mut self) -> Results {
+        while !self.has_ended() {
+            assert!(Instant::now() < self.deadline, "the guest does not end\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let text = self.read("results");
+        assert!(text.lines().any(|line| line.trim() == "END"), "the script did not come to its end\n{}", self.log());
+        Results { results: self.results(), log: self.log() }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    fn kill(&mut self) {
+        // Not waited for yet, or ended already: its number cannot belong to somebody else.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.place.path().join(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// What QEMU and the guest's console say.
+    fn log(&self) -> String {
+        format!("{}{}", self.read("qemu"), self.read("console"))
+    }
+
+    fn results(&self) -> BTreeMap<String, Run> {
+        // A line that is still being written has no end yet.
+        let text = self.read("results");
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines.filter_map(|line| parse(line.trim())).collect()
+    }
+}
+
+impl Drop for RunningGuest {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a guest reported.
+#[derive(Debug)]
+pub struct Results {
+    results: BTreeMap<String, Run>,
+    log: String,
+}
+
+impl Results {
+    /// The result of this name. That there is none is a failure.
+    #[track_caller]
+    pub fn of(&self, name: &str) -> &Run {
+        self.results.get(name).unwrap_or_else(|| panic!("there is no result {name}\n{}", self.log))
+    }
+
+    /// The result of this name, which must have the exit code `code`, as JSON.
+    #[track_caller]
+    pub fn json(&self, name: &str, code: i32) -> serde_json::Value {
+        let run = self.of(name);
+        assert_eq!(run.code, code, "{name}: {}", run.stderr);
+        serde_json::from_slice(&run.stdout).unwrap()
+    }
+
+    /// What the guest's console showed.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+}
+
+/// `RESULT NAME CODE STDOUT- STDERR-`, both in base64; the hyphens keep what is empty from vanishing.
+fn parse(line: &str) -> Option<(String, Run)> {
+    let fields: Vec<_> = line.strip_prefix("RESULT ")?.split(' ').collect();
+    let [name, code, stdout, stderr] = fields[..] else { panic!("a result is not understood: {line}") };
+    let text = |field: &str| decode(field.strip_suffix('-').unwrap());
+    let run = Run {
+        code: code.parse().unwrap(),
+        stdout: text(stdout),
+        stderr: String::from_utf8_lossy(&text(stderr)).into_owned(),
+    };
+    Some((name.to_owned(), run))
+}
+
+/// What base64 stands for (RFC 4648, section 4).
+fn decode(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0);
+    for digit in text.bytes().filter(|digit| *digit != b'=') {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => panic!("{digit} is no digit of base64"),
+        };
+        bits = (bits << 6) | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count).unwrap());
+            bits &= (1 << count) - 1;
+        }
+    }
+    bytes
+}
+
+/// Whether a program of the system can be found.
+fn is_there(program: &str) -> bool {
+    super::try_tool("sh", &["-c", &format!("command -v {program}")]).status.success()
+}
+
+fn which(program: &str) -> PathBuf {
+    PathBuf::from(tool("sh", &["-c", &format!("command -v {program}")]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_back() {
+        let (name, run) = parse("RESULT disks 3 aGVsbG8K- w7Y=-").unwrap();
+        assert_eq!((&*name, run.code, &*run.stdout, &*run.stderr), ("disks", 3, &b"hello\n"[..], "ö"));
+        let (_, run) = parse("RESULT nothing 0 - -").unwrap();
+        assert!(run.stdout.is_empty() && run.stderr.is_empty());
+        assert!(parse("guest: something else").is_none());
+        let every: Vec<u8> = (0..=255).collect();
+        assert_eq!(decode("AAECAwQFBgcICQoLDA0ODw=="), every[..16]);
+        assert_eq!(decode("/+/A"), [0xff, 0xef, 0xc0]);
+    }
+}

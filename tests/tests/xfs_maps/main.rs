@@ -8,3 +8,4 @@ mod dirty;
 mod fixtures;
 mod oracle;
 mod refused;
+mod version_4;

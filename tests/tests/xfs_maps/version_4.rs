@@ -1,0 +1,82 @@
+//! Version 4 after a power cut, by a kernel in a process: few kernels still mount it.
+
+use crate::fixtures::{SIZE, V4, made};
+use failback_tests::lab::{Place, Uml, has_uml, lone};
+use failback_tests::proof::{copy_image, mapped, only_used, real_tree};
+use failback_volumes::State;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Options of `mkfs.xfs` and of the mount.
+const KINDS: [(&[&str], &str); 3] = [
+    (&["-l", "size=10m"], "rw,logbsize=32k"),
+    (&["-l", "version=1,size=10m", "-b", "size=1024"], "rw"),
+    (&["-l", "size=20m,su=64k", "-d", "agcount=6", "-n", "ftype=0"], "rw,logbsize=128k"),
+];
+
+const CHANGES: &str = "
+    cp -r /share/tree /mnt/tree
+    sync
+    mkdir /mnt/some
+    for number in 1 2 3 4 5 6 7 8 9 10 11 12; do cp -r /share/tree/texts /mnt/some/$number; done
+    rm -rf /mnt/some/3 /mnt/some/6 /mnt/some/9 /mnt/tree/programs
+    sync
+    cp -r /share/tree/texts /mnt/last
+    sync
+    power_cut";
+
+/// What a guest sees on each image after it has recovered it.
+fn recovered(images: &[PathBuf]) -> Vec<String> {
+    let uml = Uml::new();
+    let mut script = String::from("set +e\n");
+    for (number, device) in (0..images.len()).zip('a'..) {
+        script.push_str(&format!(
+            "if mount -t xfs /dev/ubd{device} /mnt; then
+                cd /mnt
+                find . ! -type d -exec stat -c '%N %f %u:%g %s' {{}} + > /tmp/found
+                find . -type f -exec md5sum {{}} + >> /tmp/found 2>&1
+                cd /
+                umount /mnt
+                sort /tmp/found > /share/{number}
+            fi\n"
+        ));
+    }
+    script.push_str("true\n");
+    let images: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();
+    let run = uml.run(&images, &script);
+    let seen = (0..images.len()).map(|number| fs::read_to_string(uml.share().join(number.to_string())));
+    let seen: Vec<_> = seen.map(Result::unwrap_or_default).collect();
+    assert!(!seen[0].is_empty(), "{}", run.log);
+    seen
+}
+
+#[test]
+fn loses_nothing_by_a_power_cut() {
+    if !has_uml() {
+        return;
+    }
+    let Some(_lone) = lone() else { return };
+    let place = Place::new();
+    for (number, (options, mount)) in KINDS.iter().enumerate() {
+        let image = made(&place, &format!("{number}"), SIZE, &[V4, options].concat());
+        let uml = Uml::new();
+        real_tree(&uml.share().join("tree"), 3);
+        uml.cut(&[&image], &format!("mount -t xfs -o {mount} /dev/ubda /mnt\n{CHANGES}"));
+        let found = mapped(&image);
+        assert!(matches!(found.state, State::Replayed { .. }), "{found:?}");
+        assert!(found.version == Some("v4") && !found.checked && found.remarks.is_empty(), "{found:?}");
+        let map = found.map.unwrap();
+        println!("{options:?}: {:?}, {} free", found.state, map.bytes());
+        assert!(map.bytes().get() > 100 << 20);
+        let [whole, used] = ["whole", "used"].map(|name| place.path(name));
+        copy_image(&image, &whole);
+        only_used(&image, &map, &used);
+        let seen = recovered(&[whole.clone(), used]);
+        assert!(seen[0].lines().count() > 100, "{}", seen[0]);
+        assert!(seen[0] == seen[1], "files were lost");
+        let after = mapped(&whole);
+        assert_eq!(after.state, State::Clean);
+        let lost = map.bytes().get() - map.intersection(&after.map.unwrap()).bytes().get();
+        assert_eq!(lost, 0, "bytes that are free here are used after recovery");
+    }
+}

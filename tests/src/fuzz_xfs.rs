@@ -66,6 +66,7 @@ pub fn look(volume: &dyn Volume) -> Option<FileSystem> {
 /// The checksums of superblock, group headers and trees are made good first, so that what is behind them is reached.
 ///
 /// Returns whether any space was found to be free.
+#[must_use]
 pub fn pieces(bytes: &[u8]) -> bool {
     let mut base = vec![0; usize::try_from(SIZE).expect("it fits in memory")];
     let mut rest = bytes;

@@ -15,7 +15,7 @@ const SUBFORMATS: [&str; 6] =
 
 /// The hash of all of a file.
 fn hash_of(path: &Path) -> String {
-    hash_of_first(path)
+    hash_of_first(path, None)
 }
 
 fn qemu(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> String {

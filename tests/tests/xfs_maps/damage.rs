@@ -133,7 +133,9 @@ fn a_dirty_one() {
     let mut proven = 0;
     for changes in &elsewhere {
         let mut bytes = image.clone();
-        changes.iter().for_each(|(at, byte)| bytes[*at] = *byte);
+        for (at, byte) in changes {
+            bytes[*at] = *byte;
+        }
         let found = look(&Changed { base: &bytes, changes: Vec::new(), end: bytes.len() }).unwrap();
         if proven < 3 && matches!(found.state, State::Replayed { .. }) {
             let path = place.file("torn", &bytes);

@@ -2,8 +2,9 @@
 
 use failback_tests::lab::{Place, tool, try_tool};
 use failback_tests::proof::real_tree;
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ pub(crate) fn prototype(place: &Place, mib: u64) -> PathBuf {
             if about.is_dir() {
                 directories.push(path);
             } else if about.is_file() && !path.to_str().unwrap().contains(char::is_whitespace) {
-                text.push_str(&format!("file{number} ---644 0 0 {}\n", path.display()));
+                writeln!(text, "file{number} ---644 0 0 {}", path.display()).unwrap();
                 number += 1;
             }
         }

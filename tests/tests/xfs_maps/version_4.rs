@@ -30,7 +30,7 @@ fn recovered(images: &[PathBuf]) -> Vec<String> {
     let uml = Uml::new();
     let mut script = String::from("set +e\n");
     for (number, device) in (0..images.len()).zip('a'..) {
-        script.push_str(&format!(
+        let text = format!(
             "if mount -t xfs /dev/ubd{device} /mnt; then
                 cd /mnt
                 find . ! -type d -exec stat -c '%N %f %u:%g %s' {{}} + > /tmp/found
@@ -39,7 +39,8 @@ fn recovered(images: &[PathBuf]) -> Vec<String> {
                 umount /mnt
                 sort /tmp/found > /share/{number}
             fi\n"
-        ));
+        );
+        script.push_str(&text);
     }
     script.push_str("true\n");
     let images: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();

@@ -166,3 +166,64 @@ impl Patch {
         laid
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patches(is_ordered: bool) -> Patches {
+        Patches { buffers: HashMap::new(), chunks: 0, is_ordered, block: 8, sector: 1, group: 8000 }
+    }
+
+    fn logged(number: u16, byte: u8, cancels: bool) -> Logged {
+        Logged { address: 80, cancels, chunks: vec![(number, [byte; CHUNK])] }
+    }
+
+    fn laid(patches: &Patches, written: u64) -> Vec<u16> {
+        patches.at(80).map(|patch| patch.lay_over(&mut [0; 4096], written)).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_is_newer_on_the_disk_stays() {
+        let mut patches = patches(true);
+        patches.commit(5, vec![logged(1, 1, false)]).unwrap();
+        patches.commit(7, vec![logged(2, 2, false)]).unwrap();
+        assert_eq!(laid(&patches, 0), [1, 2]);
+        assert_eq!(laid(&patches, 4), [1, 2]);
+        assert_eq!(laid(&patches, 5), [2]);
+        assert_eq!(laid(&patches, 7), Vec::<u16>::new());
+        let mut buffer = [0; 4096];
+        patches.at(80).unwrap().lay_over(&mut buffer, 5);
+        assert_eq!((buffer[CHUNK], buffer[2 * CHUNK], buffer[3 * CHUNK]), (0, 2, 0));
+    }
+
+    #[test]
+    fn a_cancellation_ends_what_came_before_and_in_its_transaction() {
+        let mut patches = patches(true);
+        patches.commit(5, vec![logged(1, 1, false)]).unwrap();
+        patches.commit(6, vec![logged(0, 0, true), logged(2, 2, false)]).unwrap();
+        assert_eq!(laid(&patches, 0), Vec::<u16>::new());
+        assert_eq!(patches.chunks, 0);
+        patches.commit(7, vec![logged(3, 3, false)]).unwrap();
+        assert_eq!(laid(&patches, 0), [3]);
+    }
+
+    #[test]
+    fn only_version_5_asks_for_the_order_of_records() {
+        for (is_ordered, accepted) in [(true, false), (false, true)] {
+            let mut patches = patches(is_ordered);
+            patches.commit(7, vec![logged(1, 1, false)]).unwrap();
+            assert_eq!(patches.commit(6, vec![logged(1, 2, false)]).is_ok(), accepted);
+        }
+    }
+
+    #[test]
+    fn a_block_of_another_kind_is_forgotten() {
+        let mut patches = patches(true);
+        patches.commit(5, vec![logged(1, 1, false)]).unwrap();
+        patches.commit(6, vec![logged(0, b'X', false)]).unwrap();
+        assert_eq!(laid(&patches, 0), Vec::<u16>::new());
+        assert!(patches.check_memory(MEMORY_MAX).is_ok());
+        assert!(patches.check_memory(MEMORY_MAX + 1).is_err());
+    }
+}

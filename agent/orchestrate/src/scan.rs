@@ -187,10 +187,7 @@ impl Worker<'_, '_> {
     ) -> Result<(), JobError> {
         while queue.in_flight() < queue.depth() {
             let Some((mut buffer, job)) = self.take_job(queue.in_flight() == 0)? else { return Ok(()) };
-            if job.origin != Origin::Disk {
-                let content = ChunkContent::Zero(self.zero_nodes(job.blocks));
-                self.outbox.push((job.number, Chunk { blocks: job.blocks, origin: job.origin, content }));
-            } else {
+            if job.origin == Origin::Disk {
                 buffer.truncate(job.len);
                 if self.is_resident(&job) {
                     let chunk = self.read_near(near, &job, buffer)?;
@@ -199,6 +196,9 @@ impl Worker<'_, '_> {
                     queue.submit(job.number, Operation::Read { at: job.at, into: buffer });
                     jobs.insert(job.number, job);
                 }
+            } else {
+                let content = ChunkContent::Zero(self.zero_nodes(job.blocks));
+                self.outbox.push((job.number, Chunk { blocks: job.blocks, origin: job.origin, content }));
             }
             if self.outbox.len() >= HANDED_OVER {
                 self.hand_over();

@@ -43,7 +43,7 @@ impl Case {
         Self { world, target, records, delta, before, result, result_free }
     }
 
-    fn options(&self) -> ApplyOptions {
+    fn options() -> ApplyOptions {
         let pace = Pace { frames_in_batch: 1, batches_in_window: 2 };
         ApplyOptions { pace, disk: DiskBinding { id: [7; 32], certain: true }, ..ApplyOptions::default() }
     }
@@ -101,7 +101,7 @@ proptest! {
         let (base, base_free, result, result_free) = disks(&blocks);
         let case = Case::new(&base, &base_free, &result, &result_free);
         // A delta that compares nothing is applied from a file only.
-        let options = ApplyOptions { zero_free: zero, verify: true, ..case.options() };
+        let options = ApplyOptions { zero_free: zero, verify: true, ..Case::options() };
         let report = match case.apply(&options, piped) {
             Err(JobError::Refused(text)) if piped && text.contains("store it in a file") => case.apply(&options, false),
             other => other,
@@ -114,7 +114,7 @@ proptest! {
             prop_assert_eq!(Root::of(&case.target.content()), case.root(), "b3sum prints the same");
         }
         // Applying again finds everything in place.
-        let again = case.apply(&case.options(), false).unwrap();
+        let again = case.apply(&Case::options(), false).unwrap();
         prop_assert!(again.already_in_place());
         // And a signature of the result says the same of the disk, whatever free space holds.
         let signature = signature_used(&result, Some(&result_free));
@@ -147,7 +147,7 @@ fn free_space_of_the_result_is_neither_read_nor_written() {
     for piped in [false, true] {
         let case = example();
         case.world.trace_reads(true);
-        let report = case.apply(&ApplyOptions { verify: true, ..case.options() }, piped).unwrap();
+        let report = case.apply(&ApplyOptions { verify: true, ..Case::options() }, piped).unwrap();
         assert_eq!(report.proven, Proven::UsedSpace);
         assert_eq!(report.bytes_free, 134 * BLOCK as u64);
         let blocks = touched(&case, &[EventKind::Read, EventKind::Write, EventKind::Zero]);
@@ -162,7 +162,7 @@ fn free_space_of_the_result_is_neither_read_nor_written() {
 fn a_stop_while_free_space_is_made_zero_is_on_record() {
     let case = example();
     let start = case.world.snapshot();
-    let options = ApplyOptions { zero_free: true, ..case.options() };
+    let options = ApplyOptions { zero_free: true, ..Case::options() };
     let before = case.world.mutations();
     case.apply(&options, false).unwrap();
     let total = case.world.mutations() - before;
@@ -187,7 +187,7 @@ fn a_stop_while_free_space_is_made_zero_is_on_record() {
 fn power_cuts_leave_free_space_alone() {
     let case = example();
     let start = case.world.snapshot();
-    let options = case.options();
+    let options = Case::options();
     let before = case.world.mutations();
     case.apply(&options, false).unwrap();
     let total = case.world.mutations() - before;
@@ -218,7 +218,7 @@ fn a_base_that_is_compared_nowhere_is_read_but_for_its_free_space() {
     result[10 * BLOCK..12 * BLOCK].copy_from_slice(&noise(3, 2 * BLOCK));
     let case = Case::new(&base, &free(10..20), &result, &free(12..20));
     case.world.trace_reads(true);
-    let report = case.apply(&case.options(), false).unwrap();
+    let report = case.apply(&Case::options(), false).unwrap();
     assert_eq!(report.examined.bytes_compared, 0);
     assert_eq!(case.wrong(false, &case.before), None);
     let read = touched(&case, &[EventKind::Read]);
@@ -228,7 +228,7 @@ fn a_base_that_is_compared_nowhere_is_read_but_for_its_free_space() {
     let other = Case::new(&base, &free(10..20), &result, &free(12..20));
     other.target.write_durably(ByteOffset::new(30 * BLOCK as u64).unwrap(), &[7; 100]);
     let untouched = other.target.content();
-    let error = other.apply(&other.options(), false).unwrap_err();
+    let error = other.apply(&Case::options(), false).unwrap_err();
     assert!(matches!(error, JobError::Mismatch(_)), "{error}");
     assert_eq!(other.target.content(), untouched);
 }
@@ -237,7 +237,7 @@ fn a_base_that_is_compared_nowhere_is_read_but_for_its_free_space() {
 fn plan_tells_of_free_space() {
     let case = example();
     let mut intents = SlotIntents::new(case.records.clone());
-    let report = plan(&case.target, &mut Cursor::new(&case.delta), &mut intents, &case.options(), &Silent).unwrap();
+    let report = plan(&case.target, &mut Cursor::new(&case.delta), &mut intents, &Case::options(), &Silent).unwrap();
     assert!(report.refusals.is_empty(), "{:?}", report.refusals);
     assert_eq!(report.bytes_free, 134 * BLOCK as u64);
     assert_eq!(report.examined.bytes_to_write, 266 * BLOCK as u64);
@@ -247,7 +247,7 @@ fn plan_tells_of_free_space() {
 #[test]
 fn a_root_of_used_space_needs_the_map() {
     let case = example();
-    case.apply(&case.options(), false).unwrap();
+    case.apply(&Case::options(), false).unwrap();
     let whole = Against::<Cursor<&[u8]>>::Root(ExpectedRoot::whole(case.root(), None));
     assert!(!verify(&case.target, whole, 1, &Silent).unwrap().matches());
     assert_eq!(case.target.size().get(), 400 * BLOCK as u64);

@@ -37,6 +37,7 @@ impl<T: Read + Seek> ReadSeek for T {}
 
 /// How to apply.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer that the user gave, independent of the others")]
 pub struct ApplyOptions {
     /// Whether to read the whole disk at the end and compare its root.
     pub verify: bool,

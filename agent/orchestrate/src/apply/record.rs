@@ -179,7 +179,7 @@ impl<'a> Windows<'a> {
             return Ok(());
         }
         let zeroed = target.zero_free(free, progress).map_err(|error| self.failed(error, written))?;
-        written.bytes_free_zeroed = zeroed;
+        written.free = zeroed;
         if progress.stop_requested() {
             return Err(self.interrupted(target, written));
         }
@@ -225,7 +225,7 @@ impl<'a> Windows<'a> {
         }
         format!(
             "the disk holds a part of the change ({} bytes written, {} made zero) and is not to be used as it is",
-            written.bytes_written, written.bytes_zeroed
+            written.data, written.zeroes
         )
     }
 

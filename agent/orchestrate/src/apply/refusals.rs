@@ -44,10 +44,9 @@ pub(super) fn fits(
     }
     let empty = base <= device.size()
         && match (behind(&header.shapes, device), delta) {
-            (None, _) => false,
             (Some(tail), _) if free.covers(tail) => true,
             (Some(tail), Some(delta)) => carries_nothing_for(delta, tail)?,
-            (Some(_), None) => false,
+            (None, _) | (Some(_), None) => false,
         };
     if empty {
         return Ok(());

@@ -68,20 +68,23 @@ impl Examined {
 /// What writing did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Written {
-    pub(super) bytes_written: u64,
-    pub(super) bytes_zeroed: u64,
-    pub(super) bytes_free_zeroed: u64,
+    /// Bytes of content.
+    pub(super) data: u64,
+    /// Bytes that were made zero because they are zero in the result.
+    pub(super) zeroes: u64,
+    /// Bytes of free space that were made zero.
+    pub(super) free: u64,
 }
 
 impl Written {
     pub(super) fn add(&mut self, more: Self) {
-        self.bytes_written += more.bytes_written;
-        self.bytes_zeroed += more.bytes_zeroed;
-        self.bytes_free_zeroed += more.bytes_free_zeroed;
+        self.data += more.data;
+        self.zeroes += more.zeroes;
+        self.free += more.free;
     }
 
     pub(super) const fn is_nothing(&self) -> bool {
-        self.bytes_written == 0 && self.bytes_zeroed == 0 && self.bytes_free_zeroed == 0
+        self.data == 0 && self.zeroes == 0 && self.free == 0
     }
 }
 
@@ -306,13 +309,13 @@ impl<'a> Target<'a> {
                 Content::Absent | Content::Free => continue,
                 Content::Zero if bytes.is_empty() => continue,
                 Content::Zero => {
-                    written.bytes_zeroed += bytes.count().get();
+                    written.zeroes += bytes.count().get();
                     Operation::Zero { range: bytes }
                 }
                 Content::Data => {
                     let behind = rest.split_off(extent.data.len());
                     let from = std::mem::replace(&mut rest, behind);
-                    written.bytes_written += bytes.count().get();
+                    written.data += bytes.count().get();
                     Operation::Write { at: bytes.start(), from }
                 }
             };

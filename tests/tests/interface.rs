@@ -8,7 +8,10 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 9] = ["sign", "diff", "inspect", "plan", "apply", "status", "verify", "completions", "man"];
+/// What `vmdk` can do.
+const VMDK_VERBS: [&str; 4] = ["info", "check", "create", "convert"];
+const VERBS: [&str; 10] =
+    ["sign", "diff", "inspect", "plan", "apply", "status", "verify", "vmdk", "completions", "man"];
 
 const SIGN: &str = "block_size bytes_hole bytes_read coverage disk engine kind output_bytes root seconds size";
 const DIFF: &str = "base_coverage base_root base_size block_size bytes_data bytes_hole bytes_read bytes_zero \
@@ -96,6 +99,7 @@ fn every_verb_has_a_man_page() {
     let place = Place::new();
     failback!("man", place.root()).done();
     let mut wanted: Vec<_> = VERBS.iter().map(|verb| format!("failback-{verb}.1")).collect();
+    wanted.extend(VMDK_VERBS.iter().map(|verb| format!("failback-vmdk-{verb}.1")));
     wanted.push("failback.1".into());
     wanted.sort();
     assert_eq!(place.names(), wanted);

@@ -25,11 +25,11 @@ fn fixtures() -> [Fixture; 5] {
     let (mut sesparse, _) = scattered(40_003, 8, &[0, 4095, 4096, 5000]);
     sesparse.push((9, Made::Unmapped));
     [
-        ("stream", fuzz_streams::stream, made::stream(&noise(300 << 10, 3), 128, "", false), 2000),
-        ("small grains", fuzz_streams::stream, made::stream(&few, 8, "", false), 4000),
-        ("one grain", fuzz_streams::stream, made::stream(&[9; 512], 128, "", true), 4000),
-        ("host sparse", fuzz_streams::cowd, made::cowd(9000, 1, &cowd), 3000),
-        ("space-efficient", fuzz_streams::sesparse, made::sesparse(40_003, 0, &sesparse), 3000),
+        ("stream", fuzz_streams::stream, made::stream(&noise(300 << 10, 3), 128, "", false), 1000),
+        ("small grains", fuzz_streams::stream, made::stream(&few, 8, "", false), 2000),
+        ("one grain", fuzz_streams::stream, made::stream(&[9; 512], 128, "", true), 2000),
+        ("host sparse", fuzz_streams::cowd, made::cowd(9000, 1, &cowd), 1500),
+        ("space-efficient", fuzz_streams::sesparse, made::sesparse(40_003, 0, &sesparse), 1500),
     ]
 }
 

@@ -218,6 +218,7 @@ fn damaged_streams_are_refused() {
         (77, &[2], "no stream"),
         (footer, b"X", "end-of-stream"),
         (footer + 4, &[9], "in its footer"),
+        (footer + 8, &[5], "another disk"),
         (footer + 56, &[0xff; 8], "neither"),
         (footer + 56, &[0; 8], "directory lies"),
         (footer + 56, &[0xff; 4], "directory lies"),
@@ -235,26 +236,36 @@ fn damaged_streams_are_refused() {
     check_refusals(&file, damages, StreamExtent::open);
 }
 
+/// A stream of one grain, which unpacks to `unpacked` bytes, of a disk of `disk` bytes.
+fn unpacking_to(disk: usize, unpacked: usize) -> Vec<u8> {
+    let packed = PackedGrain::pack(&vec![7; unpacked]).unwrap();
+    let mut file = made::stream(&vec![7; disk], 128, "", false);
+    // The end is far enough away: what follows is moved.
+    let tail = file.split_off(129 * SECTOR);
+    file.truncate(128 * SECTOR + 8);
+    file.extend_from_slice(&u32::try_from(packed.packed_len()).unwrap().to_le_bytes());
+    file.extend_from_slice(packed.as_bytes());
+    let moved = file.len().next_multiple_of(SECTOR) - 129 * SECTOR;
+    file.resize(129 * SECTOR + moved, 0);
+    file.extend_from_slice(&tail);
+    let moved = u32::try_from(moved / SECTOR).unwrap();
+    for at in [file.len() - 2 * SECTOR + 56, file.len() - 4 * SECTOR] {
+        let sector = u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) + moved;
+        file[at..at + 4].copy_from_slice(&sector.to_le_bytes());
+    }
+    file
+}
+
 /// A byte too few, one too many, and a bomb that is as long as a grain may be when packed.
 #[test]
 fn grains_unpack_to_a_grain_and_no_more() {
-    for len in [GRAIN - 1, GRAIN + 1, 64 << 20] {
-        let packed = PackedGrain::pack(&vec![7; len]).unwrap();
-        let mut file = made::stream(&vec![7; GRAIN], 128, "", false);
-        // The end is far enough away: what follows is moved.
-        let tail = file.split_off(129 * SECTOR);
-        file.truncate(128 * SECTOR + 8);
-        file.extend_from_slice(&u32::try_from(packed.packed_len()).unwrap().to_le_bytes());
-        file.extend_from_slice(packed.as_bytes());
-        let moved = file.len().next_multiple_of(SECTOR) - 129 * SECTOR;
-        file.resize(129 * SECTOR + moved, 0);
-        file.extend_from_slice(&tail);
-        let moved = u32::try_from(moved / SECTOR).unwrap();
-        for at in [file.len() - 2 * SECTOR + 56, file.len() - 4 * SECTOR] {
-            let sector = u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) + moved;
-            file[at..at + 4].copy_from_slice(&sector.to_le_bytes());
-        }
-        let said = refusal(&file, StreamExtent::open);
-        assert!(said.contains("grain 0 does not unpack"), "{len}: {said:?}");
+    for (disk, unpacked) in
+        [(GRAIN, GRAIN - 1), (GRAIN, GRAIN + 1), (GRAIN, 64 << 20), (SECTOR, 511), (SECTOR, 513), (SECTOR, GRAIN + 1)]
+    {
+        let said = refusal(&unpacking_to(disk, unpacked), StreamExtent::open);
+        assert!(said.contains("grain 0 does not unpack"), "{disk} {unpacked}: {said:?}");
+    }
+    for (disk, unpacked) in [(GRAIN, GRAIN), (SECTOR, SECTOR), (SECTOR, GRAIN)] {
+        assert_eq!(refusal(&unpacking_to(disk, unpacked), StreamExtent::open), "", "{disk} {unpacked}");
     }
 }

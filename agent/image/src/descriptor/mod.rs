@@ -117,6 +117,14 @@ pub enum DescriptorError {
     Contradiction(String),
 }
 
+/// Whether a text that is no descriptor one can use still names a file of this name as a parent, wherever that lies.
+pub(crate) fn names_parent(text: &[u8], file: &[u8]) -> bool {
+    text::lines(text).filter_map(|line| text::pair(line.text)).any(|pair| {
+        let is_hint = pair.name.eq_ignore_ascii_case(b"parentFileNameHint");
+        is_hint && pair.value.rsplit(|byte| matches!(byte, b'/' | b'\\')).next() == Some(file)
+    })
+}
+
 impl Descriptor {
     /// Whether `bytes`, from the beginning of a file, begin a descriptor.
     #[must_use]

@@ -3,7 +3,9 @@
 use super::writing::Writing;
 use super::{Body, Disk, DiskFacts, ExtentFacts, FileSlot, Layer, Part};
 use crate::cowd::CowdExtent;
-use crate::descriptor::{Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES};
+use crate::descriptor::{
+    self, Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES,
+};
 use crate::extent::{Extent, ExtentError};
 use crate::files::{Access, Files};
 use crate::layout::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, SPARSE_MAGIC, SparseHeader};
@@ -14,7 +16,9 @@ use failback_blockio::{Buffer, Device, IoError, Operation, Resizable, run};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -167,6 +171,11 @@ fn read_descriptor(path: &Path, device: &dyn Device) -> Result<(Vec<u8>, u64, Op
                 "{name} is no VMDK: it begins with neither a descriptor nor a header"
             )));
         }
+        // In a file of its own nothing follows the text but padding. Lines behind a damaged place would be lost in silence.
+        let padding = text.iter().position(|byte| *byte == 0).and_then(|end| text.get(end..)).unwrap_or_default();
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(OpenError::Damaged(format!("{name} has zero bytes within its text: restore it from a copy")));
+        }
         return Ok((text, 0, None));
     };
     let (at, length) = (header.descriptor_offset.get(), header.descriptor_sectors.get());
@@ -206,6 +215,12 @@ fn body(
         return Err(OpenError::Refused(format!("an extent of {path} is marked NOACCESS, so the disk cannot be read")));
     }
     let Some(name) = &line.file else { return Ok(Body::Zero) };
+    if path.file_name() == Some(OsStr::new(name)) {
+        let path = path.display();
+        return Err(OpenError::Damaged(format!(
+            "{path} names itself as an extent, and would be overwritten: correct it"
+        )));
+    }
     let access = if line.access == ExtentAccess::ReadWrite { access } else { Access::Read };
     let file = add(slots, files.open(&path.with_file_name(name), access)?);
     let device = Arc::clone(&slots[file].device);
@@ -229,7 +244,7 @@ fn body(
         }
         ExtentKind::Cowd | ExtentKind::SeSparse => {
             let extent = foreign(line.kind, &device)?;
-            holds(&*device, extent.capacity(), line)?;
+            holds(&*device, extent.capacity(), u64::from(extent.grain_size()), line)?;
             Ok(Body::Grains { file, extent })
         }
     }
@@ -253,18 +268,19 @@ fn sparse_body(
     }
     if header.is_stream() {
         let extent = stream(device)?;
-        holds(&**device, extent.capacity(), line)?;
+        holds(&**device, extent.capacity(), u64::from(extent.grain_size()), line)?;
         return Ok(Body::Grains { file, extent });
     }
     let shape = Shape::of(header, &**device)?;
-    holds(&**device, shape.capacity, line)?;
+    holds(&**device, shape.capacity, shape.grain, line)?;
     let extent = Box::new(SparseExtent::open(Arc::clone(device), shape)?);
     Ok(Body::Sparse { file, extent })
 }
 
-/// An extent must hold what the descriptor says. One that holds more holds the rest in vain.
-fn holds(device: &dyn Device, capacity: ByteCount, line: &ExtentLine) -> Result<(), OpenError> {
-    if capacity >= line.size {
+/// An extent must hold what the descriptor says. It may hold more only to fill its last grain: a descriptor that says less
+/// would cut off the end of the disk, and nobody would notice.
+fn holds(device: &dyn Device, capacity: ByteCount, grain: u64, line: &ExtentLine) -> Result<(), OpenError> {
+    if capacity >= line.size && capacity.saturating_sub(line.size).get() < grain {
         return Ok(());
     }
     Err(OpenError::Damaged(format!(
@@ -385,6 +401,9 @@ fn make_writable(
     Ok(Writing::new((file, at + ByteCount::of_memory(place.start).get(), digits)))
 }
 
+/// What may stand before a parent's name: a hint can have been written on Windows.
+const SEPARATORS: [char; 2] = ['/', '\\'];
+
 /// The disk beside `path` that names it as its parent.
 fn child_of(path: &Path, descriptor: &Descriptor, files: &dyn Files) -> Result<Option<PathBuf>, OpenError> {
     let directory = match path.parent() {
@@ -400,12 +419,22 @@ fn child_of(path: &Path, descriptor: &Descriptor, files: &dyn Files) -> Result<O
         }
         let other = path.with_file_name(&name);
         let device = files.glance(&other)?;
-        // What is no disk, or no disk that can be read, has no parent.
-        let Ok((text, ..)) = read_descriptor(&other, &*device) else { continue };
-        let Ok(descriptor) = Descriptor::parse(&text) else { continue };
-        let hint = descriptor.parent_hint.as_deref().filter(|_| descriptor.has_parent());
-        let named = hint.map(Path::new).and_then(Path::file_name);
-        if named.is_some() && named == path.file_name() {
+        let text = match read_descriptor(&other, &*device) {
+            Ok((text, ..)) => text,
+            Err(OpenError::Io(error)) => return Err(error.into()),
+            // What is no disk has no parent.
+            Err(_) => continue,
+        };
+        let is_child = match Descriptor::parse(&text) {
+            Ok(descriptor) => {
+                let hint = descriptor.parent_hint.as_deref().filter(|_| descriptor.has_parent());
+                let named = hint.and_then(|hint| hint.rsplit(SEPARATORS).next());
+                named.is_some_and(|name| path.file_name() == Some(OsStr::new(name)))
+            }
+            // A disk of a kind that is not read here can have a parent all the same.
+            Err(_) => path.file_name().is_some_and(|name| descriptor::names_parent(&text, name.as_bytes())),
+        };
+        if is_child {
             return Ok(Some(other));
         }
     }

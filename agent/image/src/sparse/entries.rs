@@ -223,6 +223,16 @@ impl State {
         usize::try_from(table).ok().and_then(|table| self.directory.get(table)).copied().unwrap_or(0)
     }
 
+    /// Sets an entry in its table, if that is in memory.
+    pub(super) fn correct(&mut self, grain: u64, entry: u32) {
+        let (table, index) = (grain / u64::from(TABLE_ENTRIES), grain % u64::from(TABLE_ENTRIES));
+        let entries = self.held.get_mut(&table);
+        let place = usize::try_from(index).ok().and_then(|index| entries?.get_mut(index));
+        if let Some(place) = place {
+            *place = entry;
+        }
+    }
+
     /// Forgets what is known of tables.
     pub(super) fn forget_tables(&mut self) {
         self.held.clear();

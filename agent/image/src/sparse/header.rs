@@ -11,6 +11,8 @@ use zerocopy::FromBytes;
 
 /// Sectors in a grain, at least and at most.
 const GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=2048;
+/// What an extent that is no stream may have; any other could change what everything else means.
+const KNOWN_FLAGS: u32 = FLAG_NEWLINES | FLAG_REDUNDANT | FLAG_ZEROED_GRAINS;
 /// The most tables of an extent: 128 TiB in grains of 64 KiB, twice what any VMware disk has. The directory is held in memory.
 const MAX_TABLES: u64 = 4 << 20;
 
@@ -70,6 +72,9 @@ impl Shape {
         if !(1..=3).contains(&header.version.get()) {
             return Err("has a version that is not known here");
         }
+        if flags & !KNOWN_FLAGS != 0 {
+            return Err("has flags that are not known here");
+        }
         if flags & FLAG_NEWLINES != 0 && header.newlines != NEWLINES {
             return Err("has wrong newline bytes, so the file was once copied as text and is damaged");
         }
@@ -110,6 +115,12 @@ impl Shape {
             overhead: overhead.max(SECTOR),
             has_zeroed_grains: flags & FLAG_ZEROED_GRAINS != 0,
         })
+    }
+
+    /// Where the room of the embedded descriptor ends, in bytes, if there is one.
+    pub(crate) fn descriptor_end(&self) -> Option<u64> {
+        let (at, sectors) = (self.header.descriptor_offset.get(), self.header.descriptor_sectors.get());
+        (at != 0).then(|| at.saturating_add(sectors).saturating_mul(SECTOR))
     }
 
     /// How many bytes of the disk a grain holds: all of it, or for the last one what is left of the capacity.

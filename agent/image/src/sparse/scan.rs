@@ -166,6 +166,13 @@ impl Scan<'_> {
                 self.findings.add(severity, sentence);
             }
         }
+        let shape = &self.extent.shape;
+        let end = |start: u64| start + shape.tables * 4;
+        let ends = [Some(end(shape.directory)), shape.redundant.map(end), shape.descriptor_end()];
+        if ends.into_iter().flatten().any(|end| end > shape.overhead) {
+            let sentence = || format!("{name} says that grains may lie where its directory or descriptor is");
+            self.findings.add(Severity::Error, sentence);
+        }
         self.metadata = self.metadata_of(&directory, &redundant);
         self.metadata.sort_unstable();
         let mut whole: Vec<(u64, u64)> = Vec::new();

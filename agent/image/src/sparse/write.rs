@@ -239,6 +239,8 @@ impl SparseExtent {
         self.device.flush()?;
         let mut state = self.lock();
         for (grain, entry) in settled {
+            // A reader may have put the table as it was before into memory meanwhile, if there was no room for all.
+            state.correct(grain, entry);
             if let Some(pending) = state.pending.get_mut(&grain)
                 && pending.settled == Some(entry)
             {

@@ -10,6 +10,8 @@ use std::process::Stdio;
 
 const VERBS: [&str; 12] =
     ["disks", "scan", "sign", "diff", "inspect", "plan", "apply", "status", "verify", "vmdk", "completions", "man"];
+/// What `vmdk` can do.
+const VMDK_VERBS: [&str; 4] = ["info", "check", "create", "convert"];
 
 const SCAN: &str = "bytes_skipped bytes_total bytes_used disks";
 const SCAN_DISK: &str = "bytes_free bytes_skipped bytes_used content identity moving name scsi_uuid sector_size size";
@@ -103,7 +105,7 @@ fn every_verb_has_a_man_page() {
     let place = Place::new();
     failback!("man", place.root()).done();
     let mut wanted: Vec<_> = VERBS.iter().map(|verb| format!("failback-{verb}.1")).collect();
-    wanted.extend(["info", "check", "create", "convert"].map(|verb| format!("failback-vmdk-{verb}.1")));
+    wanted.extend(VMDK_VERBS.iter().map(|verb| format!("failback-vmdk-{verb}.1")));
     wanted.push("failback.1".into());
     wanted.sort();
     assert_eq!(place.names(), wanted);

@@ -53,7 +53,7 @@ struct Shape {
     /// The virtual hardware version
     #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u32).range(3..=99))]
     hardware_version: u32,
-    /// The identifier that the guest sees: 32 hexadecimal digits, such as 6000c29…
+    /// The identifier that the guest sees: 32 hexadecimal digits that begin with 6000c29 on VMware
     #[arg(long, value_name = "HEX", value_parser = parse_uuid)]
     uuid: Option<[u8; 16]>,
 }

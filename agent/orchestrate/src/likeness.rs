@@ -3,13 +3,23 @@
 //! A source in the cloud and the original disk at home have no SCSI UUID in common, but they have the same partition table
 //! and the same file systems, because one was once copied from the other.
 
+use crate::JobError;
 use failback_blockio::Device;
 use failback_delta::Identity;
 use failback_volumes::{DiskLayout, LayoutIdentity, scan};
+use std::sync::Arc;
 
 /// What is on a disk, as far as it tells the disk from others.
-pub(crate) fn content_of(device: &dyn Device) -> Identity {
-    of(&scan(&[device]).swap_remove(0))
+///
+/// # Errors
+///
+/// When the disk failed to give what was asked for: then nobody can tell which one it is.
+pub(crate) fn content_of(device: &dyn Device) -> Result<Identity, JobError> {
+    let mut content = scan(&[device]).swap_remove(0);
+    match content.failure.take().and_then(Arc::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(of(&content)),
+    }
 }
 
 /// The same from what was found already.

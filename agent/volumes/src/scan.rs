@@ -14,6 +14,7 @@ use crate::{
 };
 use failback_blockio::Device;
 use failback_units::{ByteCount, ByteOffset, ByteRange};
+use std::sync::Arc;
 
 /// Free extents that are collected of a disk at most; with more the shortest are forgotten, and count as used.
 const COLLECTED_MAX: usize = 4 << 20;
@@ -40,13 +41,19 @@ pub fn scan(disks: &[&dyn Device]) -> Vec<DiskLayout> {
     for content in &mut contents {
         fill(content, &assembled, &logical, &scanner.found);
     }
-    let maps = scanner.free.into_iter().map(Collector::finish);
-    let layouts = disks.iter().zip(contents).zip(maps).map(|((disk, content), free)| DiskLayout {
+    let maps: Vec<_> = scanner.free.into_iter().map(Collector::finish).collect();
+    let failures = opened.into_iter().map(|opened| match opened {
+        Ok(volume) => volume.into_failure(),
+        Err(error) => Some(error),
+    });
+    let found = contents.into_iter().zip(maps).zip(failures);
+    let layouts = disks.iter().zip(found).map(|(disk, ((content, free), failure))| DiskLayout {
         name: disk.name().to_owned(),
         size: disk.size(),
         sector_size: disk.logical_block(),
         content,
         free,
+        failure: failure.map(Arc::new),
     });
     layouts.collect()
 }

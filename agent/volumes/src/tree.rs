@@ -1,8 +1,10 @@
 //! What is on a disk, as a tree to be printed, and the free space that follows from it.
 
 use crate::{FileSystem, FreeMap, State, TableKind};
+use failback_blockio::IoError;
 use failback_units::{ByteCount, ByteOffset};
 use serde::{Serialize, Serializer};
+use std::sync::Arc;
 
 /// A disk and everything that was found on it.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +21,9 @@ pub struct DiskLayout {
     /// What is free of it, in bytes of the disk: the free space of every volume on it that was fully understood.
     #[serde(skip)]
     pub free: FreeMap,
+    /// The first read that the disk failed, if one did: what lies there counts as used.
+    #[serde(skip)]
+    pub failure: Option<Arc<IoError>>,
 }
 
 /// What fills a disk, a partition or a logical volume.

@@ -3,6 +3,7 @@
 use failback_blockio::{Device, IoError, Operation, Pool, Queue};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use std::cell::RefCell;
+use std::io;
 
 /// The longest read that is handed to a device at once, in bytes.
 const PIECE: usize = 256 << 10;
@@ -40,6 +41,8 @@ pub trait Volume {
 pub struct DeviceVolume<'a> {
     device: &'a dyn Device,
     io: RefCell<Io<'a>>,
+    /// The first read that the disk failed.
+    failed: RefCell<Option<IoError>>,
 }
 
 struct Io<'a> {
@@ -61,7 +64,13 @@ impl<'a> DeviceVolume<'a> {
             count: ByteCount::ZERO,
             source,
         })?;
-        Ok(Self { device, io: RefCell::new(Io { queue: device.queue(1)?, pool }) })
+        Ok(Self { device, io: RefCell::new(Io { queue: device.queue(1)?, pool }), failed: RefCell::default() })
+    }
+
+    /// The first read that the disk failed, if one did. Parsers take what they cannot read for used, so they do not fail.
+    #[must_use]
+    pub fn into_failure(self) -> Option<IoError> {
+        self.failed.into_inner()
     }
 }
 
@@ -84,12 +93,25 @@ impl Volume for DeviceVolume<'_> {
             buffer.truncate(piece.len());
             queue.submit(0, Operation::Read { at, into: buffer });
             let completion = queue.wait().expect("an operation in flight completes");
-            completion.result?;
+            if let Err(error) = completion.result {
+                self.failed.borrow_mut().get_or_insert_with(|| again(&error));
+                return Err(error.into());
+            }
             piece.copy_from_slice(&completion.buffer.expect("a read hands its buffer back"));
             at = at.checked_add(ByteCount::of_memory(piece.len())).ok_or(ReadError::Beyond)?;
         }
         Ok(())
     }
+}
+
+/// The same error once more.
+fn again(error: &IoError) -> IoError {
+    let IoError { action, device, at, count, source } = error;
+    let source = match source.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(source.kind(), source.to_string()),
+    };
+    IoError { action: *action, device: device.clone(), at: *at, count: *count, source }
 }
 
 /// A stretch of a volume as a volume of its own: a partition.

@@ -210,8 +210,10 @@ pub fn plan(
     let resumes = resume.as_ref().is_ok_and(record::Resume::is_resuming);
     let wrong_base = checked.wrong_base(device, "nothing would be written");
     if wrong_base.is_none() && resume.is_ok() {
-        if !resumes && let Err(error) = refusals::same_disk(device, &checked.header, options) {
-            reasons.push(error.to_string());
+        match refusals::same_disk(device, &checked.header, options) {
+            Err(error @ JobError::Refused(_)) if !resumes => reasons.push(error.to_string()),
+            Err(error) if !resumes => return Err(error),
+            _ => {}
         }
         match refusals::prove_disk(device, delta, &checked, options, "nothing would be written", progress) {
             Err(error @ (JobError::Refused(_) | JobError::Mismatch(_))) => reasons.push(error.to_string()),

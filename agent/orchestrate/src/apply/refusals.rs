@@ -224,7 +224,7 @@ pub(super) fn same_disk(device: &dyn Device, header: &DeltaHeader, options: &App
     if options.new_disk {
         return Ok(());
     }
-    let (source, target) = (&header.identity, likeness::content_of(device));
+    let (source, target) = (&header.identity, likeness::content_of(device)?);
     match likeness::difference(source, &target) {
         None => Ok(()),
         Some(difference) => Err(JobError::Refused(format!(

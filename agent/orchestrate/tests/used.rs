@@ -137,7 +137,7 @@ fn touched(case: &Case, kinds: &[EventKind]) -> Vec<usize> {
 /// The blocks that are looked at for file systems, wherever they may be; from here on reads are traced.
 fn probed(case: &Case) -> Vec<usize> {
     case.world.trace_reads(true);
-    failback_volumes::scan(&[&case.target]);
+    let _ = failback_volumes::scan(&[&case.target]);
     let blocks = touched(case, &[EventKind::Read]);
     case.world.clear_trace();
     blocks

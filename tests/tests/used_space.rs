@@ -10,6 +10,7 @@ const MIB: u64 = 1 << 20;
 /// What the program compares by default.
 const BLOCK: u64 = 16 << 10;
 const UUID: &str = "6f1d2c3b-0a49-4f58-8e67-7d8c9bafbecd";
+const OTHER_UUID: &str = "0b5e2d71-93c4-4a86-b1f7-2e6c8d9a0f13";
 
 /// An image of noise in which a file system with some files was made: its free space holds what nobody wants.
 fn ext4(place: &Place, name: &str, uuid: &str, seed: u64, files: u64) -> PathBuf {
@@ -140,31 +141,71 @@ fn a_stranger_is_refused_unless_it_is_to_be_new() {
     }
 }
 
+/// Free space lies within a volume, so a target that has no room for it would cut that volume off.
 #[test]
-fn a_smaller_target_will_do_where_nothing_is_missing() {
+fn a_smaller_target_is_refused_even_if_only_free_space_is_missing() {
     let place = Place::new();
     let home = ext4(&place, "home.img", UUID, 5, 10);
     let (signature, delta) = (place.path("home.sig"), place.path("cloud.delta"));
     failback!("sign", home, "-o", signature).done();
-    // The cloud rounds disks up.
+    // The cloud rounds disks up, and somebody let the file system grow.
     let cloud = changed(&place, &home, "cloud.img");
     fs::File::options().write(true).open(&cloud).unwrap().set_len(80 * MIB).unwrap();
+    tool("e2fsck", &["-fy", cloud.to_str().unwrap()]);
+    tool("resize2fs", &[cloud.to_str().unwrap()]);
     failback!("diff", "--base", signature, cloud, "-o", delta).done();
-    for (piped, name) in [(false, "file.img"), (true, "pipe.img")] {
-        let target = place.path(name);
-        fs::copy(&home, &target).unwrap();
-        if piped {
-            // What the tail holds comes last, when all else would be written.
-            failback!("apply", "-", target, "--yes").fed(fs::read(&delta).unwrap()).refused("bytes larger");
-            assert_eq!(root_of_file(&target), root_of_file(&home));
-            continue;
-        }
-        let applied = failback!("apply", delta, target, "--yes", "--verify").json();
-        assert_eq!(applied["proven"], "used space read");
-        assert_eq!(fs::metadata(&target).unwrap().len(), 64 * MIB);
-        tool("truncate", &["-s", "64M", cloud.to_str().unwrap()]);
-        assert_eq!(files_of(&place, &target), files_of(&place, &cloud));
+    let before = root_of_file(&home);
+    failback!("apply", delta, home, "--yes").refused("make the disk 16777216 bytes larger");
+    failback!("apply", "-", home, "--yes").fed(fs::read(&delta).unwrap()).refused("bytes larger");
+    assert_eq!(root_of_file(&home), before);
+}
+
+/// Writes that were made on site after signing are not lost to zeroes, wherever they are.
+#[test]
+fn free_space_is_made_zero_only_on_the_right_disk() {
+    let place = Place::new();
+    let source = ext4(&place, "source.img", UUID, 7, 8);
+    let (signature, delta) = (place.path("source.sig"), place.path("none.delta"));
+    failback!("sign", source, "-o", signature).done();
+    failback!("diff", "--base", signature, source, "-o", delta).done();
+    let target = changed(&place, &source, "target.img");
+    let before = root_of_file(&target);
+    for option in ["--zero-free", "--new-disk"] {
+        failback!("apply", delta, target, "--yes", option).fails(4, "not at the base");
+        failback!("apply", "-", target, "--yes", option).fed(fs::read(&delta).unwrap()).fails(4, "not at the base");
+        assert_eq!(root_of_file(&target), before, "{option}");
     }
+}
+
+/// The same where the delta changes something else, so that the rest of the disk is compared with nothing.
+#[test]
+fn free_space_is_made_zero_only_where_all_else_is_the_result() {
+    let place = Place::new();
+    let (first, second) = (ext4(&place, "a.img", UUID, 8, 4), ext4(&place, "b.img", OTHER_UUID, 9, 4));
+    let join = |name: &str, first: &Path, second: &Path| {
+        let both = [fs::read(first).unwrap(), fs::read(second).unwrap()];
+        let disk = place.sparse(name, 130 * MIB, &[(MIB, &both[0]), (65 * MIB, &both[1])]);
+        let table =
+            "label: dos\nlabel-id: 0x12345678\nstart=2048,size=131072,type=83\nstart=133120,size=131072,type=83\n";
+        let table = place.file("table", table.as_bytes());
+        let call = format!("sfdisk -q --no-reread --no-tell-kernel '{}' < '{}'", disk.display(), table.display());
+        tool("sh", &["-c", &call]);
+        disk
+    };
+    let base = join("base.img", &first, &second);
+    let (signature, delta) = (place.path("base.sig"), place.path("change.delta"));
+    failback!("sign", base, "-o", signature).done();
+    // In the cloud the second file system changes; on site the first one did.
+    let cloud = join("cloud.img", &first, &changed(&place, &second, "b2.img"));
+    failback!("diff", "--base", signature, cloud, "-o", delta).done();
+    let on_site = changed(&place, &first, "a2.img");
+    let site = join("site.img", &on_site, &second);
+    let error = failback!("apply", delta, site, "--yes", "--zero-free").fails(4, "no free space was made zero");
+    assert!(error.contains("blocks outside the delta"), "{error}");
+    let bytes = fs::read(&site).unwrap();
+    let mib = usize::try_from(MIB).unwrap();
+    let partition = place.file("p1.img", &bytes[mib..65 * mib]);
+    assert_eq!(files_of(&place, &partition), files_of(&place, &on_site));
 }
 
 #[test]

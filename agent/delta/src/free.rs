@@ -45,22 +45,6 @@ impl FreeBlocks {
         self.runs.is_empty()
     }
 
-    /// With all blocks of `tail`, which reaches at least as far as any of these.
-    #[must_use]
-    pub fn with_tail(mut self, tail: BlockRange) -> Self {
-        while let Some(last) = self.runs.last_mut()
-            && last.end() > tail.start()
-            && !tail.is_empty()
-        {
-            *last = BlockRange::between(last.start(), tail.start()).unwrap_or_default();
-            if last.is_empty() {
-                self.runs.pop();
-            }
-        }
-        self.push(tail);
-        self
-    }
-
     /// How many bytes they have on a disk of this shape.
     #[must_use]
     pub fn bytes(&self, shape: Shape) -> ByteCount {
@@ -145,11 +129,6 @@ mod tests {
         assert!(!free.covers(range(0, 2)) && !free.covers(range(3, 5)) && !free.covers(range(3, 9)));
         assert!(free.touches(range(0, 2)) && free.touches(range(3, 9)) && free.touches(range(9, 20)));
         assert!(!free.touches(range(4, 8)) && !free.touches(range(10, 11)) && !free.touches(range(2, 2)));
-        let tail = |start, end| free.clone().with_tail(range(start, end));
-        assert_eq!(tail(9, 20).runs(), [range(1, 4), range(8, 20)]);
-        assert_eq!(tail(2, 20).runs(), [range(1, 20)]);
-        assert_eq!(tail(12, 12).runs(), free.runs());
-        assert_eq!(tail(12, 13).runs(), [range(1, 4), range(8, 10), range(12, 13)]);
         let mut walk = FreeWalk::new(&free);
         let mut at = |block| walk.from(BlockIndex::new(block)).map(|run| run.start().get());
         assert_eq!([at(0), at(3), at(4), at(9), at(10)], [Some(1), Some(1), Some(8), Some(8), None]);

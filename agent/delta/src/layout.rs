@@ -25,8 +25,9 @@ pub(crate) const IDENTITY_MAX: usize = 4096;
 /// Runs in one page of a delta's map: 32 KiB of them.
 pub(crate) const MAP_PAGE_RUNS_MAX: u32 = 4096;
 
-/// Runs in all pages of a map: a reader holds them all, in 64 MiB.
-pub(crate) const MAP_RUNS_MAX: u64 = 4 << 20;
+/// Runs in all pages of a map: a reader holds them all, in 80 MiB. More than a map of a disk has (4 Mi), since a long run is
+/// stored as several.
+pub(crate) const MAP_RUNS_MAX: u64 = 5 << 20;
 
 /// Values in one page of a signature: 128 KiB of them, so that a reader's memory does not depend on the disk.
 pub(crate) const PAGE_VALUES_MAX: u32 = 4096;

@@ -127,10 +127,7 @@ pub fn verify<R: Read>(
         }
         Against::Signature(reader, free) => (reader.header().shape, reader.root(), free, Some(reader)),
     };
-    let behind = BlockIndex::containing(device.size().as_end(), shape.block_size());
-    let tail = BlockRange::between(behind, shape.blocks().as_end()).unwrap_or_default();
-    let aligned = behind.offset(shape.block_size()) == Some(device.size().as_end());
-    if shape.size() > device.size() && !(aligned && free.covers(tail)) {
+    if shape.size() > device.size() {
         return Err(JobError::Mismatch(format!(
             "{} has {} bytes, fewer than the {} that are to be verified: this is not the disk that is meant",
             device.name(),

@@ -171,7 +171,7 @@ fn free_space_of_the_result_is_neither_read_nor_written() {
 }
 
 #[test]
-fn a_stop_while_free_space_is_made_zero_is_on_record() {
+fn a_stop_while_free_space_is_made_zero_is_made_up_for() {
     let case = example();
     let start = case.world.snapshot();
     let options = ApplyOptions { zero_free: true, ..Case::options() };

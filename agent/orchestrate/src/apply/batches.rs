@@ -96,7 +96,7 @@ pub(super) fn check_all(
 ) -> Result<Checked, JobError> {
     let (header, free) = head_of(delta)?;
     // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
-    fits(&header, &free, device, Some(delta))?;
+    fits(&header, device)?;
     progress.phase("checking", length_of(delta)?);
     let mut delta = delta;
     let mut reader = open(&mut delta)?;

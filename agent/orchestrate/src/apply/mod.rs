@@ -11,6 +11,7 @@ mod record;
 mod refusals;
 mod run;
 mod target;
+mod zeroing;
 
 pub use intent::{DiskBinding, FileIntents, Intent, IntentError, IntentStore};
 pub use target::Examined;
@@ -185,8 +186,8 @@ pub fn plan(
         Ok(intent) => recorded = intent,
         Err(error) => reasons.push(error.to_string()),
     }
-    let (header, free) = batches::head_of(delta)?;
-    if let Err(error) = refusals::fits(&header, &free, device, Some(delta)) {
+    let (header, _) = batches::head_of(delta)?;
+    if let Err(error) = refusals::fits(&header, device) {
         reasons.push(error.to_string());
         let (totals, examined) = (Totals::default(), Examined::default());
         let (result_root, signed_by, seconds_estimated) = (None, None, None);
@@ -203,6 +204,12 @@ pub fn plan(
             seconds_estimated,
         });
     }
+    if recorded.is_none() || options.discard_intent {
+        match refusals::same_disk(device, &header, options) {
+            Err(error @ JobError::Refused(_)) => reasons.push(error.to_string()),
+            same => same?,
+        }
+    }
     let checked = batches::check_all(device, delta, recorded.as_ref(), options, progress)?;
     let seconds = started.elapsed().as_secs_f64();
     let resume =
@@ -210,12 +217,7 @@ pub fn plan(
     let resumes = resume.as_ref().is_ok_and(record::Resume::is_resuming);
     let wrong_base = checked.wrong_base(device, "nothing would be written");
     if wrong_base.is_none() && resume.is_ok() {
-        match refusals::same_disk(device, &checked.header, options) {
-            Err(error @ JobError::Refused(_)) if !resumes => reasons.push(error.to_string()),
-            Err(error) if !resumes => return Err(error),
-            _ => {}
-        }
-        match refusals::prove_disk(device, delta, &checked, options, "nothing would be written", progress) {
+        match refusals::prove_disk(device, delta, &checked, "nothing would be written", progress) {
             Err(error @ (JobError::Refused(_) | JobError::Mismatch(_))) => reasons.push(error.to_string()),
             proven => proven?,
         }

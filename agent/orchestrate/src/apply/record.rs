@@ -3,8 +3,8 @@
 use super::refusals::{LEFT_AS_IT_WAS, NOTHING_WRITTEN};
 use super::target::{Target, Written};
 use super::{ApplyOptions, Intent, IntentStore, Pace};
-use crate::{JobError, Outcome, Progress};
-use failback_delta::{DeltaHeader, FreeBlocks, SealedFrame};
+use crate::{JobError, Outcome};
+use failback_delta::{DeltaHeader, SealedFrame};
 use failback_hashtree::Root;
 use failback_units::{BlockIndex, BlockRange};
 use std::sync::Arc;
@@ -160,30 +160,6 @@ impl<'a> Windows<'a> {
     /// Makes durable what was written, by this apply or by an interrupted one. Only then may the record move on or go.
     pub(super) fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
         if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
-            target.flush().map_err(|error| self.failed(error.into(), written))?;
-        }
-        Ok(())
-    }
-
-    /// Makes free space zero, if that is wanted, once all that counts is durable. The record stays until that is durable too,
-    /// so that an interrupted apply is not taken for a finished one.
-    pub(super) fn zero_free(
-        &mut self,
-        target: &mut Target<'_>,
-        free: &FreeBlocks,
-        options: &ApplyOptions,
-        written: &mut Written,
-        progress: &dyn Progress,
-    ) -> Result<(), JobError> {
-        if !options.zeroes_free() || free.is_empty() {
-            return Ok(());
-        }
-        let zeroed = target.zero_free(free, progress).map_err(|error| self.failed(error, written))?;
-        written.free = zeroed;
-        if progress.stop_requested() {
-            return Err(self.interrupted(target, written));
-        }
-        if zeroed > 0 {
             target.flush().map_err(|error| self.failed(error.into(), written))?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use super::{ApplyOptions, Examined, ReadSeek};
 use crate::likeness;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{Content, DeltaHeader, Extent, FrameTable, FreeBlocks, Item, Shapes, VerifyingKey};
+use failback_delta::{Content, DeltaHeader, FrameTable, FreeBlocks, Item, Shapes, VerifyingKey};
 use failback_units::{BlockIndex, BlockRange};
 use std::fs::File;
 use std::thread;
@@ -28,27 +28,10 @@ pub(super) fn wrong_base(examined: &Examined, device: &dyn Device, consequence: 
 }
 
 /// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
-///
-/// Disks in a cloud are rounded up: a target that is smaller than the result will do where all that it has no room for is
-/// free or zero. Of a delta from a pipe only the map is known in time.
-pub(super) fn fits(
-    header: &DeltaHeader,
-    free: &FreeBlocks,
-    device: &dyn Device,
-    delta: Option<&mut dyn ReadSeek>,
-) -> Result<(), JobError> {
+pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
     let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
     let needed = base.max(result);
     if needed <= device.size() {
-        return Ok(());
-    }
-    let empty = base <= device.size()
-        && match (behind(&header.shapes, device), delta) {
-            (Some(tail), _) if free.covers(tail) => true,
-            (Some(tail), Some(delta)) => carries_nothing_for(delta, tail)?,
-            (None, _) | (Some(_), None) => false,
-        };
-    if empty {
         return Ok(());
     }
     let what = if base > result { "base" } else { "result" };
@@ -58,27 +41,6 @@ pub(super) fn fits(
         device.size(),
         needed.saturating_sub(device.size())
     )))
-}
-
-/// The blocks of the result behind the end of a smaller target, which ends between two blocks; `None` if it does not.
-pub(super) fn behind(shapes: &Shapes, device: &dyn Device) -> Option<BlockRange> {
-    let (size, block_size) = (device.size().as_end(), shapes.block_size());
-    let first = BlockIndex::containing(size, block_size);
-    let tail = BlockRange::between(first, shapes.result.blocks().as_end()).unwrap_or_default();
-    (tail.is_empty() || first.offset(block_size) == Some(size)).then_some(tail)
-}
-
-/// Whether a delta has no content for these blocks.
-fn carries_nothing_for(mut delta: &mut dyn ReadSeek, blocks: BlockRange) -> Result<bool, JobError> {
-    length_of(delta)?;
-    let mut reader = open(&mut delta)?;
-    while let Item::Frame(frame) = reader.next_item()? {
-        let there = |extent: &Extent| extent.new == Content::Data && extent.blocks.end() > blocks.start();
-        if frame.table.extents.iter().any(there) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Refuses a delta that the wrong one, or nobody, has signed.
@@ -100,7 +62,6 @@ pub(super) fn prove_disk(
     device: &dyn Device,
     mut delta: &mut dyn ReadSeek,
     checked: &Checked,
-    options: &ApplyOptions,
     untouched: &str,
     progress: &dyn Progress,
 ) -> Result<(), JobError> {
@@ -108,7 +69,7 @@ pub(super) fn prove_disk(
     if shapes.base.size().is_zero() && checked.total.bytes_unknown > 0 {
         return Err(JobError::Refused(EMPTY_BASE.into()));
     }
-    if checked.total.torn == 0 || options.disk.certain {
+    if checked.total.torn == 0 {
         if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() {
             return Ok(());
         }
@@ -121,7 +82,7 @@ pub(super) fn prove_disk(
         };
     }
     progress
-        .note("this disk has no SCSI UUID by which it could be recognised, so all blocks that do not change are read");
+        .note("blocks may be half written, so all blocks that do not change are read to recognise the disk by them");
     progress.phase("recognising", length_of(delta)?);
     let mut reader = open(&mut delta)?;
     let (mut end, mut position) = (BlockIndex::ZERO, 0);

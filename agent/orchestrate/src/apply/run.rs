@@ -1,18 +1,19 @@
 //! The order of things.
 
 use super::batches::Checked;
-use super::batches::{check_all, in_place, length_of, next_batch, open, seal, without};
+use super::batches::{check_all, head_of, in_place, length_of, next_batch, open, seal, without};
 use super::record::{Resume, Windows, new_intent};
 use super::refusals::{
-    BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, behind, check_signer, fits, holds_base_or_result, not_the_base,
-    prove_disk, same_disk, too_little_known, wrong_base,
+    BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, check_signer, fits, holds_base_or_result, not_the_base, prove_disk,
+    same_disk, too_little_known, wrong_base,
 };
 use super::target::{Target, Written};
+use super::zeroing;
 use super::{ApplyOptions, ApplyReport, Examined, IntentStore, Proven, ReadSeek};
 use crate::scan::ScanReport;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{DeltaHeader, FreeBlocks, Proof, Totals, Trailer, VerifyingKey};
+use failback_delta::{Coverage, DeltaHeader, FreeBlocks, Proof, Totals, Trailer, VerifyingKey};
 use failback_hashtree::Root;
 use std::fs::File;
 use std::io::Read;
@@ -27,6 +28,12 @@ pub(super) fn from_file(
     progress: &dyn Progress,
 ) -> Result<ApplyReport, JobError> {
     let recorded = intents.load()?;
+    // Before the whole delta is read. A disk on which an apply was interrupted is recognised by its blocks instead.
+    if recorded.is_none() || options.discard_intent {
+        let (header, _) = head_of(delta)?;
+        fits(&header, device)?;
+        same_disk(device, &header, options)?;
+    }
     let checked = check_all(device, delta, recorded.as_ref(), options, progress)?;
     check_signer(options, checked.signed_by)?;
     let result_root = Some(checked.result_root);
@@ -35,10 +42,7 @@ pub(super) fn from_file(
     if let Some(error) = checked.wrong_base(device, untouched) {
         return Err(error);
     }
-    if !resume.resuming {
-        same_disk(device, &checked.header, options)?;
-    }
-    prove_disk(device, delta, &checked, options, untouched, progress)?;
+    prove_disk(device, delta, &checked, untouched, progress)?;
     let total = length_of(delta)?;
     let mut delta = delta;
     let mut reader = open(&mut delta)?;
@@ -52,8 +56,7 @@ pub(super) fn from_file(
     thread::scope(|scope| {
         let mut target = Target::new(device, checked.header.shapes, scope)?;
         if checked.total.is_in_place() {
-            windows.settle(&target, &written)?;
-            return windows.zero_free(&mut target, &checked.free, options, &mut written, progress);
+            return windows.settle(&target, &written);
         }
         progress.phase("writing", total);
         let mut position = 0;
@@ -78,8 +81,7 @@ pub(super) fn from_file(
                 return Err(windows.interrupted(&target, &written));
             }
         }
-        windows.settle(&target, &written)?;
-        windows.zero_free(&mut target, &checked.free, options, &mut written, progress)
+        windows.settle(&target, &written)
     })?;
     let Checked { header, free, result_root, totals, signed_by, total, .. } = checked;
     let applied = Applied { header, free, result_root, totals, signed_by, examined: total, written };
@@ -104,7 +106,7 @@ pub(super) fn from_stream(
     let mut reader = open(&mut delta)?;
     let header = reader.header().clone();
     let free = reader.free().clone();
-    fits(&header, &free, device, None)?;
+    fits(&header, device)?;
     let resume = Resume::decide(recorded, reader.key(), &header, None, options, intents)?;
     if !resume.resuming {
         same_disk(device, &header, options)?;
@@ -153,7 +155,6 @@ pub(super) fn from_stream(
                 let proven = std::mem::replace(&mut proof, Proof::new(&header.shapes)).finish(&header, &trailer);
                 proven.map_err(|error| windows.failed(error.into(), &written))?;
                 windows.settle(&target, &written)?;
-                windows.zero_free(&mut target, &free, options, &mut written, progress)?;
                 return Ok(trailer);
             }
             if progress.stop_requested() {
@@ -169,6 +170,8 @@ pub(super) fn from_stream(
             return Err(not_the_base(device, &windows.consequence(&written)));
         }
     }
+    // What was half written was taken for the rest of this apply, and nothing else of the disk was compared with it.
+    windows.resume.must_verify |= examined.torn > 0;
     let Trailer { result_root, totals, signed_by, .. } = trailer;
     let applied = Applied { header, free, result_root, totals, signed_by, examined, written };
     finish(device, applied, windows, options, progress)
@@ -186,7 +189,7 @@ struct Applied {
     written: Written,
 }
 
-/// Reads the whole disk if that is asked for or needed, removes the record, and reports.
+/// Reads the disk if that is asked for or needed, removes the record, makes free space zero if that is wanted, and reports.
 fn finish(
     device: &dyn Device,
     applied: Applied,
@@ -195,35 +198,61 @@ fn finish(
     progress: &dyn Progress,
 ) -> Result<ApplyReport, JobError> {
     let Applied { header, free, result_root, totals, signed_by, examined, written } = applied;
-    let resume = windows.resume;
-    let bytes_free = free.bytes(header.shapes.result).get();
-    // Where free space was made zero, it can be read like everything else.
-    let masked = if options.zeroes_free() { FreeBlocks::NONE } else { free };
-    let proven = if masked.is_empty() { Proven::WholeDisk } else { Proven::UsedSpace };
+    let (resume, shape) = (windows.resume, header.shapes.result);
+    let read = |masked: &FreeBlocks| read_all(device, &header, result_root, masked, progress);
     let mut verified = None;
     if resume.must_verify {
         // As long as that is in doubt, the record stays.
         progress.note("another delta may have been written in part before, so the whole disk is read");
-        verified = Some(read_all(device, &header, result_root, masked.clone(), progress)?);
+        verified = Some((read(&free)?, free.coverage()));
     }
     windows.remove_record(&written)?;
-    if options.verify && verified.is_none() {
-        verified = Some(read_all(device, &header, result_root, masked, progress)?);
+    let zeroes = options.zeroes_free() && !free.is_empty();
+    let mut bytes_free_zeroed = 0;
+    if zeroes {
+        if verified.is_none() {
+            progress.note("all that is in use is read before free space is made zero");
+            let read = read(&free).map_err(no_free_space_was_zeroed)?;
+            verified = Some((read, Coverage::Used));
+        }
+        bytes_free_zeroed =
+            zeroing::make_zero(device, &free, shape, progress).map_err(|source| JobError::WhileWriting {
+                state: "the change is applied and durable, but not all free space is zero: run the same command again"
+                    .into(),
+                source: Box::new(source),
+            })?;
+    }
+    if options.verify && (zeroes || verified.is_none()) {
+        // Free space that was made zero can be read like everything else.
+        let masked = if zeroes { FreeBlocks::NONE } else { free.clone() };
+        verified = Some((read(&masked)?, masked.coverage()));
     }
     Ok(ApplyReport {
-        header,
         result_root,
         totals,
         signed_by,
         examined,
         bytes_written: written.data,
         bytes_zeroed: written.zeroes,
-        bytes_free_zeroed: written.free,
-        bytes_free,
+        bytes_free_zeroed,
+        bytes_free: free.bytes(shape).get(),
         resumed: resume.resuming,
-        proven: if verified.is_some() { proven } else { Proven::ChangedBlocks },
-        verified,
+        proven: match verified {
+            None => Proven::ChangedBlocks,
+            Some((_, Coverage::Used)) => Proven::UsedSpace,
+            Some((_, Coverage::Whole)) => Proven::WholeDisk,
+        },
+        verified: verified.map(|(scan, _)| scan),
+        header,
     })
+}
+
+/// What is in use is not the result, so what is free is not known.
+fn no_free_space_was_zeroed(error: JobError) -> JobError {
+    match error {
+        JobError::Mismatch(sentence) => JobError::Mismatch(format!("no free space was made zero: {sentence}")),
+        other => other,
+    }
 }
 
 /// Reads the result back, but for what is masked, and compares its root.
@@ -231,12 +260,10 @@ fn read_all(
     device: &dyn Device,
     header: &DeltaHeader,
     result_root: Root,
-    masked: FreeBlocks,
+    masked: &FreeBlocks,
     progress: &dyn Progress,
 ) -> Result<ScanReport, JobError> {
-    // What a smaller target has no room for is free or zero, and counts as that.
-    let tail = behind(&header.shapes, device).unwrap_or_default();
-    let expected = ExpectedRoot::used(result_root, header.shapes.result, masked.with_tail(tail));
+    let expected = ExpectedRoot::used(result_root, header.shapes.result, masked.clone());
     let report = verify(device, Against::<File>::Root(expected), 0, progress).map_err(|error| {
         let state =
             "the change is written and durable, but reading the disk to check it was not finished: run failback verify";

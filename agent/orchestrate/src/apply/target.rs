@@ -1,7 +1,7 @@
 //! The target disk under a delta: what stands there, and writing to it, frame by frame.
 
+use crate::JobError;
 use crate::ordered::{Ordered, worker_count};
-use crate::{JobError, Progress};
 use failback_blockio::{Buffer, Completion, Device, Extent as DiskExtent, IoError, Operation, Pool, Queue, run};
 use failback_delta::{Content, Extent, FormatError, FreeBlocks, SealedFrame, Shapes, Standing};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, is_zero};
@@ -15,8 +15,6 @@ const DEPTH: usize = 128;
 /// Buffers of 1 MiB: for content that is read, and for payloads between unpacking and writing.
 const BUFFERS: usize = 24;
 const BUFFER_BYTES: usize = 1 << 20;
-/// Free space that is made zero by one operation: 64 MiB, so that a stop is heard soon where zeroing means writing.
-const ZEROED_AT_ONCE: ByteCount = ByteCount::of_memory(64 << 20);
 
 /// What stands at the places that a frame, or all frames, would change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -72,19 +70,16 @@ pub(super) struct Written {
     pub(super) data: u64,
     /// Bytes that were made zero because they are zero in the result.
     pub(super) zeroes: u64,
-    /// Bytes of free space that were made zero.
-    pub(super) free: u64,
 }
 
 impl Written {
     pub(super) fn add(&mut self, more: Self) {
         self.data += more.data;
         self.zeroes += more.zeroes;
-        self.free += more.free;
     }
 
     pub(super) const fn is_nothing(&self) -> bool {
-        self.data == 0 && self.zeroes == 0 && self.free == 0
+        self.data == 0 && self.zeroes == 0
     }
 }
 
@@ -266,32 +261,6 @@ impl<'a> Target<'a> {
         failed.map_or(Ok(written), Err)
     }
 
-    /// Makes the free space of the result zero where it is not a hole already. Returns how many bytes.
-    pub(super) fn zero_free(&mut self, free: &FreeBlocks, progress: &dyn Progress) -> Result<u64, JobError> {
-        let (mut zeroed, mut failed) = (0, None);
-        progress.phase("zeroing free space", Some(free.bytes(self.shapes.result).get()));
-        let end = self.device.size().as_end();
-        for run in free.runs() {
-            let rest = self.shapes.result.bytes_of(*run);
-            let mut rest = ByteRange::between(rest.start(), rest.end().min(end)).unwrap_or_default();
-            while !rest.is_empty() && failed.is_none() && !progress.stop_requested() {
-                let piece = ByteRange::new(rest.start(), rest.count().min(ZEROED_AT_ONCE)).unwrap_or(rest);
-                rest = ByteRange::between(piece.end(), rest.end()).unwrap_or_default();
-                progress.advance(piece.count().get());
-                if self.is_hole(piece)? {
-                    continue;
-                }
-                while self.queue.in_flight() >= DEPTH {
-                    self.finish_one(&mut failed);
-                }
-                self.queue.submit(0, Operation::Zero { range: piece });
-                zeroed += piece.count().get();
-            }
-        }
-        while self.finish_one(&mut failed) {}
-        failed.map_or(Ok(zeroed), Err)
-    }
-
     /// Makes durable what was written.
     pub(super) fn flush(&self) -> Result<(), IoError> {
         run(self.device, Operation::Flush).map(|_| ())
@@ -301,13 +270,9 @@ impl<'a> Target<'a> {
     fn submit(&mut self, frame: &SealedFrame, payload: Buffer, written: &mut Written, failed: &mut Option<JobError>) {
         let mut rest = payload;
         for extent in &frame.table.extents {
-            // A smaller target has no room for the tail of the result, where that is zero or free.
             let bytes = extent.new_bytes(&self.shapes);
-            let end = bytes.end().min(self.device.size().as_end());
-            let bytes = ByteRange::between(bytes.start(), end).unwrap_or_default();
             let operation = match extent.new {
                 Content::Absent | Content::Free => continue,
-                Content::Zero if bytes.is_empty() => continue,
                 Content::Zero => {
                     written.zeroes += bytes.count().get();
                     Operation::Zero { range: bytes }
@@ -428,7 +393,7 @@ fn pieces_of(shapes: &Shapes, size: ByteCount, extent: &Extent) -> impl Iterator
     let (old, new) = (extent.old_bytes(shapes), extent.new_bytes(shapes));
     // Where one disk's last block is shorter than the other's, as much as counts on either side, if the target has it.
     let old_end = if extent.old == Content::Absent { new.end() } else { old.end() };
-    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end) }.min(size.as_end());
+    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end).min(size.as_end()) };
     let mut rest = ByteRange::between(new.start(), end).filter(|_| written).unwrap_or_default();
     std::iter::from_fn(move || {
         let now = rest.count().min(ByteCount::of_memory(BUFFER_BYTES));

@@ -26,7 +26,7 @@ const INSPECT_DELTA: &str = "base_coverage base_root base_size block_size bytes_
                              source_file_systems source_name source_partition_table source_scsi_uuid what";
 const PLAN: &str = "base_coverage base_root base_size bytes_free bytes_hole bytes_in_place bytes_to_read bytes_to_write bytes_to_zero \
                     disk disk_size extents finishes_interrupted_apply kind refusals result_coverage result_root result_size \
-                    seconds_estimated signed_by torn";
+                    seconds_estimated signed_by torn zeroes_free";
 const APPLY: &str = "already_in_place base_coverage base_root bytes_free bytes_free_zeroed bytes_hole bytes_in_place bytes_read bytes_written \
                      bytes_zeroed delta_bytes disk engine kind proven result_coverage result_root result_size resumed \
                      seconds torn_rewritten verified_bytes_read";

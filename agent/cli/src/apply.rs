@@ -65,6 +65,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: b
         "bytes_to_write": examined.bytes_to_write,
         "bytes_to_zero": examined.bytes_to_zero,
         "bytes_free": report.bytes_free,
+        "zeroes_free": zeroes_free,
         "extents": report.totals.extents,
         "finishes_interrupted_apply": report.resumes,
         "torn": examined.torn,
@@ -87,7 +88,8 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: b
     }
     match report.seconds_estimated {
         Some(seconds) => {
-            lines.add("time", format!("about {seconds:.1} s, at the rate at which the old content was read"))
+            let rest = if zeroes_free { "; reading what is in use and zeroing what is free come on top" } else { "" };
+            lines.add("time", format!("about {seconds:.1} s, at the rate at which the old content was read{rest}"))
         }
         None => lines.add("time", "unknown: nothing was read that a rate could be measured from"),
     };
@@ -106,7 +108,9 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let options = options(applying, args.verify, &disk)?;
     check_uuid(&disk, applying.expect_uuid)?;
     check_undo(args, &disk)?;
-    confirm::overwriting(&disk, args.yes)?;
+    let loses =
+        options.zeroes_free().then_some("All space that is free in the result becomes zero, whatever it holds now");
+    confirm::overwriting(&disk, args.yes, loses)?;
     // Only from here on is SIGINT asked to wait for a safe place: it ends the question at once.
     let meter = Meter::new()?;
     let started = Instant::now();

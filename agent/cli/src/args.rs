@@ -141,7 +141,7 @@ pub(crate) struct Reading {
     pub(crate) whole: bool,
     /// Another disk of the same LVM volume group
     ///
-    /// Volumes that lie on both are understood only with it.
+    /// Volumes that lie on both are understood only with it. Both must be of one moment.
     #[arg(long, value_name = "DISK", conflicts_with = "whole")]
     pub(crate) with: Vec<PathBuf>,
     /// Threads that read and hash; 0 for one on each processor
@@ -198,7 +198,7 @@ pub(crate) struct Applying {
     /// 32 hexadecimal digits, also as `naa....`, `wwn-0x...`, `scsi-3...` or the bytes of a VMX file. Of a VMDK it is the ddb.uuid.
     #[arg(long, value_name = "UUID")]
     pub(crate) expect_uuid: Option<ScsiUuid>,
-    /// Accept a target that was never this disk
+    /// Accept a target that was never this disk; wipes its free space
     ///
     /// By its partition table and file systems it is another one, or empty. Its content is overwritten, and its free space is made zero as with --zero-free.
     #[arg(long)]
@@ -287,7 +287,7 @@ pub(crate) struct VerifyArgs {
     pub(crate) block_size: BlockSize,
     /// Another disk of the same LVM volume group
     ///
-    /// Volumes that lie on both are understood only with it.
+    /// Volumes that lie on both are understood only with it. Both must be of one moment.
     #[arg(long, value_name = "DISK", requires = "used")]
     pub(crate) with: Vec<PathBuf>,
     /// Threads that read and hash; 0 for one on each processor

@@ -39,9 +39,25 @@ fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<Sou
     Ok(source)
 }
 
-/// Disks that are looked at because a volume may lie on them and on the disk that is meant.
-fn companions(paths: &[PathBuf], options: SourceOptions) -> Result<Vec<SourceDisk>, JobError> {
-    paths.iter().map(|path| SourceDisk::open(path, options)).collect()
+/// Disks that are looked at because a volume may lie on them and on the disk that is meant. One that moves tells nothing.
+fn companions(paths: &[PathBuf], options: SourceOptions, meter: &Meter) -> Result<Vec<SourceDisk>, JobError> {
+    let mut opened = Vec::new();
+    for path in paths {
+        let companion = SourceDisk::open(path, options)?;
+        match companion.writers().first() {
+            Some(writer) => {
+                meter.note(&format!("{} is {writer}: volumes on it are read in full", path.display()));
+            }
+            None => opened.push(companion),
+        }
+    }
+    Ok(opened)
+}
+
+/// Fails if one of these disks was written to since it was opened.
+fn check_unchanged(source: &SourceDisk, companions: &[SourceDisk]) -> Result<(), JobError> {
+    source.check_unchanged()?;
+    companions.iter().try_for_each(SourceDisk::check_unchanged)
 }
 
 /// The free space that may be left out, unless all is to be read; says what was decided.
@@ -77,7 +93,8 @@ pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let options = SourceOptions { engine: args.common.engine.into(), fuzzy: args.fuzzy };
     let source = open_source(&args.disk, options, &meter)?;
-    let content = source.content(&companions(&args.reading.with, options)?);
+    let companions = companions(&args.reading.with, options, &meter)?;
+    let content = source.content(&companions);
     let free = free_of(&source, &content, &args.reading, &meter);
     let mut out = output(&args.output, FileKind::Signature)?;
     let options = SignOptions {
@@ -87,7 +104,7 @@ pub(crate) fn sign(args: &SignArgs) -> Result<ExitCode> {
         created: files::now(),
         identity: source.identity_with(&content),
         threads: args.reading.threads,
-        before_end: &|| source.check_unchanged(),
+        before_end: &|| check_unchanged(&source, &companions),
     };
     let report = failback_orchestrate::sign(source.device(), &mut out, &options, &meter)?;
     out.commit()?;
@@ -144,7 +161,8 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
     let signer = args.signing_key.as_deref().map(files::signing_key).transpose()?;
     let options = SourceOptions { engine: args.common.engine.into(), fuzzy: args.fuzzy };
     let source = open_source(&args.source, options, &meter)?;
-    let content = source.content(&companions(&args.reading.with, options)?);
+    let companions = companions(&args.reading.with, options, &meter)?;
+    let content = source.content(&companions);
     let free = free_of(&source, &content, &args.reading, &meter);
     let mut out = output(&args.output, FileKind::Delta)?;
     let options = DiffOptions {
@@ -156,7 +174,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
         level: args.compression,
         threads: args.reading.threads,
         signer: signer.as_ref(),
-        before_end: &|| source.check_unchanged(),
+        before_end: &|| check_unchanged(&source, &companions),
     };
     let report = failback_orchestrate::diff(base, source.device(), &mut out, &options, &meter)?;
     out.commit()?;
@@ -295,17 +313,18 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let options = SourceOptions { engine: args.common.engine.into(), fuzzy: false };
     let source = open_source(&args.disk, options, &meter)?;
+    let companions = companions(&args.with, options, &meter)?;
     let against = match (&args.root, &args.signature) {
         (_, Some(path)) => {
             let open = || Ok::<_, anyhow::Error>(SignatureReader::open(files::open(path)?).map_err(JobError::from)?);
             let free = free_blocks_of(open()?)?;
             Against::Signature(Box::new(open()?), free)
         }
-        (Some(root), None) => Against::Root(expected_root(args, *root, &source, options)?),
+        (Some(root), None) => Against::Root(expected_root(args, *root, &source, &companions)?),
         (None, None) => unreachable!("clap demands one of the two"),
     };
     let report = failback_orchestrate::verify(source.device(), against, args.threads, &meter)?;
-    source.check_unchanged()?;
+    check_unchanged(&source, &companions)?;
     meter.finish();
     let seconds = started.elapsed().as_secs_f64();
     let matches = report.matches();
@@ -339,6 +358,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     if !matches && args.root.is_some() && !args.used {
         lines.add("hint", "a root of coverage used, as deltas may have, is verified with --used or a signature");
     }
+    if !matches && args.used {
+        lines.add("hint", "a root of used space depends on the block size: give that of the delta with --block-size");
+    }
     if !report.differences.is_empty() {
         lines.bytes("different", report.bytes_different).add("ranges", ranges(&report.differences));
     }
@@ -352,15 +374,23 @@ fn expected_root(
     args: &VerifyArgs,
     root: Root,
     source: &SourceDisk,
-    options: SourceOptions,
+    companions: &[SourceDisk],
 ) -> Result<ExpectedRoot, JobError> {
     let size = args.size.map(byte_count).transpose()?;
     if !args.used {
         return Ok(ExpectedRoot::whole(root, size));
     }
-    let content = source.content(&companions(&args.with, options)?);
+    let content = source.content(companions);
+    let free = source.free_space(&content);
+    if free.is_empty() {
+        return Err(JobError::Refused(format!(
+            "no free space is known on {}, so a root of used space says nothing about it: unmount it if it is mounted, let failback \
+             scan say why, or compare it with a signature",
+            args.disk.display()
+        )));
+    }
     let size = size.unwrap_or(source.device().size());
-    Ok(ExpectedRoot::of_used(root, size, args.block_size, source.free_space(&content)))
+    Ok(ExpectedRoot::of_used(root, size, args.block_size, free))
 }
 
 fn byte_count(bytes: u64) -> Result<ByteCount, JobError> {

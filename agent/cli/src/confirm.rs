@@ -19,8 +19,8 @@ pub(crate) fn describe(disk: &DiskIdentity) -> String {
     format!("{}: {}", disk.path.display(), parts.join(", "))
 }
 
-/// Asks whether `disk` may be written; the answer is the disk's name.
-pub(crate) fn overwriting(disk: &DiskIdentity, yes: bool) -> Result<(), JobError> {
+/// Asks whether `disk` may be written; the answer is the disk's name. `loses` says what else is lost than what changes.
+pub(crate) fn overwriting(disk: &DiskIdentity, yes: bool, loses: Option<&str>) -> Result<(), JobError> {
     if yes {
         return Ok(());
     }
@@ -32,6 +32,9 @@ pub(crate) fn overwriting(disk: &DiskIdentity, yes: bool) -> Result<(), JobError
     }
     let name = disk.path.display().to_string();
     tell(&format!("This changes {}", describe(disk)));
+    if let Some(loses) = loses {
+        tell(loses);
+    }
     let _ = write!(io::stderr(), "Type {name} to go on: ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);

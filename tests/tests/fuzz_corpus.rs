@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::fuzz;
+use failback_tests::lab::Dice;
 use peak_alloc::PeakAlloc;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -37,26 +38,10 @@ fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
-/// The same numbers in every run (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.roll() % limit.max(1) as u64).unwrap()
-    }
-
-    /// Where it hurts: mostly in the first bytes of a file, where the structures are.
-    fn place(&mut self, len: usize) -> usize {
-        let reach = if self.below(4) == 0 { len } else { len.min(700) };
-        self.below(reach)
-    }
+/// Where it hurts: mostly in the first bytes of a file, where the structures are.
+fn place(dice: &mut Dice, len: usize) -> usize {
+    let reach = if dice.below(4) == 0 { len } else { len.min(700) };
+    dice.below(reach)
 }
 
 fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
@@ -66,7 +51,7 @@ fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
         if bytes.is_empty() {
             return;
         }
-        let at = dice.place(bytes.len());
+        let at = place(dice, bytes.len());
         match dice.below(8) {
             0 | 1 => bytes[at] ^= 1_u8 << dice.below(8),
             2 => bytes[at] = dice.roll().to_le_bytes()[0],
@@ -82,7 +67,7 @@ fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
             _ => {
                 let end = at + dice.below((bytes.len() - at).min(200));
                 let part = bytes[at..end].to_vec();
-                let to = dice.place(bytes.len());
+                let to = place(dice, bytes.len());
                 bytes.splice(to..to, part);
             }
         }
@@ -113,7 +98,7 @@ fn nothing_panics_and_memory_is_bounded() {
         for (file, round) in (0..files.len()).flat_map(|file| (0..MUTATIONS).map(move |round| (file, round))) {
             let (path, bytes) = &files[file];
             let seed = ((number as u64) << 40) ^ ((file as u64) << 20) ^ (round as u64 + 1);
-            let mut dice = Dice(0x9E37_79B9_7F4A_7C15 ^ seed);
+            let mut dice = Dice::new(0x9E37_79B9_7F4A_7C15 ^ seed);
             let mut mutated = bytes.clone();
             mutate(&mut mutated, &mut dice);
             let accepted = run(target, &mutated, &(path, round));

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::fuzz_layout::layout;
-use failback_tests::lab::{Loop, Place, has_devices, lone, tool};
+use failback_tests::lab::{Dice, Loop, Place, has_devices, lone, tool};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,22 +12,6 @@ const MUTATIONS: u64 = 500;
 const DISK: u64 = 3 << 20;
 /// What is cut off at the end is at most this.
 const CUT_MAX: usize = 64 << 10;
-
-/// The same numbers in every run (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.roll() % limit.max(1) as u64).unwrap()
-    }
-}
 
 fn swap(disk: &Path, at: u64, size: u64) {
     let space = tempfile::NamedTempFile::new().unwrap();
@@ -116,7 +100,7 @@ fn whatever_a_disk_says_it_is_looked_at_in_peace() {
         let places: Vec<_> = (0..original.len()).step_by(8).filter(|at| original[*at..*at + 8] != [0; 8]).collect();
         let (mut disk, mut still_free) = (original.clone(), 0);
         for round in 0..MUTATIONS {
-            let mut dice = Dice(0x9E37_79B9_7F4A_7C15 ^ ((number as u64) << 32) ^ (round + 1));
+            let mut dice = Dice::new(0x9E37_79B9_7F4A_7C15 ^ ((number as u64) << 32) ^ (round + 1));
             disk.clone_from(&original);
             mutate(&mut disk, &places, &mut dice);
             still_free += u64::from(layout(&disk));

@@ -9,6 +9,7 @@
 
 mod content;
 mod device;
+mod dice;
 pub mod guest;
 mod place;
 mod program;
@@ -17,6 +18,7 @@ mod uml;
 
 pub use content::{changed, hash, noise};
 pub use device::{Loop, Mount, Swap, has_devices, is_inside, lone, run_inside, sectors_written, tool, try_tool};
+pub use dice::Dice;
 pub use place::{Place, Unchanged, hash_of, root_of_file};
 pub use program::{Program, Run};
 pub use running::Running;

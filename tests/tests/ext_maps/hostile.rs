@@ -2,6 +2,7 @@
 
 use super::journal::States;
 use failback_tests::fuzz_ext::{Memory, ext, input_of, look_at};
+use failback_tests::lab::Dice;
 use failback_volumes::{FileSystem, FreeMap};
 use std::fs;
 use std::ops::Range;
@@ -119,7 +120,7 @@ fn mutations_do_not_panic() {
         let image = states.logged(open, &[states.change(0, 1), states.change(1, 2)]);
         let input = input_of(&fs::read(image).unwrap());
         assert!(ext(&input), "{options}");
-        let mut dice = Dice(seed as u64 + 1);
+        let mut dice = Dice::new(seed as u64 + 1);
         for _ in 0..2000 {
             let mut mutated = input.clone();
             for _ in 0..=dice.below(3) {
@@ -129,18 +130,6 @@ fn mutations_do_not_panic() {
         }
     }
     assert!(accepted > 300, "{accepted}: the mutations hide what is behind the first check");
-}
-
-/// The same numbers in every run (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % limit.max(1) as u64).unwrap()
-    }
 }
 
 /// Flips a bit, overwrites a number, cuts the end off, or moves a piece elsewhere; mostly in blocks that have structure.

@@ -2,7 +2,7 @@
 
 use crate::fixtures::{V4, fill, made, prototype, write_synced};
 use failback_tests::fuzz_xfs::{Changed, look, pieces};
-use failback_tests::lab::{Place, lone, noise, tool};
+use failback_tests::lab::{Dice, Place, lone, noise, tool};
 use failback_tests::proof::{survives, with_live, with_mounted};
 use failback_volumes::{FreeMap, State};
 use std::fs;
@@ -14,22 +14,6 @@ const SMALL: u64 = 32 << 20;
 const OPTIONS: &[&str] = &["-d", "agcount=2", "-l", "size=6m"];
 const SECTOR: usize = 512;
 const ROUNDS: usize = 1500;
-
-/// The same numbers in every run (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.roll() % limit.max(1) as u64).unwrap()
-    }
-}
 
 /// A file system that was copied while it was in use.
 fn dirty(place: &Place) -> Vec<u8> {
@@ -103,7 +87,7 @@ fn damaged(image: &[u8], seed: u64, checked: bool) -> Vec<Vec<(usize, u8)>> {
     let places = places(image);
     let (mut refused, mut smaller, mut same, mut elsewhere) = (0, 0, 0, Vec::new());
     for round in 0..ROUNDS {
-        let mut dice = Dice(seed << 32 | (round as u64 + 1));
+        let mut dice = Dice::new(seed << 32 | (round as u64 + 1));
         let changes = changes(image, &places, &mut dice);
         let Some(found) = look(&Changed { base: image, changes: changes.clone(), end: image.len() }) else { continue };
         match found.map {
@@ -204,7 +188,7 @@ fn resealed() {
         assert!(pieces(&bytes), "what is not changed is understood");
         let mut accepted = 0;
         for round in 0..400 {
-            let mut dice = Dice((seed as u64 + 9) << 32 | (round + 1));
+            let mut dice = Dice::new((seed as u64 + 9) << 32 | (round + 1));
             let mut changed = bytes.clone();
             for _ in 0..=dice.below(3) {
                 let at = dice.below(changed.len());

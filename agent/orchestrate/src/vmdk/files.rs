@@ -116,15 +116,20 @@ fn same(inode: Option<(u64, u64)>, seen: &Metadata) -> io::Result<()> {
     Err(io::Error::other("it was replaced by something else while it was being opened: run this again"))
 }
 
+/// A file that was not opened, as the error of a device.
+pub(super) fn not_opened(path: &Path, source: io::Error) -> IoError {
+    IoError {
+        action: Action::Open,
+        device: path.to_string_lossy().into(),
+        at: ByteOffset::ZERO,
+        count: ByteCount::ZERO,
+        source,
+    }
+}
+
 impl Files for VmdkFiles {
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn Resizable>, IoError> {
-        let error = |source: io::Error| IoError {
-            action: Action::Open,
-            device: path.to_string_lossy().into(),
-            at: ByteOffset::ZERO,
-            count: ByteCount::ZERO,
-            source,
-        };
+        let error = |source: io::Error| not_opened(path, source);
         let seen = fs::symlink_metadata(path).map_err(error)?;
         if seen.is_symlink() {
             let why = "it is a symbolic link, and the files of a disk must not lead elsewhere";
@@ -157,13 +162,7 @@ impl Files for VmdkFiles {
     }
 
     fn names_in(&self, directory: &Path) -> Result<Vec<OsString>, IoError> {
-        names_in(directory).map_err(|source| IoError {
-            action: Action::Open,
-            device: directory.to_string_lossy().into(),
-            at: ByteOffset::ZERO,
-            count: ByteCount::ZERO,
-            source,
-        })
+        names_in(directory).map_err(|source| not_opened(directory, source))
     }
 
     fn roots(&self) -> &[PathBuf] {

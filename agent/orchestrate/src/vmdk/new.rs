@@ -1,11 +1,11 @@
 //! Files of a new disk, which get their names only when all of them are complete and durable.
 
+use super::files::not_opened;
 use crate::JobError;
 use crate::output::sync_directory_of;
-use failback_blockio::{Action, Caching, Engine, FileDevice, IoError, Options, Resizable};
+use failback_blockio::{Caching, Engine, FileDevice, IoError, Options, Resizable};
 use failback_image::create::NewFile;
 use failback_image::{Access, Files};
-use failback_units::{ByteCount, ByteOffset};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -120,13 +120,7 @@ impl Drop for NewFiles {
 
 impl Files for NewFiles {
     fn open(&self, path: &Path, _: Access) -> Result<Box<dyn Resizable>, IoError> {
-        let error = |source: io::Error| IoError {
-            action: Action::Open,
-            device: path.to_string_lossy().into(),
-            at: ByteOffset::ZERO,
-            count: ByteCount::ZERO,
-            source,
-        };
+        let error = |source: io::Error| not_opened(path, source);
         let found = self.files.iter().find(|(name, _)| name == path);
         let (_, temporary) = found.ok_or_else(|| error(io::Error::from(io::ErrorKind::NotFound)))?;
         let file = OpenOptions::new().read(true).write(true).open(temporary).map_err(error)?;

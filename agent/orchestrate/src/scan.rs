@@ -8,7 +8,7 @@ use failback_blockio::{Buffer, Completion, Device, Operation, Pool, Queue};
 use failback_delta::FreeBlocks;
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Shape, is_zero};
 use failback_units::{BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -18,6 +18,13 @@ const DEPTH: usize = 8;
 const NEAR_PIECE: usize = 256 << 10;
 /// Chunks that a thread hands over at a time, so that whoever consumes them is not woken for each.
 const HANDED_OVER: usize = 4;
+/// How far work may run ahead of what was consumed, in chunks. Results wait in memory for their turn, at most 8 KiB each; and a
+/// stretch of free space of as many MiB is no reason for the disk to idle.
+const WINDOW: u64 = 1024;
+/// Chunks of zeroes that a thread keeps for the time that it would wait for the disk.
+const DEFERRED: usize = 512;
+/// How many of them it hashes, at most, before it looks at the disk again.
+const DEFERRED_AT_ONCE: usize = 16;
 /// Pieces in memory: those being read and those waiting for their turn. 32 MiB.
 const BUFFERS: usize = 32;
 
@@ -80,15 +87,15 @@ pub(crate) fn scan(
         path: device.name().into(),
         source,
     })?;
-    let cursor = Cursor::new(device, options.shape, options.free, 2 * buffers as u64);
+    let cursor = Cursor::new(device, options.shape, options.free, WINDOW);
     let mut report = ScanReport::default();
     thread::scope(|scope| {
         let (send, receive) = channel::<Finished>();
         for _ in 0..threads {
             let (send, pool, cursor) = (send.clone(), pool.clone(), &cursor);
             scope.spawn(move || {
-                let (hasher, outbox) = (LeafHasher::new(), Vec::new());
-                let worker = Worker { device, options, pool, cursor, hasher, outbox, send: &send };
+                let (hasher, deferred, outbox) = (LeafHasher::new(), VecDeque::new(), Vec::new());
+                let worker = Worker { device, options, pool, cursor, hasher, deferred, outbox, send: &send };
                 if let Err(error) = worker.run() {
                     let _ = send.send(Err(error));
                 }
@@ -155,6 +162,8 @@ struct Worker<'a, 'd> {
     pool: Pool,
     cursor: &'a Cursor<'d>,
     hasher: LeafHasher,
+    /// Chunks that are known to be zero, whose values are computed while the disk is busy.
+    deferred: VecDeque<Job>,
     /// Finished chunks that were not handed over yet.
     outbox: Vec<(u64, Chunk)>,
     send: &'a Sender<Finished>,
@@ -167,8 +176,16 @@ impl Worker<'_, '_> {
         let mut jobs: BTreeMap<u64, Job> = BTreeMap::new();
         loop {
             self.fill(queue.as_mut(), near.as_mut(), &mut jobs)?;
+            let share = self.deferred.len().div_ceil(queue.in_flight().max(1)).min(DEFERRED_AT_ONCE);
+            for job in self.deferred.drain(..share).collect::<Vec<_>>() {
+                let content = ChunkContent::Zero(self.zero_nodes(job.blocks));
+                self.outbox.push((job.number, Chunk { blocks: job.blocks, origin: job.origin, content }));
+            }
             self.hand_over();
             let Some(Completion { token, buffer, result }) = queue.wait() else {
+                if share > 0 {
+                    continue;
+                }
                 return Ok(());
             };
             result?;
@@ -178,15 +195,17 @@ impl Worker<'_, '_> {
         }
     }
 
-    /// Submits reads until the queue is full or the work is handed out; deals with holes and cached chunks on the way.
+    /// Submits reads until the queue is full or the work is handed out; deals with cached chunks on the way, and puts off those
+    /// that need no reading.
     fn fill(
         &mut self,
         queue: &mut dyn Queue,
         near: &mut dyn Queue,
         jobs: &mut BTreeMap<u64, Job>,
     ) -> Result<(), JobError> {
-        while queue.in_flight() < queue.depth() {
-            let Some((mut buffer, job)) = self.take_job(queue.in_flight() == 0)? else { return Ok(()) };
+        while queue.in_flight() < queue.depth() && self.deferred.len() < DEFERRED {
+            let idle = queue.in_flight() == 0 && self.deferred.is_empty();
+            let Some((mut buffer, job)) = self.take_job(idle)? else { return Ok(()) };
             if job.origin == Origin::Disk {
                 buffer.truncate(job.len);
                 if self.is_resident(&job) {
@@ -197,8 +216,7 @@ impl Worker<'_, '_> {
                     jobs.insert(job.number, job);
                 }
             } else {
-                let content = ChunkContent::Zero(self.zero_nodes(job.blocks));
-                self.outbox.push((job.number, Chunk { blocks: job.blocks, origin: job.origin, content }));
+                self.deferred.push_back(job);
             }
             if self.outbox.len() >= HANDED_OVER {
                 self.hand_over();

@@ -207,7 +207,7 @@ fn nothing_is_overwritten_and_nothing_half_is_left() {
         bytes
     });
     for subformat in ["monolithicSparse", "twoGbMaxExtentSparse", "raw", "streamOptimized"] {
-        failback!("vmdk", "convert", bad, new.join("y.vmdk"), "--subformat", subformat).fails(5, "grain 2");
+        failback!("vmdk", "convert", bad, new.join("y.vmdk"), "--subformat", subformat).fails(6, "grain 2");
     }
     let mut left: Vec<PathBuf> = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().path()).collect();
     left.sort();
@@ -230,5 +230,5 @@ fn a_disk_that_is_cut_off_is_not_read_as_zeroes() {
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(bytes.len() as u64 - GRAIN).unwrap();
     file.write_all_at(&[], 0).unwrap();
-    failback!("vmdk", "convert", path, place.path("y.raw"), "--subformat", "raw").fails(5, "behind the end");
+    failback!("vmdk", "convert", path, place.path("y.raw"), "--subformat", "raw").fails(6, "behind the end");
 }

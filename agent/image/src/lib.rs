@@ -24,6 +24,6 @@ mod sparse;
 pub mod stream;
 
 pub use check::{CheckReport, check};
-pub use disk::{Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, may_be_written, open};
+pub use disk::{Damage, Disk, DiskFacts, ExtentFacts, OpenError, is_vmdk, may_be_written, open, owner_of};
 pub use files::{Access, Files};
 pub use findings::{Finding, Findings, Severity};

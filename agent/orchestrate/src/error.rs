@@ -2,6 +2,7 @@
 
 use failback_blockio::IoError;
 use failback_delta::FormatError;
+use failback_image::Damage;
 use failback_units::ByteRange;
 use std::{io, path::PathBuf};
 
@@ -14,7 +15,7 @@ pub enum Outcome {
     Mismatch,
     /// A device, a file or the kernel failed.
     Io,
-    /// A signature or a delta is damaged, or of an unknown version.
+    /// A signature, a delta or a VMDK is damaged, or of an unknown version.
     Damaged,
     /// The user stopped it.
     Interrupted,
@@ -96,8 +97,13 @@ impl JobError {
             Self::Claim(error) if error.is_io() => Outcome::Io,
             Self::Refused(_) | Self::Source(_) | Self::Claim(_) => Outcome::Refused,
             Self::WrongBase { .. } | Self::Mismatch(_) => Outcome::Mismatch,
+            Self::Device(error) if Damage::caused(error) => Outcome::Damaged,
             Self::Device(_) | Self::File { .. } => Outcome::Io,
-            Self::WhileWriting { source, .. } => source.outcome(),
+            Self::WhileWriting { source, .. } => match **source {
+                // Damage that is found when something was written already: the disk is not as it was before.
+                Self::Device(_) => Outcome::Io,
+                ref source => source.outcome(),
+            },
             Self::Format(error) if error.is_io() => Outcome::Io,
             Self::Format(_) | Self::DamagedDisk(_) => Outcome::Damaged,
             Self::Intent(error) => error.outcome(),

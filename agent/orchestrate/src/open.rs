@@ -1,6 +1,6 @@
 //! From a path to a disk: what hostdev knows of it, and what blockio or a VMDK does with it.
 
-use crate::vmdk::{VmdkDisk, names_vmdk};
+use crate::vmdk::{VmdkDisk, names_vmdk, refusal_of_part};
 use crate::{JobError, likeness};
 use failback_blockio::{Caching, Device, Engine, FileDevice, Options};
 use failback_delta::{Identity, PointKind};
@@ -178,6 +178,9 @@ impl TargetDisk {
             check_uuid(&identity, expected)?;
             return Ok(Self { identity, content: TargetContent::Vmdk(disk) });
         }
+        if let Some(refusal) = refusal_of_part(path)? {
+            return Err(JobError::Refused(refusal));
+        }
         let claim = Claim::target(path)?;
         check_uuid(claim.identity(), expected)?;
         let device = device(claim.try_clone_fd(), path, Options { engine, caching: Caching::Direct })?;
@@ -260,6 +263,7 @@ pub fn look_at_target(path: &Path) -> Result<SeenTarget, JobError> {
     let (identity, uses) = failback_hostdev::look(path)?;
     let mut seen = SeenTarget::new(identity);
     seen.add(path, &uses);
+    seen.reasons.extend(refusal_of_part(path)?);
     Ok(seen)
 }
 

@@ -125,6 +125,12 @@ pub(crate) fn names_parent(text: &[u8], file: &[u8]) -> bool {
     })
 }
 
+/// Whether a text that is no descriptor one can use still names a file of this name as an extent.
+pub(crate) fn names_extent(text: &[u8], file: &[u8]) -> bool {
+    let quoted = |line: &[u8]| line.split(|byte| *byte == b'"').nth(1) == Some(file);
+    text::lines(text).any(|line| parse::extent_access(line.text).is_some() && quoted(line.text))
+}
+
 impl Descriptor {
     /// Whether `bytes`, from the beginning of a file, begin a descriptor.
     #[must_use]

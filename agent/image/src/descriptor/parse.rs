@@ -217,7 +217,7 @@ fn no_overlap(extents: &[ExtentLine]) -> Result<(), DescriptorError> {
     Ok(())
 }
 
-fn extent_access(line: &[u8]) -> Option<ExtentAccess> {
+pub(super) fn extent_access(line: &[u8]) -> Option<ExtentAccess> {
     let (word, rest) = word(line);
     // A pair whose name looks so is none; everything else that begins so is meant to be an extent.
     if rest.trim_ascii_start().starts_with(b"=") {

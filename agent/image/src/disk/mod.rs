@@ -3,6 +3,7 @@
 //! A layer is one descriptor with its extents; the first layer is the disk that was named, each further one the parent of
 //! the one before. What a layer does not have is looked for in the next; what none has is zero.
 
+mod beside;
 mod facts;
 mod open;
 mod queue;
@@ -10,6 +11,7 @@ mod resolve;
 mod submit;
 mod writing;
 
+pub use beside::owner_of;
 pub use facts::{DiskFacts, ExtentFacts};
 pub use open::{OpenError, is_vmdk, may_be_written, open};
 pub(crate) use open::{Opened, open_layer, parent};
@@ -20,6 +22,7 @@ use failback_blockio::{Action, Device, Extent, IoError, Queue, Resizable};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use queue::DiskQueue;
 use resolve::Location;
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -67,6 +70,20 @@ pub(crate) enum Body {
     Grains { file: usize, extent: Box<dyn GrainExtent> },
 }
 
+/// What the cause of an [`IoError`] is when not a device failed, but a file of the disk is not what it should be: a sentence
+/// that names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Damage(String);
+
+impl Damage {
+    /// Whether an operation failed because of damage.
+    #[must_use]
+    pub fn caused(error: &IoError) -> bool {
+        error.source.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Self>)
+    }
+}
+
 impl Disk {
     /// `ddb.uuid` of the descriptor: its 32 hexadecimal digits are the NAA identifier that the guest sees.
     #[must_use]
@@ -89,7 +106,7 @@ impl Disk {
         match error {
             ExtentError::Io(error) => error,
             ExtentError::Damaged(sentence) => {
-                self.error(action, range, io::Error::new(io::ErrorKind::InvalidData, sentence))
+                self.error(action, range, io::Error::new(io::ErrorKind::InvalidData, Damage(sentence)))
             }
         }
     }

@@ -1,11 +1,10 @@
 //! From a path to a disk.
 
+use super::beside::child_of;
 use super::writing::Writing;
 use super::{Body, Disk, DiskFacts, ExtentFacts, FileSlot, Layer, Part};
 use crate::cowd::CowdExtent;
-use crate::descriptor::{
-    self, Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES,
-};
+use crate::descriptor::{Descriptor, DescriptorError, ExtentAccess, ExtentKind, ExtentLine, MAX_DESCRIPTOR_BYTES};
 use crate::extent::{Extent, ExtentError};
 use crate::files::{Access, Files};
 use crate::layout::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, SPARSE_MAGIC, SparseHeader};
@@ -14,11 +13,9 @@ use crate::sparse::{Shape, SparseExtent, read_header};
 use crate::stream::StreamExtent;
 use failback_blockio::{Buffer, Device, IoError, Operation, Resizable, run};
 use failback_units::{ByteCount, ByteOffset, ByteRange};
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -166,7 +163,10 @@ fn unreadable(path: &Path, error: &DescriptorError) -> OpenError {
 }
 
 /// The text of a descriptor, where it lies, and the header of the extent in which it is embedded.
-fn read_descriptor(path: &Path, device: &dyn Device) -> Result<(Vec<u8>, u64, Option<SparseHeader>), OpenError> {
+pub(super) fn read_descriptor(
+    path: &Path,
+    device: &dyn Device,
+) -> Result<(Vec<u8>, u64, Option<SparseHeader>), OpenError> {
     let name = path.display();
     let Some(header) = read_header(device)? else {
         let length = device.size().get().min(MAX_DESCRIPTOR_BYTES + 1);
@@ -206,7 +206,7 @@ fn read_descriptor(path: &Path, device: &dyn Device) -> Result<(Vec<u8>, u64, Op
     Ok((read(device, at, length)?, at, Some(header)))
 }
 
-fn read(device: &dyn Device, at: u64, length: u64) -> Result<Vec<u8>, IoError> {
+pub(super) fn read(device: &dyn Device, at: u64, length: u64) -> Result<Vec<u8>, IoError> {
     let (at, length) = (ByteOffset::new(at).unwrap_or_default(), usize::try_from(length).unwrap_or(0));
     let buffer = run(device, Operation::Read { at, into: Buffer::zeroed(length) })?;
     Ok(buffer.map(|buffer| buffer.to_vec()).unwrap_or_default())
@@ -415,46 +415,6 @@ fn check_writable(path: &Path, descriptor: &Descriptor, layer: &Layer, files: &d
         )));
     }
     Ok(())
-}
-
-/// What may stand before a parent's name: a hint can have been written on Windows.
-const SEPARATORS: [char; 2] = ['/', '\\'];
-
-/// The disk beside `path` that names it as its parent.
-fn child_of(path: &Path, descriptor: &Descriptor, files: &dyn Files) -> Result<Option<PathBuf>, OpenError> {
-    let directory = match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    };
-    let own: HashSet<&str> = descriptor.extents.iter().filter_map(|line| line.file.as_deref()).collect();
-    for name in files.names_in(directory)? {
-        let is_vmdk = Path::new(&name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("vmdk"));
-        let is_own = path.file_name() == Some(&name) || name.to_str().is_some_and(|name| own.contains(name));
-        if !is_vmdk || is_own {
-            continue;
-        }
-        let other = path.with_file_name(&name);
-        let device = files.glance(&other)?;
-        let text = match read_descriptor(&other, &*device) {
-            Ok((text, ..)) => text,
-            Err(OpenError::Io(error)) => return Err(error.into()),
-            // What is no disk has no parent.
-            Err(_) => continue,
-        };
-        let is_child = match Descriptor::parse(&text) {
-            Ok(descriptor) => {
-                let hint = descriptor.parent_hint.as_deref().filter(|_| descriptor.has_parent());
-                let named = hint.and_then(|hint| hint.rsplit(SEPARATORS).next());
-                named.is_some_and(|name| path.file_name() == Some(OsStr::new(name)))
-            }
-            // A disk of a kind that is not read here can have a parent all the same.
-            Err(_) => path.file_name().is_some_and(|name| descriptor::names_parent(&text, name.as_bytes())),
-        };
-        if is_child {
-            return Ok(Some(other));
-        }
-    }
-    Ok(None)
 }
 
 fn facts(descriptor: &Descriptor, layer: &Layer, chain: Vec<PathBuf>, unclean: bool) -> DiskFacts {

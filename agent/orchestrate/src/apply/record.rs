@@ -210,8 +210,10 @@ impl<'a> Windows<'a> {
         if written.is_nothing() && self.until.is_none() {
             return error;
         }
-        let next = match error.outcome() {
-            Outcome::Damaged => "get an intact copy of this delta and apply that",
+        let next = match error {
+            JobError::Format(_) if error.outcome() == Outcome::Damaged => {
+                "get an intact copy of this delta and apply that"
+            }
             _ => "remove the cause and run the same command again",
         };
         let state = format!(

@@ -1,5 +1,6 @@
 //! The files of a VMDK on this machine: claimed for writing, watched while they are read.
 
+use super::locks::{Locked, Locks};
 use crate::JobError;
 use failback_blockio::{Action, Caching, Device, Engine, FileDevice, IoError, Options, Resizable};
 use failback_hostdev::{ChangeMark, Claim, ClaimError, Source, SourceError};
@@ -29,6 +30,7 @@ pub struct VmdkFiles {
 struct Opened {
     sources: Vec<(Source, Option<ChangeMark>)>,
     claims: Vec<Claim>,
+    locks: Locks,
 }
 
 impl VmdkFiles {
@@ -39,7 +41,7 @@ impl VmdkFiles {
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
-        // Things are only added to the lists.
+        // Things are only added.
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -50,10 +52,21 @@ impl VmdkFiles {
     /// When nobody can tell.
     pub fn writers(&self) -> Result<Vec<String>, JobError> {
         let mut writers = Vec::new();
-        for (source, _) in &self.opened().sources {
+        let Opened { sources, locks, .. } = &mut *self.opened();
+        for (source, _) in sources {
             writers.extend(source.writable_uses()?.iter().map(ToString::to_string));
+            let path = &source.identity().path;
+            let locked = locks.on(path).map_err(|error| failed("look for locks of", path, error))?;
+            writers.extend(
+                locked.map(|Locked { lock, .. }| format!("open in a virtual machine (lock {})", lock.display())),
+            );
         }
         Ok(writers)
+    }
+
+    /// The lock that a virtual machine holds on a file, as the reason why that is not written to.
+    pub(super) fn lock_on(&self, path: &Path) -> Result<Option<Locked>, JobError> {
+        self.opened().locks.on(path).map_err(|error| failed("look for locks of", path, error))
     }
 
     /// To be called after the last read: fails if one of the files that are read was written to.
@@ -100,6 +113,9 @@ impl VmdkFiles {
     }
 
     fn for_writing(&self, path: &Path, seen: &Metadata) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
+        if let Some(locked) = self.opened().locks.on(path)? {
+            return Err(locked.into());
+        }
         let claim = Claim::target(path)?;
         same(claim.identity().inode, seen)?;
         let fd = claim.try_clone_fd()?;
@@ -216,6 +232,10 @@ fn unwrapped(error: IoError) -> JobError {
     };
     let inner = match inner.downcast::<SourceError>() {
         Ok(refused) => return JobError::Source(*refused),
+        Err(inner) => inner,
+    };
+    let inner = match inner.downcast::<Locked>() {
+        Ok(locked) => return JobError::Refused(locked.to_string()),
         Err(inner) => inner,
     };
     match inner.downcast::<NotPlain>() {

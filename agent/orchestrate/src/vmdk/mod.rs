@@ -2,6 +2,7 @@
 
 mod convert;
 mod files;
+mod locks;
 mod new;
 
 pub use convert::{ConvertReport, NewImage, convert, create};
@@ -98,8 +99,22 @@ pub(crate) fn look(path: &Path) -> Result<SeenTarget, JobError> {
     for file in files {
         let (_, uses) = failback_hostdev::look(&file)?;
         seen.add(&file, &uses);
+        seen.reasons.extend(opened.files().lock_on(&file)?.map(|locked| locked.to_string()));
     }
     Ok(seen)
+}
+
+/// Why an image must not be written to as bytes, if it is an extent of a VMDK: its guards would be passed by.
+///
+/// # Errors
+///
+/// When nobody can tell.
+pub(crate) fn refusal_of_part(path: &Path) -> Result<Option<String>, JobError> {
+    if !fs::metadata(path).is_ok_and(|seen| seen.is_file()) {
+        return Ok(None);
+    }
+    let owner = failback_image::owner_of(&plain(path)?, &VmdkFiles::new(Engine::Blocking, Vec::new()))?;
+    Ok(owner.map(|owner| format!("{} is a part of the VMDK {}: name that instead", path.display(), owner.display())))
 }
 
 /// Looks at the structure of a VMDK and of its parents: see [`failback_image::check`].

@@ -14,7 +14,8 @@ pub const SUPERBLOCK: usize = 64 << 10;
 /// More reads of metadata than any volume of this size can be worth.
 const READS_MAX: u32 = 10_000;
 
-/// A volume of which only the part from the superblock to the journal's header, and the second bitmap, are not zeroes.
+/// A volume of which only the part from the superblock to the root behind the journal's header, and the second bitmap, are
+/// not zeroes.
 pub struct Crashed {
     /// From [`SUPERBLOCK`] on.
     pub window: Vec<u8>,
@@ -69,7 +70,7 @@ impl Crashed {
     /// has one free block.
     pub fn new(block_size: usize, transaction_max: usize) -> Self {
         let mut made = Self {
-            window: vec![0; (2 + 2 * transaction_max + 3 + 1) * block_size],
+            window: vec![0; (2 + 2 * transaction_max + 3 + 2) * block_size],
             second: bits(block_size, &[(0, block_size * 8 - 1)]),
             block_size,
             transaction_max,
@@ -82,6 +83,8 @@ impl Crashed {
         let parameters = made.parameters();
         let header = made.header_place();
         made.window[header + 12..header + 44].copy_from_slice(&parameters);
+        let root = made.root_place();
+        made.window[root..].copy_from_slice(&leaf(block_size));
         made
     }
 
@@ -120,6 +123,16 @@ impl Crashed {
         (2 + self.journal_len()) * self.block_size
     }
 
+    /// The block that is the root.
+    pub fn root_block(&self) -> u32 {
+        self.superblock_block() + u32::try_from(2 + self.journal_len() + 1).expect("it is small")
+    }
+
+    /// Where in the window the root is.
+    pub fn root_place(&self) -> usize {
+        self.header_place() + self.block_size
+    }
+
     fn parameters(&self) -> Vec<u8> {
         let max = self.transaction_max;
         let numbers = [self.superblock_block() as usize + 2, 0, self.journal_len(), max, 7, max * 900 / 1024, 30, 30];
@@ -128,8 +141,7 @@ impl Crashed {
 
     /// A superblock that counts so many free blocks, filled up to a block.
     pub fn superblock(&self, free: usize) -> Vec<u8> {
-        let root = self.superblock_block() as usize + 2 + self.journal_len() + 1;
-        let mut bytes = words(&[self.blocks() as usize, free, root]);
+        let mut bytes = words(&[self.blocks() as usize, free, self.root_block() as usize]);
         bytes.extend(self.parameters());
         let block_size = u16::try_from(self.block_size).expect("8192 at most");
         bytes.extend([block_size, 100, 2, 1].into_iter().flat_map(u16::to_le_bytes));
@@ -233,6 +245,33 @@ pub fn reiserfs(changes: &[u8]) -> bool {
         *byte = *value;
     }
     crashed.inspected().is_some_and(|found| found.map.is_ok())
+}
+
+/// A leaf as `mkreiserfs` leaves the root behind: two items, of 44 and 48 bytes.
+pub fn leaf(block_size: usize) -> Vec<u8> {
+    let number = |number: usize| u16::try_from(number).expect("8192 at most").to_le_bytes();
+    let mut bytes = [1, 2, block_size - 24 - 2 * 24 - 44 - 48].into_iter().flat_map(number).collect::<Vec<_>>();
+    for (head, [len, at]) in [[44, block_size - 44], [48, block_size - 92]].into_iter().enumerate() {
+        bytes.resize(24 + head * 24 + 18, 0);
+        bytes.extend([len, at].into_iter().flat_map(number));
+    }
+    bytes.resize(block_size, 0);
+    bytes
+}
+
+/// A node of this level, with these children.
+pub fn node(block_size: usize, level: u16, children: &[u32]) -> Vec<u8> {
+    let keys = children.len() - 1;
+    let free = block_size - 24 - keys * 16 - children.len() * 8;
+    let numbers = [level.into(), keys, free];
+    let mut bytes = Vec::new();
+    for number in numbers {
+        bytes.extend(u16::try_from(number).expect("8192 at most").to_le_bytes());
+    }
+    bytes.resize(24 + keys * 16, 0);
+    bytes.extend(children.iter().flat_map(|child| [child.to_le_bytes(), [0; 4]]).flatten());
+    bytes.resize(block_size, 0);
+    bytes
 }
 
 /// A bitmap block in which these blocks are in use: from the first, and up to the second.

@@ -1,7 +1,7 @@
 //! `ReiserFS` that is damaged or lies: never a panic, and never more free space than its journal leaves.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use failback_tests::fuzz_reiserfs::{Crashed, Logged, bits, reiserfs};
+use failback_tests::fuzz_reiserfs::{Crashed, Logged, bits, leaf, node, reiserfs};
 use failback_tests::lab::noise;
 use failback_units::{ByteCount, ByteOffset};
 use failback_volumes::{FreeMap, ReadError, State, Volume, file_systems};
@@ -322,4 +322,124 @@ fn more_bitmaps_than_the_superblock_can_count() {
     }
     let wrong = file_systems(&Many::new(5)).pop().unwrap();
     assert!(wrong.map.unwrap_err().to_string().contains("it claims 5 bitmap blocks where it must have 65540"));
+}
+
+/// One whose root, block 198, has leaves as children; all of them are in their places.
+struct Tall {
+    made: Crashed,
+    /// The children, behind the root and in the window.
+    children: Vec<u32>,
+}
+
+impl Tall {
+    fn new(children: u32) -> Self {
+        let mut made = Crashed::new(512, 32);
+        let children: Vec<u32> = (1..=children).map(|number| made.root_block() + number).collect();
+        let root = made.root_place();
+        made.window.truncate(root);
+        made.window.extend(node(512, 2, &children));
+        made.window.extend(leaf(512).repeat(children.len()));
+        made.window[68] = 3;
+        Self { made, children }
+    }
+
+    /// Where in the window a child is, counted from 0.
+    fn child(&self, number: usize) -> usize {
+        self.made.root_place() + (1 + number) * 512
+    }
+
+    fn refused(&self, words: &str) {
+        refused(&self.made, words);
+    }
+}
+
+/// Superblock, bitmaps and journal of a file system that something else has overwritten.
+#[test]
+fn what_is_left_under_something_else_is_not_believed() {
+    let is_no_node = |block: u32| format!("block {block} is not the node of its tree that it should be");
+    let mut over = Crashed::new(512, 32);
+    map_of(&over);
+    let root = over.root_place();
+    for content in [vec![0; 512], vec![0xFF; 512], noise(512, 7), node(512, 2, &[300, 301])] {
+        over.window[root..].copy_from_slice(&content);
+        refused(&over, &is_no_node(198));
+    }
+    // The root alone is left. All of its first children must be there.
+    for number in 0..3 {
+        let mut tall = Tall::new(3);
+        map_of(&tall.made);
+        let at = tall.child(number);
+        tall.made.window[at..at + 512].copy_from_slice(&noise(512, 8));
+        tall.refused(&is_no_node(tall.children[number]));
+    }
+    // A root of one level for another, and levels that no root has.
+    let mut tall = Tall::new(3);
+    for (height, words) in [
+        (2, is_no_node(198)),
+        (4, is_no_node(198)),
+        (0, "its tree cannot have a height of 0".to_owned()),
+        (1, "its tree cannot have a height of 1".to_owned()),
+        (7, "its tree cannot have a height of 7".to_owned()),
+    ] {
+        tall.made.window[68] = height;
+        tall.refused(&words);
+    }
+    // Of a root with very many children only the first are read.
+    let mut wide = Tall::new(18);
+    let (last_read, behind) = (wide.child(15), wide.child(16));
+    wide.made.window[behind] ^= 1;
+    map_of(&wide.made);
+    wide.made.window[last_read] ^= 1;
+    wide.refused(&is_no_node(wide.children[15]));
+}
+
+#[test]
+fn nodes_lie_where_nodes_can() {
+    // Before the superblock, in it, a bitmap, the journal, its header, the second bitmap, behind the end, far behind.
+    for block in [0, 127, 128, 129, 130, 196, 197, 4096, 8092, u32::MAX] {
+        let mut tall = Tall::new(2);
+        let root = tall.made.root_place();
+        tall.made.window[root..root + 512].copy_from_slice(&node(512, 2, &[tall.children[0], block]));
+        tall.refused(&format!("a block of its tree cannot be block {block}"));
+    }
+    for block in [130, 197, 4096] {
+        let mut made = Crashed::new(512, 32);
+        made.window[8..12].copy_from_slice(&u32::to_le_bytes(block));
+        refused(&made, &format!("a block of its tree cannot be block {block}"));
+    }
+    // A child that the bitmap calls free.
+    let mut tall = Tall::new(2);
+    tall.made.window[512..1024].copy_from_slice(&bits(512, &[(0, 200), (201, 4096)]));
+    tall.refused("bitmap 0 calls blocks free that hold its superblock");
+}
+
+/// The tree that counts is the one that the replay leaves behind.
+#[test]
+fn nodes_are_those_that_the_journal_brings() {
+    let with = |logged: Vec<(u32, Vec<u8>)>| {
+        let mut made = Crashed::new(512, 32);
+        let blocks = logged.iter().map(|(block, content)| (*block, content.as_slice())).collect();
+        made.log(0, &Logged { number: 10, mount: 10, blocks });
+        made
+    };
+    // One on the disk that is no node yet, or no longer.
+    let mut late = with(vec![(198, leaf(512))]);
+    let root = late.root_place();
+    late.window[root..].fill(0);
+    map_of(&late);
+    // One in the journal that is none.
+    refused(&with(vec![(198, noise(512, 9))]), "block 198 is not the node");
+    // A new root above the old one: the superblock names it, and all but one of its leaves are new, too.
+    let taller = |second: Vec<u8>| {
+        let mut superblock = Crashed::new(512, 32).superblock(1);
+        superblock[8..12].copy_from_slice(&u32::to_le_bytes(300));
+        superblock[68] = 3;
+        with(vec![(300, node(512, 2, &[198, 301])), (301, second), (128, superblock)])
+    };
+    map_of(&taller(leaf(512)));
+    refused(&taller(vec![0; 512]), "block 301 is not the node");
+    let mut torn = taller(leaf(512));
+    let old_leaf = torn.root_place();
+    torn.window[old_leaf] = 0;
+    refused(&torn, "block 198 is not the node");
 }

@@ -1,7 +1,7 @@
 //! Maps of `ReiserFS`: of clean ones against `debugreiserfs`, of crashed ones by losing all that they call free.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use failback_tests::lab::{Place, Uml, has_devices, has_uml, tool, try_tool};
+use failback_tests::lab::{Place, Uml, has_devices, has_uml, noise, tool, try_tool};
 use failback_tests::proof::{assert_same_map, free_map, mapped, only_used, real_tree};
 use failback_volumes::{Kind, State};
 use std::ffi::OsStr;
@@ -113,6 +113,22 @@ fn names_and_what_lies_behind_the_end() {
     assert_eq!(map.extents().last().unwrap().end().get(), 64 << 20, "what lies behind the end is in use");
     fs::OpenOptions::new().write(true).open(&image).unwrap().set_len((64 << 20) - 1).unwrap();
     refused(&image, "it claims 67108864 bytes of a volume that has 67108863");
+}
+
+/// Something else took the volume, and what it wrote so far left superblock, bitmap and journal alone.
+#[test]
+fn what_is_left_under_something_else_is_not_believed() {
+    if !has_tools() {
+        return;
+    }
+    let place = Place::new();
+    let image = made(&place, "stale.img", 64 << 20, "-b 4096");
+    let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+    // All but the blocks 16 (superblock), 17 (bitmap), 18 to 8209 (journal) and 8210 (its header).
+    file.write_all_at(&noise(16 * 4096, 1), 0).unwrap();
+    assert!(mapped(&image).map.is_ok(), "what lies before the superblock is nothing of it");
+    file.write_all_at(&noise((64 << 20) - 8211 * 4096, 2), 8211 * 4096).unwrap();
+    refused(&image, "block 8211 is not the node of its tree that it should be");
 }
 
 #[test]

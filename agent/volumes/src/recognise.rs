@@ -58,6 +58,8 @@ const SIGNATURES: &[Signature] = &[
     signature("APFS", 32, b"NXSB"),
     signature("UFS", 8192 + 1372, b"\x54\x19\x01\0"),
     signature("UFS", 65_536 + 1372, b"\x19\x01\x54\x19"),
+    signature("VxFS", 1024, b"\xf5\xfc\x01\xa5"),
+    signature("VxFS", 8192, b"\xa5\x01\xfc\xf5"),
     signature("Ceph BlueStore", 0, b"bluestore block device"),
     signature("Oracle ASM", 32, b"ORCLDISK"),
     signature("VDO", 0, b"dmvdo001"),

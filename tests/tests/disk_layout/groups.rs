@@ -200,7 +200,7 @@ fn damaged_metadata_makes_everything_used() {
     unclear(&cut, "near", "has 67108864 bytes, and 67104768 are there");
 }
 
-/// The state with the higher number counts; two states with one number contradict each other.
+/// Disks whose states have different numbers are of different moments; two states with one number contradict each other.
 #[test]
 fn copies_of_metadata_that_differ() {
     let Some(_lone) = lone() else { return };
@@ -217,9 +217,24 @@ fn copies_of_metadata_that_differ() {
     // The first disk was away when `late` was made.
     poke(one, 4096, &before);
     let both = made.layouts();
+    for (layout, name) in both.iter().zip(["near", "late"]) {
+        assert!(layout.free.is_empty());
+        unclear(&both, name, "its disks are not of one moment");
+        let because = physical(layout).because.as_deref().unwrap_or_default();
+        let (older, newer) = (seqno(&before), seqno(&after));
+        assert!(
+            older < newer && because.contains(&format!("has seqno {older}, that of another has {newer}")),
+            "{because}"
+        );
+    }
+    // Each alone is of one moment, and both are once the first has caught up.
+    assert_eq!(free(&layouts(&[one])[0]), std::slice::from_ref(&near));
+    assert_eq!(free(&layouts(&[two])[0]), std::slice::from_ref(&late));
+    poke(one, 4096, &after);
+    let both = made.layouts();
     assert_eq!((free(&both[0]), free(&both[1])), (vec![near], vec![late]));
-    assert!(physical(&both[0]).group.as_ref().unwrap().remarks[0].contains("1 older state"));
     // Both disks went on, apart from each other.
+    poke(one, 4096, &before);
     poke(two, 4096, &before);
     {
         let alone = [Loop::attach(one, &[]), Loop::attach(two, &[])];
@@ -231,6 +246,33 @@ fn copies_of_metadata_that_differ() {
     assert!(both.iter().all(|layout| layout.free.is_empty()));
     let because = physical(&both[0]).because.as_deref().unwrap_or_default();
     assert!(because.contains("contradict each other"), "{because}");
+}
+
+/// The highest number of all texts in a metadata area: that of the one in force.
+fn seqno(area: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(area);
+    let numbers = text.split("seqno = ").skip(1).filter_map(|rest| rest.split_whitespace().next()?.parse().ok());
+    numbers.max().unwrap()
+}
+
+/// Only one of the disks keeps metadata, twice; nothing is there that could differ from it.
+#[test]
+fn a_physical_volume_without_a_metadata_area() {
+    let Some(_lone) = lone() else { return };
+    let place = Place::new();
+    let images = [place.sparse("one.img", DISK, &[]), place.sparse("two.img", DISK, &[])];
+    let start = {
+        let lvm = Lvm { disks: [Loop::attach(&images[0], &[]), Loop::attach(&images[1], &[])] };
+        let (one, two) = (lvm.name(0), lvm.name(1));
+        lvm.run(&["pvcreate", "--metadatacopies", "2", &one]);
+        lvm.run(&["pvcreate", "--metadatacopies", "0", &two]);
+        lvm.run(&["vgcreate", "-s", "1M", "vg0", &one, &two]);
+        lvm.volume("near", &[(1, 4..12)]);
+        lvm.extents_at(1)
+    };
+    let near = put_swap(&images[1], start + 4 * EXTENT, 8 * EXTENT);
+    let both = layouts(&images.each_ref().map(PathBuf::as_path));
+    assert_eq!((free(&both[0]), free(&both[1])), (vec![], vec![near]));
 }
 
 /// In a partition, beside others.

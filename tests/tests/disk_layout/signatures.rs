@@ -97,7 +97,7 @@ fn bare_signatures_are_recognised() {
     const SIZE: u64 = 16 * MIB + 512;
     let md = [&0xa92b_4efc_u32.to_le_bytes()[..], &1_u32.to_le_bytes()].concat();
     let at_end = (SIZE - 8192) / 4096 * 4096;
-    let cases: [(u64, &[u8], &str); 22] = [
+    let cases: [(u64, &[u8], &str); 24] = [
         (0, &md, "md (Linux software RAID)"),
         (4096, &md, "md (Linux software RAID)"),
         (at_end, &md, "md (Linux software RAID)"),
@@ -120,6 +120,8 @@ fn bare_signatures_are_recognised() {
         (32, b"NXSB", "APFS"),
         (1024, b"H+\0\x04", "HFS+"),
         (0, b"dmvdo001", "VDO"),
+        (1024, b"\xf5\xfc\x01\xa5", "VxFS"),
+        (8192, b"\xa5\x01\xfc\xf5", "VxFS"),
     ];
     let place = Place::new();
     for (at, magic, wanted) in cases {

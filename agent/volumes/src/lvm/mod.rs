@@ -102,23 +102,24 @@ impl Texts {
 
 /// Brings physical volumes of all disks together.
 pub(crate) fn assemble(found: &[Found]) -> Assembled {
-    let texts: BTreeSet<&[u8]> = found.iter().flat_map(|found| &found.label.texts).map(AsRef::as_ref).collect();
-    let (mut states, mut broken) = (BTreeMap::<String, BTreeMap<u64, Vec<&[u8]>>>::new(), BTreeSet::new());
-    for text in texts {
-        match group::head(text) {
-            Some((id, seqno)) => states.entry(id).or_default().entry(seqno).or_default().push(text),
-            None => {
-                broken.insert(text);
-            }
+    let heads = heads(found);
+    let moments = moments(found, &heads);
+    let mut states = BTreeMap::<&str, BTreeMap<u64, Vec<&[u8]>>>::new();
+    for (text, head) in &heads {
+        if let Some((id, seqno)) = head {
+            states.entry(id).or_default().entry(*seqno).or_default().push(text);
         }
     }
     let mut groups = Vec::new();
-    for states in states.into_values() {
-        let older = states.len() - 1;
+    for (id, states) in states {
+        let mut older = states.len() - 1;
         let Some((_, newest)) = states.into_iter().next_back() else { continue };
         let Some(mut group) = newest.first().and_then(|text| group::read(text)) else { continue };
         if newest.len() > 1 {
             group.trouble = Some("the copies of its LVM metadata contradict each other".into());
+        }
+        if let Some(trouble) = moments.get(id).and_then(apart) {
+            (group.trouble, older) = (Some(trouble), 0);
         }
         groups.push((group, older));
     }
@@ -126,16 +127,56 @@ pub(crate) fn assemble(found: &[Found]) -> Assembled {
     for (index, (group, _)) in groups.iter().enumerate() {
         group.members.iter().for_each(|member| owners.entry(&member.uuid).or_default().push(index));
     }
-    let membership: Vec<_> = found.iter().map(|found| membership(found, &owners, &broken)).collect();
+    let membership: Vec<_> = found.iter().map(|found| membership(found, &owners, &heads)).collect();
     drop(owners);
     let lay = |(index, (group, older))| laid(index, group, found, &membership, older);
     let groups = groups.into_iter().enumerate().map(lay).collect();
     Assembled { membership, groups }
 }
 
+/// Which group each text describes, and which of its states; `None` for what is no text of a group.
+type Heads<'a> = BTreeMap<&'a [u8], Option<(String, u64)>>;
+
+fn heads(found: &[Found]) -> Heads<'_> {
+    let mut heads = Heads::new();
+    for text in found.iter().flat_map(|found| &found.label.texts) {
+        heads.entry(text).or_insert_with(|| group::head(text));
+    }
+    heads
+}
+
+/// The states in which physical volumes left each group, one for each of them: LVM changes all of them together.
+///
+/// Two metadata areas of one physical volume may differ, since they are written one after the other; the newer one counts.
+fn moments<'a>(found: &[Found], heads: &'a Heads) -> BTreeMap<&'a str, BTreeSet<u64>> {
+    let mut moments = BTreeMap::<_, BTreeSet<u64>>::new();
+    for found in found {
+        let mut newest = BTreeMap::new();
+        for (id, seqno) in found.label.texts.iter().filter_map(|text| heads.get(text.as_ref())?.as_ref()) {
+            let newest = newest.entry(id.as_str()).or_insert(*seqno);
+            *newest = (*newest).max(*seqno);
+        }
+        for (id, seqno) in newest {
+            moments.entry(id).or_default().insert(seqno);
+        }
+    }
+    moments
+}
+
+/// Why physical volumes in these states make no group. Where the logical volumes lay is known then; but what lies there now is
+/// of two moments, and the map of one half is none for the other.
+fn apart(moments: &BTreeSet<u64>) -> Option<String> {
+    let (oldest, newest) = (moments.first()?, moments.last()?);
+    (oldest != newest).then(|| {
+        format!(
+            "its disks are not of one moment: the LVM metadata of one has seqno {oldest}, that of another has {newest}"
+        )
+    })
+}
+
 /// Which group a physical volume belongs to.
-fn membership(found: &Found, owners: &BTreeMap<&str, Vec<usize>>, broken: &BTreeSet<&[u8]>) -> Result<usize, Unclear> {
-    if found.label.texts.iter().any(|text| broken.contains(text.as_ref())) {
+fn membership(found: &Found, owners: &BTreeMap<&str, Vec<usize>>, heads: &Heads) -> Result<usize, Unclear> {
+    if found.label.texts.iter().any(|text| heads.get(text.as_ref()).is_none_or(Option::is_none)) {
         return Err(Unclear::because("its LVM metadata is not understood"));
     }
     match owners.get(found.label.uuid.as_str()).map(Vec::as_slice) {
@@ -310,14 +351,40 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_state_counts_if_there_is_only_one() {
+    fn the_newest_state_of_a_physical_volume_counts_if_there_is_only_one() {
         let [old, new] = [text("g", 8, &["b"]), text("g", 9, &["a", "b"])];
         let other = text("g", 9, &["b", "a"]);
-        let both = |old: &Arc<[u8]>, new: &Arc<[u8]>| {
-            laid(&[found("a", 0, &[Arc::clone(new)]), found("b", 1, &[Arc::clone(old)])]).remove(0)
+        let both = |one: &Arc<[u8]>, two: &Arc<[u8]>| {
+            let twice = found("a", 0, &[Arc::clone(one), Arc::clone(two)]);
+            laid(&[twice, found("b", 1, &[Arc::clone(&new)])]).remove(0)
         };
         assert_eq!(both(&old, &new), Ok((0, 2 * EXTENT)));
+        assert_eq!(both(&new, &old), Ok((0, 2 * EXTENT)));
         assert!(both(&other, &new).is_err_and(|reason| reason.contains("contradict")));
+    }
+
+    #[test]
+    fn disks_of_two_moments_make_no_group() {
+        let [old, new, elsewhere] = [text("g", 8, &["a", "b"]), text("g", 9, &["a", "b"]), text("h", 3, &["c"])];
+        let with = |one: &[&Arc<[u8]>], two: &[&Arc<[u8]>]| {
+            let texts = |texts: &[&Arc<[u8]>]| texts.iter().map(|text| Arc::clone(text)).collect::<Vec<_>>();
+            let (one, two) = (found("a", 0, &texts(one)), found("b", 1, &texts(two)));
+            laid(&[one, two, found("c", 2, &[Arc::clone(&elsewhere)])])
+        };
+        let is_apart = |laid: &[Result<(usize, u64), String>]| {
+            let words = "not of one moment: the LVM metadata of one has seqno 8, that of another has 9";
+            // The other group is none of it.
+            assert_eq!(laid[1], Ok((2, 2 * EXTENT)));
+            laid[0].as_ref().is_err_and(|reason| reason.contains(words))
+        };
+        assert!(is_apart(&with(&[&old], &[&new])) && is_apart(&with(&[&new], &[&old])));
+        assert!(is_apart(&with(&[&old, &new], &[&old])));
+        // The same disk twice, of two moments, beside one that keeps no metadata.
+        let copies = [found("a", 0, &[Arc::clone(&old)]), found("a", 1, &[Arc::clone(&new)]), found("b", 2, &[])];
+        assert!(laid(&copies)[0].is_err());
+        for (one, two) in [(&[&new][..], &[&new][..]), (&[&new], &[]), (&[], &[&new]), (&[&old, &new], &[&new, &old])] {
+            assert_eq!(with(one, two)[0], Ok((0, 2 * EXTENT)));
+        }
     }
 
     #[test]

@@ -14,14 +14,20 @@ const WORD: u32 = u64::BITS;
 ///
 /// # Errors
 ///
-/// When a bitmap cannot be read, when blocks that must be in use are called free, and when the superblock counts other
-/// free blocks than the bitmaps have.
-pub(super) fn read(volume: &dyn Volume, geometry: &Geometry, changes: &Changes) -> Result<FreeMap, Unclear> {
+/// When a bitmap cannot be read, when blocks that must be in use are called free, those of the `tree` among them, and when
+/// the superblock counts other free blocks than the bitmaps have.
+pub(super) fn read(
+    volume: &dyn Volume,
+    geometry: &Geometry,
+    changes: &Changes,
+    tree: &[u32],
+) -> Result<FreeMap, Unclear> {
     let newest = &changes.geometry;
     let never_free: Vec<_> = newest
         .untouchable()
         .into_iter()
-        .chain([single(newest.superblock_block()), single(newest.root_block())])
+        .chain([single(newest.superblock_block())])
+        .chain(tree.iter().copied().map(single))
         .collect();
     let mut builder = FreeMapBuilder::new();
     let mut on_disk = vec![0; geometry.block_len()];
@@ -30,7 +36,7 @@ pub(super) fn read(volume: &dyn Volume, geometry: &Geometry, changes: &Changes) 
     for number in 0..geometry.bitmaps() {
         let group = Group::new(geometry, number);
         block(volume, geometry, geometry.bitmap_block(number), &mut on_disk)?;
-        match changes.of_bitmap(number) {
+        match changes.of_block(geometry.bitmap_block(number)) {
             Some(in_journal) => block(volume, geometry, in_journal, &mut replayed)?,
             None => replayed.copy_from_slice(&on_disk),
         }
@@ -38,7 +44,7 @@ pub(super) fn read(volume: &dyn Volume, geometry: &Geometry, changes: &Changes) 
             && group.is_used(&replayed, &single(geometry.bitmap_block(number)));
         if !is_sound {
             return Err(Unclear::because(format!(
-                "bitmap {number} calls blocks free that hold its superblock, its bitmaps, its journal or its root"
+                "bitmap {number} calls blocks free that hold its superblock, its bitmaps, its journal or its tree"
             )));
         }
         free += group.push_free(geometry, &on_disk, &replayed, &mut builder);

@@ -196,6 +196,18 @@ impl Geometry {
         self.superblock.root_block.get()
     }
 
+    /// Levels of the tree and one more, unchecked.
+    pub(super) fn tree_height(&self) -> u16 {
+        self.superblock.tree_height.get()
+    }
+
+    /// Whether a block can be one of the tree: within the file system, and none that has a fixed place.
+    pub(super) fn is_for_tree(&self, block: u32) -> bool {
+        (self.superblock_block() + 1..self.blocks).contains(&block)
+            && self.bitmap_in(block).is_none()
+            && !self.untouchable().iter().any(|blocks| blocks.contains(&block))
+    }
+
     /// How many blocks the superblock counts as free.
     pub(super) fn free_blocks(&self) -> u32 {
         self.superblock.free_blocks.get()

@@ -1,6 +1,6 @@
 //! What `ReiserFS` has on the disk, as far as a map of its space needs it.
 //!
-//! Source of all facts: Linux 6.1, `fs/reiserfs/reiserfs.h`, `journal.c`, `super.c` and `bitmap.c`; `reiserfsprogs` 3.6.27
+//! Source of all facts: Linux 6.1, `fs/reiserfs/reiserfs.h`, `journal.c`, `super.c`, `bitmap.c` and `stree.c`; `reiserfsprogs` 3.6.27
 //! where it differs. All numbers are little-endian.
 //!
 //! ```text
@@ -94,7 +94,7 @@ pub(super) struct Superblock {
     pub(super) check_state: U16,
     /// How names are hashed: 0 to [`HASH_FUNCTION_MAX`].
     pub(super) hash_function: U32,
-    /// Levels of the tree.
+    /// Levels of the tree and one more: 2 for a root that is a leaf.
     pub(super) tree_height: U16,
     /// Number of bitmap blocks. It cannot count beyond 65,535: Linux then writes 0, older programs what is left of it.
     pub(super) bitmap_count: U16,
@@ -182,3 +182,61 @@ pub(super) const DESCRIPTOR_MAGIC: &[u8] = b"ReIsErLB";
 pub(super) const TRANSACTION_AFTER_WRAP: u32 = 10;
 /// The mount number that a fresh journal's transactions exceed, as `journal_read` begins with.
 pub(super) const MOUNT_BEFORE_FIRST: u32 = 9;
+
+/// What every block of the tree begins with (`block_head`).
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct NodeHeader {
+    /// [`LEAF_LEVEL`] for a leaf, one more for each level above, [`LEVEL_MAX`] at most; 0 once it has left the tree.
+    pub(super) level: U16,
+    /// Items of a leaf, or keys of an internal node.
+    pub(super) items: U16,
+    /// Bytes that neither heads nor contents take.
+    pub(super) free_space: U16,
+    /// Nothing.
+    pub(super) reserved: U16,
+    /// A key that newer programs leave alone.
+    pub(super) right_delimiter: [u8; KEY],
+}
+
+const _: () = assert!(size_of::<NodeHeader>() == 24);
+
+/// `DISK_LEAF_NODE_LEVEL`. The root's level is one less than `tree_height`.
+pub(super) const LEAF_LEVEL: u16 = 1;
+/// `MAX_HEIGHT`.
+pub(super) const LEVEL_MAX: u16 = 5;
+/// Bytes of a key.
+pub(super) const KEY: usize = 16;
+
+/// The head of an item of a leaf (`item_head`). The heads follow the leaf's header; their contents lie one before the other
+/// from the end of the block on.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct ItemHead {
+    /// What it is of.
+    pub(super) key: [u8; KEY],
+    /// How many names a directory's item has; of other items something else.
+    pub(super) count: U16,
+    /// Bytes of its content, 1 at least.
+    pub(super) len: U16,
+    /// Where the content begins in the block.
+    pub(super) at: U16,
+    /// The version of the key.
+    pub(super) version: U16,
+}
+
+const _: () = assert!(size_of::<ItemHead>() == 24);
+
+/// A child of an internal node (`disk_child`). They follow the keys, and are one more than these.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct Child {
+    /// Its block.
+    pub(super) block: U32,
+    /// How much of it is in use, in bytes.
+    pub(super) used: U16,
+    /// Nothing.
+    pub(super) reserved: U16,
+}
+
+const _: () = assert!(size_of::<Child>() == 8);

@@ -6,13 +6,15 @@
 //! them take the place of those on the disk. A block is free where both versions call it free.
 //!
 //! Nothing of it has a checksum. What can be compared is: the count of free blocks, the blocks that must be in use, the
-//! order of the transactions. Where something does not fit, every block counts as used.
+//! order of the transactions. And superblock, bitmaps and journal may be all that is left of it under something else, which
+//! has begun to fill the rest; so the top of its tree must be there. Where something does not fit, every block counts as used.
 
 mod bitmap;
 mod geometry;
 mod journal;
 mod layout;
 mod replay;
+mod tree;
 
 use crate::{FileSystem, FreeMap, Kind, ReadError, State, Unclear, Volume, text};
 use failback_units::ByteCount;
@@ -71,7 +73,8 @@ fn understand(volume: &dyn Volume, superblock: &Superblock, found: &mut FileSyst
                 geometry.bitmaps()
             ));
         }
-        bitmap::read(volume, &geometry, &changes)
+        let tree = tree::top(volume, &changes)?;
+        bitmap::read(volume, &geometry, &changes, &tree)
     });
 }
 

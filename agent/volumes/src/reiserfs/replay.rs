@@ -1,4 +1,4 @@
-//! What the journal changes that a map depends on: bitmap blocks and the superblock.
+//! What the journal changes that a map depends on: bitmap blocks, the superblock, and blocks of the tree.
 
 use super::geometry::Geometry;
 use super::journal::Transaction;
@@ -18,8 +18,8 @@ const DIGEST: usize = 16;
 pub(super) struct Changes {
     /// The file system as its newest superblock describes it.
     pub(super) geometry: Geometry,
-    /// The place of a bitmap's newest version in the journal, by the bitmap's number. No more than the journal has blocks.
-    bitmaps: BTreeMap<u32, u32>,
+    /// The place of a block's newest version in the journal, by the block. No more than the journal has blocks.
+    places: BTreeMap<u32, u32>,
 }
 
 impl Changes {
@@ -29,7 +29,7 @@ impl Changes {
     ///
     /// When they cannot be read, when they write where the kernel would refuse to, and when they change the file system's size.
     pub(super) fn of(volume: &dyn Volume, geometry: &Geometry, transactions: &[Transaction]) -> Result<Self, Unclear> {
-        let (mut bitmaps, mut superblock) = (BTreeMap::new(), None);
+        let mut places = BTreeMap::new();
         let untouchable = geometry.untouchable();
         for transaction in transactions {
             let targets = targets(volume, geometry, transaction)?;
@@ -40,24 +40,19 @@ impl Changes {
                         "transaction {number} in its journal would write to block {target}"
                     )));
                 }
-                let place = (transaction.at + behind) % geometry.journal().blocks.get();
-                if let Some(bitmap) = geometry.bitmap_in(target) {
-                    bitmaps.insert(bitmap, place);
-                } else if target == geometry.superblock_block() {
-                    superblock = Some(place);
-                }
+                places.insert(target, (transaction.at + behind) % geometry.journal().blocks.get());
             }
         }
-        let geometry = match superblock {
-            Some(place) => geometry.replayed(&read_superblock(volume, geometry, place)?)?,
+        let geometry = match places.get(&geometry.superblock_block()) {
+            Some(place) => geometry.replayed(&read_superblock(volume, geometry, *place)?)?,
             None => *geometry,
         };
-        Ok(Self { geometry, bitmaps })
+        Ok(Self { geometry, places })
     }
 
-    /// The block of the journal with the newest version of a bitmap, if it was changed.
-    pub(super) fn of_bitmap(&self, number: u32) -> Option<u32> {
-        self.bitmaps.get(&number).map(|place| self.geometry.journal_block(*place))
+    /// The block of the journal with the newest version of a block, if it was changed.
+    pub(super) fn of_block(&self, block: u32) -> Option<u32> {
+        self.places.get(&block).map(|place| self.geometry.journal_block(*place))
     }
 }
 

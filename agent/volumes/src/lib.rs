@@ -19,6 +19,7 @@ mod partitions;
 mod pieces;
 mod recognise;
 mod reiserfs;
+mod remarks;
 mod scan;
 mod swap;
 mod text;

@@ -137,3 +137,14 @@ pub(super) fn dumpe2fs_free(image: &Path) -> Vec<Range<u64>> {
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)).and_then(|value| value.trim().parse().ok())
 }
+
+/// More groups than there is memory for the places of their metadata before neighbours are joined.
+#[test]
+fn more_than_a_hundred_thousand_groups() {
+    let place = Place::new();
+    let image = place.sparse("large", 900 << 30, &[]);
+    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-E", "lazy_itable_init=1", image.to_str().unwrap()]);
+    let found = mapped(&image);
+    assert_eq!((found.state, found.checked), (State::Clean, true));
+    assert_same_map(&found.map.unwrap(), dumpe2fs_free(&image));
+}

@@ -173,6 +173,21 @@ fn an_end_that_is_none() {
     assert_eq!(found.map.unwrap(), states.map(0));
 }
 
+/// A power cut can leave the first sector of a commit block and an old rest. Linux takes that for committed and e2fsck does not.
+#[test]
+fn a_commit_block_that_is_half_there() {
+    let states = States::new("-t ext4", 1024);
+    let head = [0xC0, 0x3B, 0x39, 0x98, 0, 0, 0, 2, 0, 0, 0, 1];
+    for (at_byte, bytes) in [(512, [0x5A; 512].as_slice()), (56, &[0xFF; 2])] {
+        let image = states.logged("-c -v 3", &[states.change(0, 1)]);
+        let content = fs::read(&image).unwrap();
+        let at = content.chunks(1024).position(|block| block.starts_with(&head)).unwrap() as u64 * 1024;
+        fs::OpenOptions::new().write(true).open(&image).unwrap().write_all_at(bytes, at + at_byte).unwrap();
+        let why = mapped(&image).map.unwrap_err().to_string();
+        assert!(why.contains("half written"), "{why}");
+    }
+}
+
 /// Checksums over whole transactions, as `journal_checksum` makes them on a file system without checksums.
 #[test]
 fn checksums_of_the_first_kind() {

@@ -29,11 +29,11 @@ pub(super) struct Groupwise<'a> {
 }
 
 impl<'a> Groupwise<'a> {
-    pub(super) fn new(geometry: &'a Geometry, blocks: Blocks<'a>) -> Result<Self, Unclear> {
+    pub(super) fn new(geometry: &'a Geometry, blocks: Blocks<'a>, journal: &[Range<u64>]) -> Result<Self, Unclear> {
         Ok(Self {
             geometry,
             blocks,
-            metadata: Metadata::gather(geometry, blocks)?,
+            metadata: Metadata::gather(geometry, blocks, journal)?,
             descriptors: Vec::new(),
             descriptor_block: None,
             bitmaps: Vec::new(),

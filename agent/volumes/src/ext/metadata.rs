@@ -1,4 +1,4 @@
-//! Where the metadata is that every file system has: superblocks, descriptors, bitmaps, inode tables.
+//! Where the metadata is that every file system has: superblocks, descriptors, bitmaps, inode tables, the journal.
 //!
 //! A group whose bitmap was never written is in use exactly there, and with flexible groups also where metadata of other
 //! groups lies. In every other group the bitmap has to agree: one that calls metadata free is damaged.
@@ -22,9 +22,9 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// Gathers them from all descriptors.
-    pub(super) fn gather(geometry: &Geometry, blocks: Blocks<'_>) -> Result<Self, Unclear> {
-        let mut all = Self { extents: Vec::new(), complete: true };
+    /// Gathers them from all descriptors. The journal's blocks, `journal`, are metadata too: recovery reads them.
+    pub(super) fn gather(geometry: &Geometry, blocks: Blocks<'_>, journal: &[Range<u64>]) -> Result<Self, Unclear> {
+        let mut all = Self { extents: journal.to_vec(), complete: true };
         let mut group = 0;
         for number in 0..geometry.descriptor_blocks() {
             for descriptor in descriptors::read(geometry, blocks, number)? {
@@ -41,9 +41,9 @@ impl Metadata {
             }
             if all.extents.len() > MAX_EXTENTS {
                 all.merge();
-            }
-            if all.extents.len() > MAX_EXTENTS / 2 {
-                return Err(Unclear::because("its metadata is in more pieces than this program keeps in memory"));
+                if all.extents.len() > MAX_EXTENTS / 2 {
+                    return Err(Unclear::because("its metadata is in more pieces than this program keeps in memory"));
+                }
             }
         }
         all.merge();

@@ -19,8 +19,8 @@ mod groups;
 mod journal;
 mod layout;
 mod metadata;
-mod remarks;
 
+use crate::remarks::Remarks;
 use crate::volume::bytes;
 use crate::{FileSystem, FreeMap, FreeMapBuilder, Kind, State, Unclear, Volume, text};
 use bits::Bits;
@@ -31,7 +31,6 @@ use geometry::{Checks, Geometry};
 use groups::Groupwise;
 use journal::Journal;
 use layout::{MAGIC, SUPERBLOCK_AT, SUPERBLOCK_LEN, Superblock, state};
-use remarks::Remarks;
 
 /// What this file system says of itself, or `None` where the volume has none of its superblocks.
 pub(crate) fn inspect(volume: &dyn Volume) -> Option<FileSystem> {
@@ -83,7 +82,7 @@ fn examine(
         }
         found.state = State::Clean;
         found.checked = has_checksums;
-        return free(Groupwise::new(geometry, on_disk)?, None, geometry, found);
+        return free(Groupwise::new(geometry, on_disk, &[])?, None, geometry, found);
     }
     let inode = superblock.journal_inode.get();
     if inode == 0 {
@@ -91,18 +90,23 @@ fn examine(
     }
     let volume_blocks = volume.size().get() / u64::from(geometry.block_size);
     let fast_commits = features.has(compatible::FAST_COMMIT);
-    match journal::read(geometry, on_disk, inode, recovers, fast_commits, volume_blocks)? {
+    let (journal, own) = journal::read(geometry, on_disk, inode, recovers, fast_commits, volume_blocks)?;
+    match journal {
         Journal::Empty => {
             found.state = State::Clean;
             found.checked = has_checksums;
-            free(Groupwise::new(geometry, on_disk)?, None, geometry, found)
+            free(Groupwise::new(geometry, on_disk, &own)?, None, geometry, found)
         }
         Journal::Replay { replacements, transactions, checked } => {
             let replay = Replay::new(replacements);
             let replayed = on_disk.replayed(&replay);
             check_replayed(replayed, geometry, superblock, volume.size())?;
-            let map =
-                free(Groupwise::new(geometry, replayed)?, Some(Groupwise::new(geometry, on_disk)?), geometry, found)?;
+            let map = free(
+                Groupwise::new(geometry, replayed, &own)?,
+                Some(Groupwise::new(geometry, on_disk, &own)?),
+                geometry,
+                found,
+            )?;
             found.state = State::Replayed { transactions };
             found.checked = has_checksums && checked;
             Ok(map)

@@ -19,6 +19,7 @@ mod log;
 mod superblock;
 mod tree;
 
+use crate::remarks::Remarks;
 use crate::volume::bytes;
 use crate::{FileSystem, FreeMap, FreeMapBuilder, Kind, State, Unclear, Volume};
 use buffer::Metadata;
@@ -29,9 +30,6 @@ use zerocopy::FromBytes;
 
 /// The least that a superblock takes.
 const SUPERBLOCK_LEN: usize = 512;
-
-/// Groups that are named; of the others only the number is.
-const REMARKS_MAX: usize = 16;
 
 /// What this file system says of itself, or `None` where the volume has none of its superblocks.
 pub(crate) fn inspect(volume: &dyn Volume) -> Option<FileSystem> {
@@ -74,8 +72,8 @@ fn map(volume: &dyn Volume, raw: &RawSuperblock, found: &mut FileSystem) -> Resu
     };
     found.size = Some(superblock.size());
     let metadata = Metadata { volume, superblock: &superblock, replay: replay.as_ref() };
-    let (map, wrong) = groups(&metadata);
-    found.remarks = remarks(&wrong);
+    let (map, remarks) = groups(&metadata);
+    found.remarks = remarks;
     if let Some(replay) = &replay {
         found.state = State::Replayed { transactions: replay.transactions };
     }
@@ -106,15 +104,15 @@ fn recovered(volume: &dyn Volume, superblock: &Superblock, replay: &Replay) -> R
 }
 
 /// The free space of all groups, and what is wrong with those that count as used.
-fn groups(metadata: &Metadata<'_>) -> (FreeMap, Vec<(u32, Unclear)>) {
+fn groups(metadata: &Metadata<'_>) -> (FreeMap, Vec<String>) {
     let mut builder = FreeMapBuilder::new();
-    let mut wrong = Vec::new();
+    let mut wrong = Remarks::default();
     for number in 0..metadata.superblock.groups {
         let map = match group::read(metadata, number) {
             Ok(group) if group.is_replayed => guarded(metadata, number, group.map),
             Ok(group) => group.map,
             Err(reason) => {
-                wrong.push((number, reason));
+                wrong.push(|| format!("allocation group {number} counts as used, because {reason}"));
                 continue;
             }
         };
@@ -122,7 +120,7 @@ fn groups(metadata: &Metadata<'_>) -> (FreeMap, Vec<(u32, Unclear)>) {
             builder.push(*extent);
         }
     }
-    (builder.finish(), wrong)
+    (builder.finish(), wrong.finish())
 }
 
 /// A replayed map without what the disk as it is calls used, where that is a whole tree.
@@ -131,15 +129,4 @@ fn guarded(metadata: &Metadata<'_>, number: u32, replayed: FreeMap) -> FreeMap {
         Ok(on_disk) => replayed.intersection(&on_disk.map),
         Err(_) => replayed,
     }
-}
-
-/// A line for each group that counts as used, up to a limit.
-fn remarks(wrong: &[(u32, Unclear)]) -> Vec<String> {
-    let named = wrong.iter().take(REMARKS_MAX);
-    let mut lines: Vec<_> =
-        named.map(|(number, reason)| format!("allocation group {number} counts as used, because {reason}")).collect();
-    if let Some(more) = wrong.len().checked_sub(REMARKS_MAX).filter(|more| *more > 0) {
-        lines.push(format!("and {more} more"));
-    }
-    lines
 }

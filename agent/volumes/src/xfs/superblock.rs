@@ -35,6 +35,8 @@ const LOG_KNOWN: u32 = 0b1;
 
 /// The smallest group: Linux makes none below 16 MiB; older ones may be of 64 blocks.
 const GROUP_BLOCKS_MIN: u32 = 64;
+/// Groups, at most: mkfs.xfs makes none below 16 MiB, and a few hundred for most disks.
+const GROUPS_MAX: u32 = 1 << 20;
 /// The largest group, in bytes: XFS limits it to 1 TiB, so that numbers of blocks in it are small.
 const GROUP_BYTES_MAX: u64 = 1 << 40;
 /// The longest log, in bytes: positions in it are counted in 31 bits.
@@ -169,6 +171,9 @@ impl Superblock {
         let shift = group.checked_next_power_of_two().map(u32::ilog2);
         if shift != Some(u32::from(raw.group_shift)) {
             return Err(damaged("its groups cannot have the size that it says"));
+        }
+        if self.groups > GROUPS_MAX {
+            return Err(Unclear::because("it has more groups than this program looks at"));
         }
         let behind = u64::from(self.groups) * u64::from(group);
         let before = behind.checked_sub(u64::from(group)).ok_or_else(|| damaged("it has no groups"))?;

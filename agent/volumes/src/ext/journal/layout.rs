@@ -149,3 +149,5 @@ pub(super) const REVOKE_RECORDS_AT: usize = 16;
 
 /// Where in a commit block its checksum lies.
 pub(super) const COMMIT_CHECKSUM_AT: usize = 16;
+/// Bytes of a commit block that mean something (`struct commit_header` in Linux); the rest is zero.
+pub(super) const COMMIT_LEN: usize = 60;

@@ -9,6 +9,7 @@ use crate::Unclear;
 use crate::ext::blocks::Blocks;
 use crate::ext::checksum::{CRC32C_START, crc32c};
 use crate::ext::geometry::Geometry;
+use std::ops::Range;
 use zerocopy::FromBytes;
 
 /// How blocks of the log are checked.
@@ -92,6 +93,11 @@ impl<'a> Log<'a> {
             checks,
             refusal: if has_features { refusal(head) } else { None },
         })
+    }
+
+    /// The blocks of the file system that the journal lies in.
+    pub(super) fn places(&self) -> Vec<Range<u64>> {
+        self.places.in_order()
     }
 
     /// Refuses what cannot be followed although it is there.

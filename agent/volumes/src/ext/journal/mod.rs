@@ -11,6 +11,7 @@ use super::geometry::Geometry;
 use crate::Unclear;
 pub(super) use layout::MAGIC;
 use log::{Checks, Log};
+use std::ops::Range;
 
 /// What a journal asks for.
 pub(super) enum Journal {
@@ -26,7 +27,7 @@ pub(super) enum Journal {
     },
 }
 
-/// Reads the journal in an inode.
+/// Reads the journal in an inode, and tells where its blocks lie.
 ///
 /// `expected` is whether the file system says that it needs recovery, and `fast_commits` whether it may have fast
 /// commits. `volume_blocks` is where the volume ends.
@@ -37,14 +38,15 @@ pub(super) fn read(
     expected: bool,
     fast_commits: bool,
     volume_blocks: u64,
-) -> Result<Journal, Unclear> {
+) -> Result<(Journal, Vec<Range<u64>>), Unclear> {
     let log = Log::open(geometry, blocks, inode)?;
+    let own = log.places();
     if log.start == 0 {
         if expected {
             // Mounted, and nothing committed yet; or the place where the log begins was lost.
             walk::expect_nothing(&log)?;
         }
-        return Ok(Journal::Empty);
+        return Ok((Journal::Empty, own));
     }
     if !expected {
         return Err(Unclear::because("its journal has transactions, and the file system says that it needs none"));
@@ -55,5 +57,6 @@ pub(super) fn read(
     log.accept()?;
     let replay = walk::walk(&log, volume_blocks)?;
     let checked = log.checks != Checks::None;
-    Ok(Journal::Replay { replacements: replay.replacements, transactions: replay.transactions, checked })
+    let journal = Journal::Replay { replacements: replay.replacements, transactions: replay.transactions, checked };
+    Ok((journal, own))
 }

@@ -10,10 +10,13 @@ use crate::ext::layout::{
     ExtentIndex, INODE_CHECKSUM_AT, INODE_CHECKSUM_HIGH_AT, INODE_EXTRA_AT, INODE_EXTRA_WITH_CHECKSUM, INODE_LEN,
     Inode, inode_flag, inode_mode,
 };
+use std::ops::Range;
 use zerocopy::FromBytes;
 
-/// Blocks of a journal, at most: 8 GiB of 4 KiB blocks. mke2fs makes 1 GiB for the largest file systems.
+/// Blocks of a journal, at most. mke2fs makes 1 GiB for the largest file systems.
 pub(super) const MAX_BLOCKS: u64 = 1 << 21;
+/// Bytes of a journal, at most: with larger blocks there are fewer.
+const MAX_BYTES: u64 = 8 << 30;
 /// Blocks of an extent tree that are looked at. A journal of that many blocks needs far fewer.
 const MAX_NODES: usize = 1 << 14;
 
@@ -43,7 +46,7 @@ impl Places {
             return Err(damaged());
         }
         let count = join(inode.size_low.get(), inode.size_high.get()) / u64::from(geometry.block_size);
-        if count > MAX_BLOCKS {
+        if count > MAX_BLOCKS.min(MAX_BYTES / u64::from(geometry.block_size)) {
             return Err(Unclear::because("its journal is larger than this program can follow"));
         }
         let mut places = Self { stretches: Vec::new(), end: 0 };
@@ -52,7 +55,17 @@ impl Places {
         } else {
             places.follow_extents(geometry, blocks, &inode.places, count, seed)?;
         }
-        if places.end < count { Err(damaged()) } else { Ok(places) }
+        let in_order = places.in_order();
+        let overlap = in_order.windows(2).any(|pair| pair[1].start < pair[0].end);
+        if places.end < count || overlap { Err(damaged()) } else { Ok(places) }
+    }
+
+    /// The blocks of the file system that it lies in, from left to right.
+    pub(super) fn in_order(&self) -> Vec<Range<u64>> {
+        let ranges = self.stretches.iter().map(|stretch| stretch.physical..stretch.physical + stretch.count);
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges
     }
 
     /// Blocks in all.

@@ -1,8 +1,8 @@
 //! What blocks of the log say: the tags of a descriptor block, the numbers in a revoke block, and their checksums.
 
 use super::layout::{
-    BLOCK_HIGH_LEN, COMMIT_CHECKSUM_AT, HEADER_LEN, REVOKE_COUNT_AT, REVOKE_RECORDS_AT, TAG_LEN, TAG_UUID_LEN,
-    TAG2_EXTRA_LEN, TAG3_LEN, TAIL_LEN, Tag, Tag3, tag_flag,
+    BLOCK_HIGH_LEN, COMMIT_CHECKSUM_AT, COMMIT_LEN, HEADER_LEN, REVOKE_COUNT_AT, REVOKE_RECORDS_AT, TAG_LEN,
+    TAG_UUID_LEN, TAG2_EXTRA_LEN, TAG3_LEN, TAIL_LEN, Tag, Tag3, tag_flag,
 };
 use super::log::{Checks, Log};
 use crate::ext::checksum::crc32c;
@@ -71,6 +71,16 @@ pub(super) fn is_right_commit(checks: Checks, block: &[u8]) -> bool {
         let (stored, behind) = rest.split_at(4);
         crc32c(crc32c(crc32c(seed, before), &[0; 4]), behind).to_be_bytes() == stored
     })
+}
+
+/// Whether a commit block is right as far as its structure reaches, if what is behind that is taken for zeroes.
+///
+/// A power cut can leave the first sector of a commit block with an old rest. Linux takes such a transaction for committed
+/// (`jbd2_commit_block_csum_verify_partial`), e2fsck 1.47 does not.
+pub(super) fn is_half_right_commit(checks: Checks, block: &[u8]) -> bool {
+    let mut whole = vec![0; block.len()];
+    whole[..COMMIT_LEN].copy_from_slice(&block[..COMMIT_LEN]);
+    is_right_commit(checks, &whole)
 }
 
 /// A block without the checksum at its end.

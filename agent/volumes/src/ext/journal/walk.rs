@@ -8,7 +8,7 @@
 
 use super::layout::block_type;
 use super::log::{Checks, Log, header};
-use super::records::{Logged, has_right_tail, is_right_commit, revoked, tags};
+use super::records::{Logged, has_right_tail, is_half_right_commit, is_right_commit, revoked, tags};
 use crate::Unclear;
 use crate::ext::blocks::{Replacement, Replacements};
 
@@ -157,7 +157,10 @@ impl<'a> Walk<'a> {
 
     fn commit(&mut self, block: &[u8]) -> Result<bool, Unclear> {
         if !is_right_commit(self.log.checks, block) {
-            return Ok(false);
+            return Err(Unclear::because(
+                "the last commit block in its journal is damaged or half written, and whether it counts depends on who recovers \
+                 it: mount and unmount it first",
+            ));
         }
         if self.damaged {
             return Err(Unclear::because("its journal is damaged within a transaction that was committed"));
@@ -196,7 +199,9 @@ impl<'a> Walk<'a> {
         let Some(header) = header(block) else { return false };
         let transaction = header.transaction.get();
         match header.block_type.get() {
-            block_type::COMMIT if !is_before(transaction, self.transaction) => is_right_commit(self.log.checks, block),
+            block_type::COMMIT if !is_before(transaction, self.transaction) => {
+                is_right_commit(self.log.checks, block) || is_half_right_commit(self.log.checks, block)
+            }
             block_type::DESCRIPTOR | block_type::REVOKE if is_before(self.transaction, transaction) => {
                 has_right_tail(self.log.checks, block)
             }

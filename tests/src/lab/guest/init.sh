@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Prepares the guest, runs the test's script and ends. What the script reports goes over a serial line of its own, which the
 # kernel's messages do not share.
 /bin/busybox --install -s /bin
@@ -45,6 +46,7 @@ while read -r module; do
     insmod "/modules/$module" || die "module $module cannot be loaded"
 done </modules/order
 
+# shellcheck source=/dev/null
 . /script
 echo END >/dev/ttyS1
 end

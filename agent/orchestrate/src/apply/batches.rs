@@ -79,11 +79,10 @@ pub(super) fn open<R: Read>(delta: &mut R) -> Result<Reader<'_, R>, FormatError>
     DeltaReader::open(BufReader::with_capacity(READ_AHEAD, delta))
 }
 
-/// What a delta says before its frames: its header, and the free blocks of the result.
-pub(super) fn head_of(mut delta: &mut dyn ReadSeek) -> Result<(DeltaHeader, FreeBlocks), JobError> {
+/// What a delta says before its map and its frames.
+pub(super) fn header_of(mut delta: &mut dyn ReadSeek) -> Result<DeltaHeader, JobError> {
     length_of(delta)?;
-    let reader = open(&mut delta)?;
-    Ok((reader.header().clone(), reader.free().clone()))
+    Ok(open(&mut delta)?.header().clone())
 }
 
 /// Reads a whole delta and all that it would replace, and proves what can be proven before writing.
@@ -94,13 +93,12 @@ pub(super) fn check_all(
     options: &ApplyOptions,
     progress: &dyn Progress,
 ) -> Result<Checked, JobError> {
-    let (header, free) = head_of(delta)?;
-    // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
-    fits(&header, device)?;
     progress.phase("checking", length_of(delta)?);
     let mut delta = delta;
     let mut reader = open(&mut delta)?;
-    let key = *reader.key();
+    let (header, free, key) = (reader.header().clone(), reader.free().clone(), *reader.key());
+    // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
+    fits(&header, device)?;
     // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
     let kept = recorded.filter(|intent| !options.discard_intent || intent.delta == key);
     let torn = kept.map_or(BlockRange::default(), |intent| intent.window);

@@ -186,7 +186,7 @@ pub fn plan(
         Ok(intent) => recorded = intent,
         Err(error) => reasons.push(error.to_string()),
     }
-    let (header, _) = batches::head_of(delta)?;
+    let header = batches::header_of(delta)?;
     if let Err(error) = refusals::fits(&header, device) {
         reasons.push(error.to_string());
         let (totals, examined) = (Totals::default(), Examined::default());

@@ -1,7 +1,7 @@
 //! The order of things.
 
 use super::batches::Checked;
-use super::batches::{check_all, head_of, in_place, length_of, next_batch, open, seal, without};
+use super::batches::{check_all, header_of, in_place, length_of, next_batch, open, seal, without};
 use super::record::{Resume, Windows, new_intent};
 use super::refusals::{
     BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, check_signer, fits, holds_base_or_result, not_the_base, prove_disk,
@@ -30,7 +30,7 @@ pub(super) fn from_file(
     let recorded = intents.load()?;
     // Before the whole delta is read. A disk on which an apply was interrupted is recognised by its blocks instead.
     if recorded.is_none() || options.discard_intent {
-        let (header, _) = head_of(delta)?;
+        let header = header_of(delta)?;
         fits(&header, device)?;
         same_disk(device, &header, options)?;
     }

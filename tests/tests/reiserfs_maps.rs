@@ -1,7 +1,7 @@
 //! Maps of `ReiserFS`: of clean ones against `debugreiserfs`, of crashed ones by losing all that they call free.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use failback_tests::lab::{Place, Uml, has_devices, has_uml, noise, tool, try_tool};
+use failback_tests::lab::{Place, Uml, has_devices, has_uml, noise, recovered, tool, try_tool};
 use failback_tests::proof::{assert_same_map, free_map, mapped, only_used, real_tree};
 use failback_volumes::{Kind, State};
 use std::ffi::OsStr;
@@ -273,35 +273,6 @@ fn crashed(place: &Place, number: usize, crash: &Crash) -> PathBuf {
     image
 }
 
-/// What a guest sees on each of these images after it has recovered it: names, kinds, owners, sizes and contents.
-fn recovered(images: &[PathBuf]) -> Vec<String> {
-    let uml = Uml::new();
-    let mut script = String::from("set +e\n");
-    for (number, device) in (0..images.len()).zip('a'..) {
-        // Whatever ends a guest early leaves its file empty.
-        let text = format!(
-            "if mount -t reiserfs /dev/ubd{device} /mnt; then
-                cd /mnt
-                find . ! -type d -exec stat -c '%N %f %u:%g %s' {{}} + > /tmp/found
-                find . -type f -exec md5sum {{}} + >> /tmp/found 2>&1
-                cd /
-                umount /mnt
-                sort /tmp/found > /share/{number}
-            fi
-            sync\n"
-        );
-        script.push_str(&text);
-    }
-    script.push_str("true\n");
-    let images: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();
-    // A kernel that meets garbage may stop; what it had to say until then is there.
-    let run = uml.run(&images, &script);
-    let seen = (0..images.len()).map(|number| fs::read_to_string(uml.share().join(number.to_string())));
-    let seen: Vec<_> = seen.map(Result::unwrap_or_default).collect();
-    assert!(!seen[0].is_empty(), "{}", run.log);
-    seen
-}
-
 #[test]
 fn crashed_file_systems_lose_nothing() {
     if !has_tools() || !has_uml() {
@@ -333,8 +304,8 @@ fn crashed_file_systems_lose_nothing() {
     only_used(&images[0], &free_map(free_by_oracle(&images[0])), &unreplayed);
     let kinds = |kind: usize| copies.iter().map(move |copies| copies[kind].clone());
     let (used, whole) = thread::scope(|scope| {
-        let whole = scope.spawn(|| recovered(&kinds(0).collect::<Vec<_>>()));
-        (recovered(&kinds(1).chain([unreplayed]).collect::<Vec<_>>()), whole.join().unwrap())
+        let whole = scope.spawn(|| recovered("reiserfs", &kinds(0).collect::<Vec<_>>()));
+        (recovered("reiserfs", &kinds(1).chain([unreplayed]).collect::<Vec<_>>()), whole.join().unwrap())
     });
     for ((crash, whole), used) in CRASHES.iter().zip(&whole).zip(&used) {
         assert!(whole.lines().count() > 10, "{}: without files this proves nothing: {whole}", crash.name);

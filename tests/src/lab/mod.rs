@@ -22,7 +22,7 @@ pub use dice::Dice;
 pub use place::{Place, Unchanged, hash_of, root_of_file};
 pub use program::{Program, Run};
 pub use running::Running;
-pub use uml::{Guest, GuestRun, Uml, has_uml};
+pub use uml::{Guest, GuestRun, Uml, has_uml, recovered};
 
 /// A call of the program: `failback!("sign", disk, "-o", signature)`. Nothing runs before it is asked for its outcome.
 #[macro_export]

@@ -147,6 +147,38 @@ impl Default for Uml {
     }
 }
 
+/// What a guest sees on each of these images after it has recovered it: names, kinds, owners, sizes and contents. `kind`
+/// is that of their file systems.
+///
+/// Panics where the first image could not be looked at.
+pub fn recovered(kind: &str, images: &[PathBuf]) -> Vec<String> {
+    let uml = Uml::new();
+    let mut script = String::from("set +e\n");
+    for (number, device) in (0..images.len()).zip('a'..) {
+        // Whatever ends a guest early leaves its file empty.
+        let text = format!(
+            "if mount -t {kind} /dev/ubd{device} /mnt; then
+                cd /mnt
+                find . ! -type d -exec stat -c '%N %f %u:%g %s' {{}} + > /tmp/found
+                find . -type f -exec md5sum {{}} + >> /tmp/found 2>&1
+                cd /
+                umount /mnt
+                sort /tmp/found > /share/{number}
+            fi
+            sync\n"
+        );
+        script.push_str(&text);
+    }
+    script.push_str("true\n");
+    let images: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();
+    // A kernel that meets garbage may stop; what it had to say until then is there.
+    let run = uml.run(&images, &script);
+    let seen = (0..images.len()).map(|number| fs::read_to_string(uml.share().join(number.to_string())));
+    let seen: Vec<_> = seen.map(Result::unwrap_or_default).collect();
+    assert!(!seen[0].is_empty(), "{}", run.log);
+    seen
+}
+
 /// A machine that runs. It is killed when the test loses sight of it.
 #[must_use]
 pub struct Guest {

@@ -1,11 +1,9 @@
 //! Version 4 after a power cut, by a kernel in a process: few kernels still mount it.
 
 use crate::fixtures::{SIZE, V4, made};
-use failback_tests::lab::{Place, Uml, has_uml, lone};
+use failback_tests::lab::{Place, Uml, has_uml, lone, recovered};
 use failback_tests::proof::{copy_image, mapped, only_used, real_tree};
 use failback_volumes::State;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// Options of `mkfs.xfs` and of the mount.
 const KINDS: [(&[&str], &str); 3] = [
@@ -24,32 +22,6 @@ const CHANGES: &str = "
     cp -r /share/tree/texts /mnt/last
     sync
     power_cut";
-
-/// What a guest sees on each image after it has recovered it.
-fn recovered(images: &[PathBuf]) -> Vec<String> {
-    let uml = Uml::new();
-    let mut script = String::from("set +e\n");
-    for (number, device) in (0..images.len()).zip('a'..) {
-        let text = format!(
-            "if mount -t xfs /dev/ubd{device} /mnt; then
-                cd /mnt
-                find . ! -type d -exec stat -c '%N %f %u:%g %s' {{}} + > /tmp/found
-                find . -type f -exec md5sum {{}} + >> /tmp/found 2>&1
-                cd /
-                umount /mnt
-                sort /tmp/found > /share/{number}
-            fi\n"
-        );
-        script.push_str(&text);
-    }
-    script.push_str("true\n");
-    let images: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();
-    let run = uml.run(&images, &script);
-    let seen = (0..images.len()).map(|number| fs::read_to_string(uml.share().join(number.to_string())));
-    let seen: Vec<_> = seen.map(Result::unwrap_or_default).collect();
-    assert!(!seen[0].is_empty(), "{}", run.log);
-    seen
-}
 
 #[test]
 fn loses_nothing_by_a_power_cut() {
@@ -72,7 +44,7 @@ fn loses_nothing_by_a_power_cut() {
         let [whole, used] = ["whole", "used"].map(|name| place.path(name));
         copy_image(&image, &whole);
         only_used(&image, &map, &used);
-        let seen = recovered(&[whole.clone(), used]);
+        let seen = recovered("xfs", &[whole.clone(), used]);
         assert!(seen[0].lines().count() > 100, "{}", seen[0]);
         assert!(seen[0] == seen[1], "files were lost");
         let after = mapped(&whole);

@@ -87,13 +87,13 @@ fn name_of(path: &Path) -> &str {
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut todo = vec![directory.to_owned()];
-    while let Some(directory) = todo.pop() {
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten() {
             let entry = entry.unwrap();
             // Links to directories lead out of the package.
             if entry.file_type().unwrap().is_dir() {
-                todo.push(entry.path());
+                pending.push(entry.path());
             } else {
                 files.push(entry.path());
             }

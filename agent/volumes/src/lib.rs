@@ -35,7 +35,7 @@ pub use tree::{
     Content, DiskLayout, FileSystemFacts, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,
     PhysicalVolume, Segment,
 };
-pub use volume::{DeviceVolume, ReadError, Slice, Volume};
+pub use volume::{DeviceVolume, ReadError, Volume};
 
 /// Looks for the file systems and the swap space that are understood, by signature and not by belief: whatever claims to
 /// be there is returned, and more than one entry means that every block of the volume is in use.

@@ -114,36 +114,6 @@ fn again(error: &IoError) -> IoError {
     IoError { action: *action, device: device.clone(), at: *at, count: *count, source }
 }
 
-/// A stretch of a volume as a volume of its own: a partition.
-pub struct Slice<'a> {
-    of: &'a dyn Volume,
-    range: ByteRange,
-}
-
-impl<'a> Slice<'a> {
-    /// The bytes of `range`, or `None` where it does not lie within the volume.
-    #[must_use]
-    pub fn new(of: &'a dyn Volume, range: ByteRange) -> Option<Self> {
-        range.fits(of.size()).then_some(Self { of, range })
-    }
-}
-
-impl Volume for Slice<'_> {
-    fn size(&self) -> ByteCount {
-        self.range.count()
-    }
-
-    fn sector_size(&self) -> u32 {
-        self.of.sector_size()
-    }
-
-    fn read(&self, at: ByteOffset, into: &mut [u8]) -> Result<(), ReadError> {
-        within(self.size(), at, into.len())?;
-        let at = ByteCount::new(at.get()).and_then(|count| self.range.start().checked_add(count));
-        self.of.read(at.ok_or(ReadError::Beyond)?, into)
-    }
-}
-
 /// Refuses a read that does not lie wholly within a volume of `size`.
 pub(crate) fn within(size: ByteCount, at: ByteOffset, len: usize) -> Result<(), ReadError> {
     let range = ByteRange::new(at, ByteCount::of_memory(len)).ok_or(ReadError::Beyond)?;
@@ -191,14 +161,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_ends_where_it_ends() {
-        let disk = MemoryVolume { bytes: (0..=255).collect(), sector_size: 512 };
-        let range = ByteRange::between(ByteOffset::new(16).unwrap(), ByteOffset::new(32).unwrap()).unwrap();
-        let slice = Slice::new(&disk, range).unwrap();
-        assert_eq!(bytes(&slice, 12, 4).unwrap(), [28, 29, 30, 31]);
-        assert!(matches!(bytes(&slice, 13, 4), Err(ReadError::Beyond)));
-        assert!(matches!(bytes(&slice, u64::MAX, 1), Err(ReadError::Beyond)));
-        let beyond = ByteRange::new(ByteOffset::new(250).unwrap(), ByteCount::new(7).unwrap()).unwrap();
-        assert!(Slice::new(&disk, beyond).is_none());
+    fn a_volume_ends_where_it_ends() {
+        let volume = MemoryVolume { bytes: (16..32).collect(), sector_size: 512 };
+        assert_eq!(bytes(&volume, 12, 4).unwrap(), [28, 29, 30, 31]);
+        assert!(matches!(bytes(&volume, 13, 4), Err(ReadError::Beyond)));
+        assert!(matches!(bytes(&volume, u64::MAX, 1), Err(ReadError::Beyond)));
     }
 }

@@ -1,6 +1,7 @@
 //! Free space, in the blocks of a tree.
 
 use crate::Coverage;
+use crate::delta::{Content, FrameTable, Shapes};
 use failback_hashtree::Shape;
 use failback_units::{BlockIndex, BlockRange, ByteCount};
 
@@ -107,6 +108,54 @@ impl<'a> FreeWalk<'a> {
             self.rest = rest;
         }
         self.rest.first().copied()
+    }
+}
+
+/// The free blocks of a delta's base, which stand nowhere in one piece: what was free and is not any more is in the
+/// extents, and what was free and still is lies between them.
+#[derive(Debug)]
+pub struct BaseFree<'a> {
+    result: &'a FreeBlocks,
+    at: BlockIndex,
+    base: FreeBlocks,
+}
+
+impl<'a> BaseFree<'a> {
+    /// Nothing taken in yet; `result` are the free blocks of the delta's result.
+    #[must_use]
+    pub const fn new(result: &'a FreeBlocks) -> Self {
+        Self { result, at: BlockIndex::ZERO, base: FreeBlocks::NONE }
+    }
+
+    /// Takes in the extents of the next frame.
+    pub fn absorb(&mut self, table: &FrameTable, shapes: &Shapes) {
+        for extent in &table.extents {
+            self.extent(extent.blocks, extent.old, shapes);
+        }
+    }
+
+    /// Takes in the next extent: its blocks, and what they were.
+    pub fn extent(&mut self, blocks: BlockRange, old: Content, shapes: &Shapes) {
+        self.unchanged(blocks.start());
+        let behind = blocks.start() >= shapes.base.blocks().as_end();
+        if old == Content::Free || (old == Content::Kept && !behind) {
+            self.base.push(blocks);
+        }
+        self.at = blocks.end();
+    }
+
+    /// The free blocks of the base, once all extents were taken in.
+    #[must_use]
+    pub fn finish(mut self, shapes: &Shapes) -> FreeBlocks {
+        self.unchanged(shapes.common_end());
+        self.base
+    }
+
+    fn unchanged(&mut self, until: BlockIndex) {
+        let gap = BlockRange::between(self.at, until).unwrap_or_default();
+        for run in self.result.within(gap) {
+            self.base.push(run);
+        }
     }
 }
 

@@ -36,6 +36,10 @@ pub(crate) const PAGE_VALUES_MAX: u32 = 4096;
 /// bounds the memory for a frame, the work lost to a damaged one, and the largest node whose value stands in a table.
 pub const MAX_FRAME_BYTES: u32 = 1 << 20;
 
+/// A piece of a payload that is compressed in pieces, in bytes of content: small enough that a random read of 4 KiB costs
+/// little more than the read, large enough that zstd finds most of what there is to find.
+pub const PIECE_BYTES: usize = 64 << 10;
+
 /// Extents in one frame: each block of 4 KiB of [`MAX_FRAME_BYTES`] may stand alone.
 pub(crate) const FRAME_EXTENTS_MAX: u32 = 256;
 
@@ -69,6 +73,9 @@ pub(crate) mod compression {
     pub(crate) const NONE: u8 = 0;
     /// One zstd frame.
     pub(crate) const ZSTD: u8 = 1;
+    /// Pieces of [`PIECE_BYTES`](super::PIECE_BYTES), each a zstd frame of its own or stored as it is, behind a table of their
+    /// stored lengths: so a block can be read without unpacking the whole.
+    pub(crate) const PIECES: u8 = 2;
 }
 
 /// How a trailer is signed.
@@ -88,6 +95,8 @@ pub(crate) mod content {
     pub(crate) const ZERO: u8 = 2;
     /// Free space: counts as zero, may hold anything.
     pub(crate) const FREE: u8 = 3;
+    /// Free space or space behind the end of the disk, which does not count, but whose bytes are known by their values.
+    pub(crate) const KEPT: u8 = 4;
     /// Stands for the old content where a run of the map is hashed for a signature; in no extent.
     pub(crate) const ANY: u8 = 0xFF;
 }

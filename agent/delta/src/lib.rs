@@ -6,6 +6,7 @@
 //!
 //! - [`SignatureWriter`] and [`SignatureReader`]: a stored hash tree.
 //! - [`DeltaBuilder`] turns what is changed and unchanged into [`Frame`]s; [`DeltaWriter`] puts them into a stream.
+//! - [`Inverter`] makes the delta that leads back.
 //! - [`DeltaReader`] takes a stream apart again and trusts nothing in it; [`Proof`] recomputes both roots from it.
 #![forbid(unsafe_code)]
 
@@ -19,12 +20,12 @@ mod signature;
 mod signing;
 
 pub use delta::{
-    After, Before, Content, DeltaBuilder, DeltaHeader, DeltaReader, DeltaWriter, Extent, Frame, FrameTable, Item,
-    Proof, Proven, SealedFrame, Shapes, Standing, Totals, Trailer,
+    After, Before, Content, DeltaBuilder, DeltaHeader, DeltaReader, DeltaWriter, Extent, Frame, FrameTable, Inverter,
+    Item, Pieces, Proof, Proven, SealedFrame, Shapes, Standing, Totals, Trailer, Was,
 };
 pub use error::{FileKind, FormatError};
 pub use facts::{Coverage, Identity, PointKind};
-pub use free::{FreeBlocks, FreeWalk};
-pub use layout::{MAX_FRAME_BYTES, identify};
+pub use free::{BaseFree, FreeBlocks, FreeWalk};
+pub use layout::{MAX_FRAME_BYTES, PIECE_BYTES, identify};
 pub use signature::{Run, RunContent, SignatureHeader, SignatureReader, SignatureWriter, Uniform};
 pub use signing::{KeyError, SigningKey, VerifyingKey};

@@ -1,8 +1,9 @@
 //! From changed and unchanged blocks, in the order of the disk, to frames.
 
-use super::{Content, Extent, Frame, FrameTable, Proof, Proven, Shapes, changed_level};
+use super::frame::weighty;
+use super::{Content, Extent, Frame, Proof, Proven, Shapes, changed_level};
 use crate::layout::{FRAME_EXTENTS_MAX, FRAME_VALUES_MAX};
-use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node};
+use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
 
 /// What a changed block was.
@@ -16,6 +17,8 @@ pub enum Before {
     Zero,
     /// Free space.
     Free,
+    /// Free space, or space behind the end, with bytes of this value by the larger tree.
+    Kept(ChainingValue),
 }
 
 /// What a changed block becomes.
@@ -29,6 +32,8 @@ pub enum After<'a> {
     Zero,
     /// Free space.
     Free,
+    /// Free space, or space behind the end, that is to hold these bytes, and their value by the larger tree.
+    Kept(&'a [u8], ChainingValue),
 }
 
 impl Before {
@@ -38,6 +43,7 @@ impl Before {
             Self::Data(_) => Content::Data,
             Self::Zero => Content::Zero,
             Self::Free => Content::Free,
+            Self::Kept(_) => Content::Kept,
         }
     }
 }
@@ -49,6 +55,7 @@ impl After<'_> {
             Self::Data(..) => Content::Data,
             Self::Zero => Content::Zero,
             Self::Free => Content::Free,
+            Self::Kept(..) => Content::Kept,
         }
     }
 }
@@ -97,7 +104,7 @@ impl DeltaBuilder {
             open: None,
             old: Frontier::new(changed_level(shapes.base)),
             new: Frontier::new(changed_level(shapes.result)),
-            frame: Frame { table: empty_table(0, BlockIndex::ZERO), data: Vec::new() },
+            frame: Frame::following(None),
             weight: 0,
             next: BlockIndex::ZERO,
         }
@@ -128,9 +135,13 @@ impl DeltaBuilder {
     pub fn changed(&mut self, before: Before, after: After<'_>) -> Option<Frame> {
         let block = self.next;
         let (old, new) = (before.content(), after.content());
-        let weighty = old == Content::Data || new == Content::Data;
-        let continues =
-            |open: &OpenExtent| open.old == old && open.new == new && open.blocks.count().get() < u64::from(u16::MAX);
+        let weighty = weighty(old, new);
+        // What is kept lies within a disk or behind it.
+        let crosses = |content, side: Shape| content == Content::Kept && block == side.blocks().as_end();
+        let crosses = crosses(old, self.shapes.base) || crosses(new, self.shapes.result);
+        let continues = |open: &OpenExtent| {
+            !crosses && open.old == old && open.new == new && open.blocks.count().get() < u64::from(u16::MAX)
+        };
         let mut finished = None;
         let too_heavy = weighty && self.weight == self.shapes.frame_blocks();
         if too_heavy || !self.open.as_ref().is_some_and(continues) {
@@ -139,7 +150,10 @@ impl DeltaBuilder {
                 finished = self.close_frame();
             }
         }
+        let shapes = &self.shapes;
         let open = self.open.get_or_insert_with(|| {
+            self.old = Frontier::new(changed_level(shapes.by(shapes.base, old)));
+            self.new = Frontier::new(changed_level(shapes.by(shapes.result, new)));
             let values = &mut self.frame.table.values;
             let gap_values = values.len();
             values.extend(self.gap.take().map(|(_, value)| value));
@@ -149,10 +163,10 @@ impl DeltaBuilder {
         self.next = block.checked_add(BlockCount::new(1)).expect("blocks of a disk have numbers");
         open.blocks = BlockRange::between(open.blocks.start(), self.next).expect("grows to the right");
         self.weight += u64::from(weighty);
-        if let Before::Data(value) = before {
+        if let Before::Data(value) | Before::Kept(value) = before {
             self.old.push(Node::leaf(block), value);
         }
-        if let After::Data(content, value) = after {
+        if let After::Data(content, value) | After::Kept(content, value) = after {
             self.new.push(Node::leaf(block), value);
             self.frame.data.extend_from_slice(content);
         }
@@ -218,11 +232,7 @@ impl DeltaBuilder {
         }
         self.proof.absorb(&self.frame.table);
         self.weight = 0;
-        let next = empty_table(self.frame.table.index + 1, self.frame.table.end());
-        Some(std::mem::replace(&mut self.frame, Frame { table: next, data: Vec::new() }))
+        let next = Frame::following(Some(&self.frame.table));
+        Some(std::mem::replace(&mut self.frame, next))
     }
-}
-
-const fn empty_table(index: u64, after: BlockIndex) -> FrameTable {
-    FrameTable { index, after, extents: Vec::new(), values: Vec::new() }
 }

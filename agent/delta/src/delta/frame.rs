@@ -1,5 +1,6 @@
 //! Frames: the unit of memory, of resumption and of verification.
 
+use super::pieces::{self, Pieces};
 use super::{Content, KIND, Shapes, changed_level};
 use crate::layout::{
     FRAME_EXTENTS_MAX, FRAME_MAGIC, FRAME_VALUES_MAX, MAX_FRAME_BYTES, RawExtent, RawFrame, compression,
@@ -21,7 +22,7 @@ pub struct Extent {
     pub old: Content,
     /// What they become.
     pub new: Content,
-    /// Where in the frame's payload the new content stands; empty unless it is data.
+    /// Where in the frame's payload the new content stands; empty unless it has values.
     pub data: Range<usize>,
     pub(super) gap_values: Range<usize>,
     pub(super) old_values: Range<usize>,
@@ -31,20 +32,26 @@ pub struct Extent {
 impl Extent {
     /// The bytes of the base's disk that it replaces.
     #[must_use]
-    pub const fn old_bytes(&self, shapes: &Shapes) -> ByteRange {
-        shapes.base.bytes_of(self.blocks)
+    pub fn old_bytes(&self, shapes: &Shapes) -> ByteRange {
+        shapes.by(shapes.base, self.old).bytes_of(self.blocks)
     }
 
     /// The bytes of the result's disk that it sets.
     #[must_use]
-    pub const fn new_bytes(&self, shapes: &Shapes) -> ByteRange {
-        shapes.result.bytes_of(self.blocks)
+    pub fn new_bytes(&self, shapes: &Shapes) -> ByteRange {
+        shapes.by(shapes.result, self.new).bytes_of(self.blocks)
     }
 
-    /// Whether its content is known on either side, and so counts for the frame's limit.
-    const fn is_weighty(old: Content, new: Content) -> bool {
-        matches!(old, Content::Data) || matches!(new, Content::Data)
+    /// Whether its content is known on either side, and so counts for the frame's limit. An extent without weight may be far
+    /// larger than a frame.
+    #[must_use]
+    pub const fn is_weighty(&self) -> bool {
+        weighty(self.old, self.new)
     }
+}
+
+pub(super) const fn weighty(old: Content, new: Content) -> bool {
+    old.has_values() || new.has_values()
 }
 
 /// What stands at an extent of a disk that may or may not have received it.
@@ -116,8 +123,7 @@ impl FrameTable {
     ///
     /// An extent with data on neither side may be far larger than a frame: do not read one of those into memory for this.
     pub fn standing(&self, shapes: &Shapes, hasher: &mut LeafHasher, extent: &Extent, content: &[u8]) -> Standing {
-        let old = self.side(shapes.base, extent.old, extent.old_values.clone());
-        let new = self.side(shapes.result, extent.new, extent.new_values.clone());
+        let (old, new) = (self.old_side(shapes, extent), self.new_side(shapes, extent));
         let new_units = new.compare(hasher, extent.blocks, content);
         if new_units.iter().all(|unit| *unit) {
             return Standing::New;
@@ -134,15 +140,28 @@ impl FrameTable {
         }
     }
 
-    fn side(&self, shape: Shape, content: Content, values: Range<usize>) -> Side<'_> {
-        Side { shape, content, values, all: &self.values }
+    /// Whether the old content stands at an extent, of which `content` was read as for [`standing`](Self::standing).
+    pub fn stands_old(&self, shapes: &Shapes, hasher: &mut LeafHasher, extent: &Extent, content: &[u8]) -> bool {
+        self.old_side(shapes, extent).compare(hasher, extent.blocks, content).iter().all(|unit| *unit)
+    }
+
+    fn old_side(&self, shapes: &Shapes, extent: &Extent) -> Side<'_> {
+        let shape = shapes.by(shapes.base, extent.old);
+        Side { shape, content: extent.old, values: &self.values[extent.old_values.clone()] }
+    }
+
+    fn new_side(&self, shapes: &Shapes, extent: &Extent) -> Side<'_> {
+        let shape = shapes.by(shapes.result, extent.new);
+        Side { shape, content: extent.new, values: &self.values[extent.new_values.clone()] }
     }
 
     /// Whether a decompressed payload has the values that the table states.
     fn fits(&self, shapes: &Shapes, hasher: &mut LeafHasher, data: &[u8]) -> bool {
-        self.extents.iter().filter(|extent| extent.new == Content::Data).all(|extent| {
-            let side = self.side(shapes.result, extent.new, extent.new_values.clone());
-            side.compare(hasher, extent.blocks, &data[extent.data.clone()]).iter().all(|unit| *unit)
+        self.extents.iter().filter(|extent| extent.new.has_values()).all(|extent| {
+            self.new_side(shapes, extent)
+                .compare(hasher, extent.blocks, &data[extent.data.clone()])
+                .iter()
+                .all(|unit| *unit)
         })
     }
 
@@ -170,10 +189,10 @@ impl FrameTable {
             let old = side_content(raw_extent.old, shapes.base, header.base_coverage, blocks)?;
             let new = side_content(raw_extent.new, shapes.result, header.result_coverage, blocks)?;
             // Zero and free have one value and yet differ: what was free may hold anything, and must be set to become zero.
-            if old == new && old.counts_as_zero() && start < shapes.common_end() {
+            if old == new && !weighty(old, new) && start < shapes.common_end() {
                 return Err("an extent changes nothing");
             }
-            weight += if Extent::is_weighty(old, new) { blocks.count().get() } else { 0 };
+            weight += if weighty(old, new) { blocks.count().get() } else { 0 };
             if weight > shapes.frame_blocks() {
                 return Err("it changes more than a frame may");
             }
@@ -183,16 +202,16 @@ impl FrameTable {
                 usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(values).unwrap_or(usize::MAX)
             };
             let gap_blocks = BlockRange::between(end, start).unwrap_or_default();
-            let stored = |shape, content| match content {
-                Content::Data => Cover::new(blocks, changed_level(shape)).len(),
-                _ => 0,
+            let stored = |side, content: Content| match content.has_values() {
+                true => Cover::new(blocks, changed_level(shapes.by(side, content))).len(),
+                false => 0,
             };
             let gap_values = next(Cover::new(gap_blocks, shapes.gap_level()).len());
             let old_values = next(stored(shapes.base, old));
             let new_values = next(stored(shapes.result, new));
             let data_start = data;
-            if new == Content::Data {
-                data += shapes.result.bytes_of(blocks).count().get();
+            if new.has_values() {
+                data += shapes.by(shapes.result, new).bytes_of(blocks).count().get();
             }
             let data_range =
                 usize::try_from(data_start).unwrap_or(usize::MAX)..usize::try_from(data).unwrap_or(usize::MAX);
@@ -215,7 +234,10 @@ fn side_content(code: u8, shape: Shape, coverage: Coverage, blocks: BlockRange) 
     match content {
         Content::Absent if !absent => Err("an extent within the disk is called absent"),
         Content::Data | Content::Zero | Content::Free if !present => Err("an extent lies behind the disk's end"),
-        Content::Free if coverage == Coverage::Whole => Err("an extent is called free where all of the disk counts"),
+        Content::Kept if !present && !absent => Err("an extent lies across the disk's end"),
+        Content::Free | Content::Kept if present && coverage == Coverage::Whole => {
+            Err("an extent is called free where all of the disk counts")
+        }
         _ => Ok(content),
     }
 }
@@ -224,8 +246,7 @@ fn side_content(code: u8, shape: Shape, coverage: Coverage, blocks: BlockRange) 
 struct Side<'a> {
     shape: Shape,
     content: Content,
-    values: Range<usize>,
-    all: &'a [ChainingValue],
+    values: &'a [ChainingValue],
 }
 
 impl Side<'_> {
@@ -249,12 +270,12 @@ impl Side<'_> {
                 };
                 cover.map(&mut is_next_zero).collect()
             }
-            Content::Data => {
+            Content::Data | Content::Kept => {
                 let mut leaves = Vec::new();
                 hasher.hash(self.shape, blocks.start(), &content[..len], &mut leaves);
                 let mut nodes = Frontier::new(level);
                 nodes.push_leaves(hasher, blocks.start(), &leaves);
-                nodes.take().zip(&self.all[self.values.clone()]).map(|((_, value), stated)| value == *stated).collect()
+                nodes.take().zip(self.values).map(|((_, value), stated)| value == *stated).collect()
             }
         }
     }
@@ -275,12 +296,21 @@ impl Frame {
     /// `level` is zstd's, 1 to 19; the payload is stored as it is where compressing does not pay.
     #[must_use]
     pub fn seal(&self, key: &[u8; 32], level: i32) -> Vec<u8> {
+        self.sealed(key, compression::ZSTD, zstd::bulk::compress(&self.data, level).ok())
+    }
+
+    /// The same with a payload of which any piece can be unpacked alone: for deltas that are read at random.
+    #[must_use]
+    pub fn seal_in_pieces(&self, key: &[u8; 32], level: i32) -> Vec<u8> {
+        self.sealed(key, compression::PIECES, pieces::pack(&self.data, level))
+    }
+
+    fn sealed(&self, key: &[u8; 32], compression: u8, packed: Option<Vec<u8>>) -> Vec<u8> {
         let table = &self.table;
-        let packed = zstd::bulk::compress(&self.data, level).ok();
         // Less than one part in 32 saved is not worth decompressing.
         let packed = packed.filter(|packed| packed.len() + self.data.len() / 32 < self.data.len());
         let (compression, payload) = match &packed {
-            Some(packed) => (compression::ZSTD, packed.as_slice()),
+            Some(packed) => (compression, packed.as_slice()),
             None => (compression::NONE, self.data.as_slice()),
         };
         let small = |len: usize| u32::try_from(len).expect("a frame is small").into();
@@ -322,7 +352,7 @@ impl Frame {
 pub struct SealedFrame {
     /// What it changes.
     pub table: FrameTable,
-    compressed: bool,
+    pieces: Pieces,
     stored: Vec<u8>,
     hash: [u8; 32],
 }
@@ -348,19 +378,50 @@ impl SealedFrame {
     /// When it has not: nothing of `data` may be used then.
     pub fn open(&self, shapes: &Shapes, hasher: &mut LeafHasher, data: &mut [u8]) -> Result<(), FormatError> {
         let damaged = |why| FormatError::damaged(KIND, format!("frame {}", self.table.index), why);
-        if self.compressed {
-            let len = zstd::bulk::decompress_to_buffer(&self.stored, data);
-            if len.ok() != Some(data.len()) {
-                return Err(damaged("its payload cannot be unpacked"));
-            }
-        } else {
-            data.copy_from_slice(&self.stored);
+        if !self.pieces.unpack_all(&self.stored, data) {
+            return Err(damaged("its payload cannot be unpacked"));
         }
         if self.table.fits(shapes, hasher, data) {
             Ok(())
         } else {
             Err(damaged("its payload does not have the values that its table states"))
         }
+    }
+
+    /// How the payload is cut, to unpack pieces of it alone. Their places count from the start of the sealed frame.
+    #[must_use]
+    pub fn pieces(&self) -> Pieces {
+        let table = &self.table;
+        let before = size_of::<RawFrame>() + table.extents.len() * size_of::<RawExtent>() + table.values.len() * 32;
+        self.pieces.clone().behind(before)
+    }
+
+    /// A frame from its bytes, read again from where they stood in a stream that was read before: frame `index`, behind a
+    /// frame that ended with the block before `after`.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not that frame, whole.
+    pub fn from_bytes(
+        bytes: &[u8],
+        header: &DeltaHeader,
+        key: &[u8; 32],
+        index: u64,
+        after: BlockIndex,
+    ) -> Result<Self, FormatError> {
+        let mut input = Input::new(bytes, KIND);
+        let mut magic = [0; 4];
+        input.fill(&mut magic, "a frame")?;
+        if magic != FRAME_MAGIC {
+            return Err(FormatError::damaged(
+                KIND,
+                format!("frame {index}"),
+                "it begins as nothing that can stand here",
+            ));
+        }
+        let frame = Self::read(&mut input, magic, header, key, (index, after))?;
+        input.end()?;
+        Ok(frame)
     }
 
     /// Reads what follows a frame's magic number, `start`, in memory for one frame.
@@ -396,10 +457,14 @@ impl SealedFrame {
             return Err(damaged("its hash does not fit"));
         }
         reserved_is_zero(KIND, &part(), &[&raw.reserved])?;
-        let compressed = match raw.compression {
-            compression::NONE if raw.stored_len == raw.data_len => false,
+        let data_len = raw.data_len.get() as usize;
+        let pieces = match raw.compression {
+            compression::NONE if raw.stored_len == raw.data_len => Pieces::plain(data_len),
             compression::NONE => return Err(damaged("its lengths differ though it is not compressed")),
-            compression::ZSTD => true,
+            compression::ZSTD => Pieces::single(data_len, stored.len()),
+            compression::PIECES => {
+                Pieces::of(&stored, data_len).ok_or_else(|| damaged("its pieces are not as long as it says"))?
+            }
             value => {
                 let value = u64::from(value);
                 return Err(FormatError::UnknownFeature { kind: KIND, what: "compression", value });
@@ -408,6 +473,6 @@ impl SealedFrame {
         let raw_extents = <[RawExtent]>::ref_from_bytes(&raw_extents).map_err(|_| damaged("no whole extents"))?;
         let extents = FrameTable::resolve(header, &raw, raw_extents).map_err(damaged)?;
         let values = values.as_chunks().0.iter().map(|value| ChainingValue(*value)).collect();
-        Ok(Self { table: FrameTable { index, after, extents, values }, compressed, stored, hash: raw.hash })
+        Ok(Self { table: FrameTable { index, after, extents, values }, pieces, stored, hash: raw.hash })
     }
 }

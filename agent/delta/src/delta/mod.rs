@@ -2,13 +2,17 @@
 
 mod builder;
 mod frame;
+mod inverse;
 mod map;
+mod pieces;
 mod proof;
 mod reader;
 mod writer;
 
 pub use builder::{After, Before, DeltaBuilder};
 pub use frame::{Extent, Frame, FrameTable, SealedFrame, Standing};
+pub use inverse::{Inverter, Was};
+pub use pieces::Pieces;
 pub use proof::{Proof, Proven};
 pub use reader::{DeltaReader, Item};
 pub use writer::DeltaWriter;
@@ -66,6 +70,23 @@ impl Shapes {
         self.base.block_size()
     }
 
+    /// The two sides exchanged, as in the delta that undoes another.
+    #[must_use]
+    pub const fn swapped(&self) -> Self {
+        Self { base: self.result, result: self.base }
+    }
+
+    /// The tree of the larger disk. It gives values to what is kept of free space and of space behind a disk's end.
+    #[must_use]
+    pub fn larger(&self) -> Shape {
+        if self.base.size() > self.result.size() { self.base } else { self.result }
+    }
+
+    /// The tree by which blocks with this content on a side are cut and hashed.
+    fn by(&self, side: Shape, content: Content) -> Shape {
+        if content == Content::Kept { self.larger() } else { side }
+    }
+
     /// The block behind the last one of the larger disk.
     #[must_use]
     pub fn end(&self) -> BlockIndex {
@@ -116,32 +137,47 @@ pub enum Content {
     Zero,
     /// Free space, which counts as zero and may hold anything.
     Free,
+    /// Free space, or space behind the end of the disk, whose bytes are known all the same: what an undo puts back although no
+    /// root tells of it. Within the disk it counts as zero.
+    Kept,
 }
 
 impl Content {
-    pub(crate) const fn code(self) -> u8 {
+    /// The number that stands for it in a file: see `FORMAT.md`.
+    #[must_use]
+    pub const fn code(self) -> u8 {
         match self {
             Self::Absent => content::ABSENT,
             Self::Data => content::DATA,
             Self::Zero => content::ZERO,
             Self::Free => content::FREE,
+            Self::Kept => content::KEPT,
         }
     }
 
-    const fn from_code(code: u8) -> Option<Self> {
+    /// What a number stands for; `None` if for nothing.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
         match code {
             content::ABSENT => Some(Self::Absent),
             content::DATA => Some(Self::Data),
             content::ZERO => Some(Self::Zero),
             content::FREE => Some(Self::Free),
+            content::KEPT => Some(Self::Kept),
             _ => None,
         }
     }
 
-    /// Whether it has the value of zeroes.
+    /// Whether its bytes are known by their values.
     #[must_use]
-    pub const fn counts_as_zero(self) -> bool {
-        matches!(self, Self::Zero | Self::Free)
+    pub const fn has_values(self) -> bool {
+        matches!(self, Self::Data | Self::Kept)
+    }
+
+    /// Whether a disk is made to hold it: it is content, or zeroes. The rest is left as it is.
+    #[must_use]
+    pub const fn is_written(self) -> bool {
+        matches!(self, Self::Data | Self::Kept | Self::Zero)
     }
 }
 
@@ -174,6 +210,12 @@ pub struct Trailer {
 }
 
 impl Trailer {
+    /// The values of the unchanged blocks behind the last extent. The delta that leads back has the same.
+    #[must_use]
+    pub fn values(&self) -> &[ChainingValue] {
+        &self.values
+    }
+
     /// The unchanged blocks behind the last extent, which ends before block `end`, with the values of the nodes that cover
     /// them.
     #[must_use]

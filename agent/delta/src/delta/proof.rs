@@ -114,7 +114,9 @@ impl Proof {
         match content {
             Content::Absent => {}
             Content::Data => cover.zip(values).for_each(|(node, value)| builder.push(node, *value)),
-            Content::Zero | Content::Free => {
+            // Behind the end of the disk.
+            Content::Kept if blocks.start() >= shape.blocks().as_end() => {}
+            Content::Zero | Content::Free | Content::Kept => {
                 cover.for_each(|node| builder.push(node, hasher.zero_node(shape, node)));
             }
         }

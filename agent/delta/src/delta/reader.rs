@@ -21,6 +21,8 @@ pub struct DeltaReader<R> {
     after: BlockIndex,
     totals: Totals,
     extents: ExtentsHash,
+    /// Whether a frame keeps what no root tells of.
+    keeps: bool,
 }
 
 /// The next part of a delta.
@@ -47,7 +49,7 @@ impl<R: Read> DeltaReader<R> {
             Coverage::Used => map::read(&mut input, &key, header.shapes.result.blocks())?,
         };
         extents.absorb_map(&free);
-        Ok(Self { input, header, key, free, after: BlockIndex::ZERO, totals: Totals::default(), extents })
+        Ok(Self { input, header, key, free, after: BlockIndex::ZERO, totals: Totals::default(), extents, keeps: false })
     }
 
     /// What the delta says before its frames.
@@ -102,6 +104,10 @@ impl<R: Read> DeltaReader<R> {
         for extent in &table.extents {
             let agrees = match extent.new {
                 Content::Free => self.free.covers(extent.blocks),
+                Content::Kept => {
+                    let behind = extent.blocks.start() >= self.header.shapes.result.blocks().as_end();
+                    behind || self.free.covers(extent.blocks)
+                }
                 Content::Data | Content::Zero => !self.free.touches(extent.blocks),
                 Content::Absent => true,
             };
@@ -112,6 +118,7 @@ impl<R: Read> DeltaReader<R> {
         }
         self.after = table.end();
         self.extents.absorb(table);
+        self.keeps |= table.extents.iter().any(|extent| extent.old == Content::Kept || extent.new == Content::Kept);
         let totals = &mut self.totals;
         totals.frames += 1;
         totals.extents += table.extents.len() as u64;
@@ -161,6 +168,10 @@ impl<R: Read> DeltaReader<R> {
             signature_scheme::NONE => {
                 reserved_is_zero(KIND, "trailer", &[&raw.public_key, &raw.signature])?;
                 None
+            }
+            // What is signed are roots and extents: kept bytes follow from neither.
+            signature_scheme::ED25519 if self.keeps => {
+                return Err(damaged("it is signed and keeps bytes that no signature covers"));
             }
             signature_scheme::ED25519 => {
                 let (public, signature) = (&raw.public_key, &raw.signature);

@@ -54,6 +54,12 @@ impl<W: Write> DeltaWriter<W> {
         self.key
     }
 
+    /// How many bytes were written so far.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.written
+    }
+
     /// Adds the next frame: its table, and its bytes as [`Frame::seal`](super::Frame::seal) made them.
     ///
     /// # Errors

@@ -251,7 +251,7 @@ impl<W: Write> Comparison<'_, W> {
                     Before::Data(old) => *old == leaves[place],
                     Before::Zero => is_zero(contents[place]),
                     // What was free may hold anything on the target.
-                    Before::Free | Before::Absent => false,
+                    Before::Free | Before::Absent | Before::Kept(_) => false,
                 }
         };
         let mut place = 0;

@@ -1,12 +1,12 @@
 //! Reading a delta a few frames at a time, and proving all of it before anything is written.
 
 use super::refusals::{NOTHING_WRITTEN, fits, wrong_base};
-use super::target::Target;
-use super::{ApplyOptions, Examined, Intent, Pace, ReadSeek};
+use super::target::{Target, Witness};
+use super::{Examined, Pace, ReadSeek};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{
-    DeltaHeader, DeltaReader, FileKind, FormatError, FreeBlocks, Item, Proof, SealedFrame, Totals, Trailer,
+    DeltaHeader, DeltaReader, FileKind, FormatError, FreeBlocks, Item, Proof, SealedFrame, Shapes, Totals, Trailer,
     VerifyingKey,
 };
 use failback_hashtree::Root;
@@ -18,23 +18,23 @@ use std::thread;
 /// What is read of a delta at a time, in bytes.
 pub(super) const READ_AHEAD: usize = 1 << 20;
 
-pub(super) type Reader<'a, R> = DeltaReader<BufReader<&'a mut R>>;
+pub(crate) type Reader<'a, R> = DeltaReader<BufReader<&'a mut R>>;
 
 /// Everything that is known of a delta and a target before anything is written.
-pub(super) struct Checked {
-    pub(super) header: DeltaHeader,
+pub(crate) struct Checked {
+    pub(crate) header: DeltaHeader,
     /// The free blocks of the result.
-    pub(super) free: FreeBlocks,
-    pub(super) key: [u8; 32],
-    pub(super) result_root: Root,
+    pub(crate) free: FreeBlocks,
+    pub(crate) key: [u8; 32],
+    pub(crate) result_root: Root,
     pub(super) totals: Totals,
     pub(super) signed_by: Option<VerifyingKey>,
-    pub(super) total: Examined,
+    pub(crate) total: Examined,
     pub(super) batches: Vec<Batch>,
 }
 
 /// What is known of some frames that are written as one.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// For each frame, whether all of it is in place.
     pub(super) in_place: Vec<bool>,
     /// A hash over the hashes of the frames: what is written is what was proven.
@@ -75,7 +75,7 @@ pub(super) fn next_batch<R: Read>(
     Ok((frames, None))
 }
 
-pub(super) fn open<R: Read>(delta: &mut R) -> Result<Reader<'_, R>, FormatError> {
+pub(crate) fn open<R: Read>(delta: &mut R) -> Result<Reader<'_, R>, FormatError> {
     DeltaReader::open(BufReader::with_capacity(READ_AHEAD, delta))
 }
 
@@ -85,23 +85,32 @@ pub(super) fn header_of(mut delta: &mut dyn ReadSeek) -> Result<DeltaHeader, Job
     Ok(open(&mut delta)?.header().clone())
 }
 
-/// Reads a whole delta and all that it would replace, and proves what can be proven before writing.
-pub(super) fn check_all(
+/// Whoever keeps what a delta is going to replace.
+pub(crate) trait Recording {
+    /// Makes ready for the next frames; the witness of what stands at them.
+    fn witness(&mut self, frames: &[Arc<SealedFrame>]) -> &mut dyn Witness;
+
+    /// Keeps what the witness saw of the same frames.
+    fn record(&mut self, target: &mut Target<'_>, frames: &[Arc<SealedFrame>]) -> Result<(), JobError>;
+}
+
+/// Reads a whole delta and all that it would replace, and proves what can be proven before writing. `torn` finds the blocks
+/// that may be half written, given the delta's key and shapes.
+pub(crate) fn check_all(
     device: &dyn Device,
     delta: &mut dyn ReadSeek,
-    recorded: Option<&Intent>,
-    options: &ApplyOptions,
+    torn: impl FnOnce(&[u8; 32], &Shapes) -> BlockRange,
+    mut recording: Option<&mut dyn Recording>,
+    pace: Pace,
     progress: &dyn Progress,
 ) -> Result<Checked, JobError> {
-    progress.phase("checking", length_of(delta)?);
+    progress.phase(if recording.is_some() { "recording" } else { "checking" }, length_of(delta)?);
     let mut delta = delta;
     let mut reader = open(&mut delta)?;
     let (header, free, key) = (reader.header().clone(), reader.free().clone(), *reader.key());
     // Before anything is read, and before values are computed for a disk of any size that a damaged header may claim.
     fits(&header, device)?;
-    // Which blocks may be torn must be known before the result root is; a record of another result is refused later.
-    let kept = recorded.filter(|intent| !options.discard_intent || intent.delta == key);
-    let torn = kept.map_or(BlockRange::default(), |intent| intent.window);
+    let torn = torn(&key, &header.shapes);
     let mut proof = Proof::new(&header.shapes);
     let mut total = Examined::default();
     let mut batches = Vec::new();
@@ -109,12 +118,16 @@ pub(super) fn check_all(
     thread::scope(|scope| {
         let mut target = Target::new(device, header.shapes, scope)?;
         loop {
-            let (frames, trailer) = next_batch(&mut reader, options.pace)?;
+            let (frames, trailer) = next_batch(&mut reader, pace)?;
             for frame in &frames {
                 proof.absorb(&frame.table);
             }
             target.start_checking(&frames);
-            let found = target.examine(&frames, torn)?;
+            let witness = recording.as_deref_mut().map(|recording| recording.witness(&frames));
+            let found = target.examine(&frames, torn, witness)?;
+            if let Some(recording) = recording.as_deref_mut() {
+                recording.record(&mut target, &frames)?;
+            }
             // The last frames may be checked while the next ones are read.
             target.finish_checking(if trailer.is_some() { 0 } else { frames.len() })?;
             for examined in &found {
@@ -138,7 +151,7 @@ pub(super) fn check_all(
 }
 
 /// The length of a delta, and back to its start.
-pub(super) fn length_of(delta: &mut dyn ReadSeek) -> Result<Option<u64>, JobError> {
+pub(crate) fn length_of(delta: &mut dyn ReadSeek) -> Result<Option<u64>, JobError> {
     let failed = |error: io::Error| JobError::from(FormatError::Read(FileKind::Delta, error));
     let length = delta.seek(io::SeekFrom::End(0)).map_err(failed)?;
     delta.rewind().map_err(failed)?;
@@ -147,7 +160,7 @@ pub(super) fn length_of(delta: &mut dyn ReadSeek) -> Result<Option<u64>, JobErro
 
 impl Checked {
     /// The refusal of a target that is at another base; none if it is at the right one.
-    pub(super) fn wrong_base(&self, device: &dyn Device, consequence: &str) -> Option<JobError> {
+    pub(crate) fn wrong_base(&self, device: &dyn Device, consequence: &str) -> Option<JobError> {
         wrong_base(&self.total, device, consequence)
     }
 }

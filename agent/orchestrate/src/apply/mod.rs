@@ -19,7 +19,7 @@ pub use target::Examined;
 use crate::scan::ScanReport;
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_delta::{DeltaHeader, Totals, VerifyingKey};
+use failback_delta::{DeltaHeader, Shapes, Totals, VerifyingKey};
 use failback_hashtree::Root;
 use std::io::{Read, Seek};
 use std::time::Instant;
@@ -210,7 +210,8 @@ pub fn plan(
             same => same?,
         }
     }
-    let checked = batches::check_all(device, delta, recorded.as_ref(), options, progress)?;
+    let torn = |key: &[u8; 32], _: &Shapes| record::torn_by(recorded.as_ref(), key, options);
+    let checked = batches::check_all(device, delta, torn, None, options.pace, progress)?;
     let seconds = started.elapsed().as_secs_f64();
     let resume =
         record::Resume::decide(recorded, &checked.key, &checked.header, Some(checked.result_root), options, intents);

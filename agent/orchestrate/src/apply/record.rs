@@ -1,6 +1,8 @@
 //! The intent record before, during and after an apply: what a recorded one means, and how the present one moves on.
 
+use super::batches::Batch;
 use super::refusals::{LEFT_AS_IT_WAS, NOTHING_WRITTEN};
+use super::run::Ledger;
 use super::target::{Target, Written};
 use super::{ApplyOptions, Intent, IntentStore, Pace};
 use crate::{JobError, Outcome};
@@ -79,6 +81,13 @@ impl Resume {
     }
 }
 
+/// The blocks that a recorded apply may have torn, if it was of this delta. Which they are must be known before the result
+/// root is; a record of another result is refused later.
+pub(super) fn torn_by(recorded: Option<&Intent>, key: &[u8; 32], options: &ApplyOptions) -> BlockRange {
+    let kept = recorded.filter(|intent| !options.discard_intent || intent.delta == *key);
+    kept.map_or(BlockRange::default(), |intent| intent.window)
+}
+
 pub(super) fn new_intent(
     header: &DeltaHeader,
     key: [u8; 32],
@@ -119,10 +128,6 @@ impl<'a> Windows<'a> {
         Self { intents, intent, resume, pace, until: None, batches: 0, done: BlockIndex::default() }
     }
 
-    pub(super) const fn is_closed(&self) -> bool {
-        self.until.is_none()
-    }
-
     /// Records that blocks up to `end` are going to be written, beginning with `frames`. Before a new window begins, what
     /// was written in the former one, or by an interrupted apply, is made durable.
     pub(super) fn open(
@@ -147,35 +152,10 @@ impl<'a> Windows<'a> {
         Ok(())
     }
 
-    /// A batch that ends at `end` was written, or needed no writing.
-    pub(super) fn batch_done(&mut self, end: BlockIndex) {
-        self.done = end;
-        self.batches += 1;
-        if self.batches == self.pace.batches_in_window {
-            self.batches = 0;
-            self.until = None;
-        }
-    }
-
-    /// Makes durable what was written, by this apply or by an interrupted one. Only then may the record move on or go.
-    pub(super) fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
-        if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
-            target.flush().map_err(|error| self.failed(error.into(), written))?;
-        }
-        Ok(())
-    }
-
     /// The disk is at the result: forgets that it was on its way there.
     pub(super) fn remove_record(self, written: &Written) -> Result<(), JobError> {
         let cleared = self.intents.clear();
         cleared.map_err(|error| self.failed(error.into(), written))
-    }
-
-    /// The user wants to stop: what was written is made durable.
-    pub(super) fn interrupted(&mut self, target: &Target<'_>, written: &Written) -> JobError {
-        let state = self.consequence(written);
-        let error = JobError::Interrupted(format!("{state}; run the same command again to finish"));
-        self.stopped(target, error, written)
     }
 
     /// Leaves a clean state behind before an error is reported: all that was written is durable, and nothing is torn but
@@ -204,9 +184,46 @@ impl<'a> Windows<'a> {
             written.data, written.zeroes
         )
     }
+}
 
-    /// What an error in the middle means for the disk.
-    pub(super) fn failed(&self, error: JobError, written: &Written) -> JobError {
+impl Ledger for Windows<'_> {
+    fn before(
+        &mut self,
+        target: &Target<'_>,
+        frames: &[Arc<SealedFrame>],
+        left: &[Batch],
+        written: &Written,
+    ) -> Result<(), JobError> {
+        match left.get(self.pace.batches_in_window.min(left.len()) - 1) {
+            Some(last) if self.until.is_none() => self.open(target, frames, last.end, written),
+            _ => Ok(()),
+        }
+    }
+
+    fn batch_done(&mut self, end: BlockIndex) {
+        self.done = end;
+        self.batches += 1;
+        if self.batches == self.pace.batches_in_window {
+            self.batches = 0;
+            self.until = None;
+        }
+    }
+
+    /// Makes durable what was written, by this apply or by an interrupted one. Only then may the record move on or go.
+    fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
+        if self.resume.resuming || self.resume.must_verify || !written.is_nothing() {
+            target.flush().map_err(|error| self.failed(error.into(), written))?;
+        }
+        Ok(())
+    }
+
+    fn interrupted(&mut self, target: &Target<'_>, written: &Written) -> JobError {
+        let state = self.consequence(written);
+        let error = JobError::Interrupted(format!("{state}; run the same command again to finish"));
+        self.stopped(target, error, written)
+    }
+
+    fn failed(&self, error: JobError, written: &Written) -> JobError {
         if written.is_nothing() && self.until.is_none() {
             return error;
         }

@@ -6,8 +6,8 @@ use super::{ApplyOptions, Examined, ReadSeek};
 use crate::likeness;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{Content, DeltaHeader, FrameTable, FreeBlocks, Item, Shapes, VerifyingKey};
-use failback_units::{BlockIndex, BlockRange};
+use failback_delta::{BaseFree, DeltaHeader, FreeBlocks, Item, VerifyingKey};
+use failback_units::BlockIndex;
 use std::fs::File;
 use std::thread;
 
@@ -131,43 +131,6 @@ pub(super) fn holds_base_or_result(
     Ok(holds(base)? || (examined.is_in_place() && holds(result)?))
 }
 
-/// The free blocks of a delta's base, which stand nowhere in one piece: what was free and is not any more is in the
-/// extents, and what was free and still is lies between them.
-#[derive(Debug)]
-pub(super) struct BaseFree<'a> {
-    result: &'a FreeBlocks,
-    at: BlockIndex,
-    base: FreeBlocks,
-}
-
-impl<'a> BaseFree<'a> {
-    pub(super) const fn new(result: &'a FreeBlocks) -> Self {
-        Self { result, at: BlockIndex::ZERO, base: FreeBlocks::NONE }
-    }
-
-    pub(super) fn absorb(&mut self, table: &FrameTable) {
-        for extent in &table.extents {
-            self.unchanged(extent.blocks.start());
-            if extent.old == Content::Free {
-                self.base.push(extent.blocks);
-            }
-            self.at = extent.blocks.end();
-        }
-    }
-
-    pub(super) fn finish(mut self, shapes: &Shapes) -> FreeBlocks {
-        self.unchanged(shapes.common_end());
-        self.base
-    }
-
-    fn unchanged(&mut self, until: BlockIndex) {
-        let gap = BlockRange::between(self.at, until).unwrap_or_default();
-        for run in self.result.within(gap) {
-            self.base.push(run);
-        }
-    }
-}
-
 /// Reads a delta for the free blocks of its base.
 fn base_free(mut delta: &mut dyn ReadSeek, result: &FreeBlocks) -> Result<FreeBlocks, JobError> {
     length_of(delta)?;
@@ -175,7 +138,7 @@ fn base_free(mut delta: &mut dyn ReadSeek, result: &FreeBlocks) -> Result<FreeBl
     let shapes = reader.header().shapes;
     let mut free = BaseFree::new(result);
     while let Item::Frame(frame) = reader.next_item()? {
-        free.absorb(&frame.table);
+        free.absorb(&frame.table, &shapes);
     }
     Ok(free.finish(&shapes))
 }

@@ -1,22 +1,26 @@
 //! The order of things.
 
 use super::batches::Checked;
-use super::batches::{check_all, header_of, in_place, length_of, next_batch, open, seal, without};
-use super::record::{Resume, Windows, new_intent};
+use super::batches::{Batch, check_all, header_of, in_place, length_of, next_batch, open, seal, without};
+use super::record::{Resume, Windows, new_intent, torn_by};
 use super::refusals::{
-    BaseFree, LEFT_AS_IT_WAS, NOTHING_WRITTEN, check_signer, fits, holds_base_or_result, not_the_base, prove_disk,
-    same_disk, too_little_known, wrong_base,
+    LEFT_AS_IT_WAS, NOTHING_WRITTEN, check_signer, fits, holds_base_or_result, not_the_base, prove_disk, same_disk,
+    too_little_known, wrong_base,
 };
 use super::target::{Target, Written};
 use super::zeroing;
-use super::{ApplyOptions, ApplyReport, Examined, IntentStore, Proven, ReadSeek};
+use super::{ApplyOptions, ApplyReport, Examined, IntentStore, Pace, Proven, ReadSeek};
 use crate::scan::ScanReport;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
-use failback_delta::{Coverage, DeltaHeader, FreeBlocks, Proof, Totals, Trailer, VerifyingKey};
+use failback_delta::{
+    BaseFree, Coverage, DeltaHeader, FreeBlocks, Proof, SealedFrame, Shapes, Totals, Trailer, VerifyingKey,
+};
 use failback_hashtree::Root;
+use failback_units::BlockIndex;
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 use std::thread;
 
 /// Applies a delta that can be read twice.
@@ -34,7 +38,8 @@ pub(super) fn from_file(
         fits(&header, device)?;
         same_disk(device, &header, options)?;
     }
-    let checked = check_all(device, delta, recorded.as_ref(), options, progress)?;
+    let torn = |key: &[u8; 32], _: &Shapes| torn_by(recorded.as_ref(), key, options);
+    let checked = check_all(device, delta, torn, None, options.pace, progress)?;
     check_signer(options, checked.signed_by)?;
     let result_root = Some(checked.result_root);
     let resume = Resume::decide(recorded, &checked.key, &checked.header, result_root, options, intents)?;
@@ -43,49 +48,83 @@ pub(super) fn from_file(
         return Err(error);
     }
     prove_disk(device, delta, &checked, untouched, progress)?;
+    let intent = new_intent(&checked.header, checked.key, result_root, &resume, options);
+    let mut windows = Windows::new(intents, intent, resume, options.pace);
+    let written = write_all(device, delta, &checked, &mut windows, options.pace, progress)?;
+    let Checked { header, free, result_root, totals, signed_by, total, .. } = checked;
+    let applied = Applied { header, free, result_root, totals, signed_by, examined: total, written };
+    let resume = windows.resume;
+    let end = End { must_verify: resume.must_verify, resumed: resume.resuming, verify_first: false };
+    finish(device, applied, end, options, progress, |written, _| windows.remove_record(written))
+}
+
+/// Whoever keeps account of what is being written, so that it can be finished or undone.
+pub(crate) trait Ledger {
+    /// Frames are going to be written; they are the first of the batches that are left.
+    fn before(
+        &mut self,
+        target: &Target<'_>,
+        frames: &[Arc<SealedFrame>],
+        left: &[Batch],
+        written: &Written,
+    ) -> Result<(), JobError>;
+
+    /// A batch that ends at `end` was written, or needed no writing.
+    fn batch_done(&mut self, end: BlockIndex);
+
+    /// All is written: makes it durable.
+    fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError>;
+
+    /// What an error in the middle means for the disk.
+    fn failed(&self, error: JobError, written: &Written) -> JobError;
+
+    /// The user wants to stop: what was written is made durable.
+    fn interrupted(&mut self, target: &Target<'_>, written: &Written) -> JobError;
+}
+
+/// Writes a delta that was checked, as far as it is not in place, and makes it durable.
+pub(crate) fn write_all(
+    device: &dyn Device,
+    mut delta: &mut dyn ReadSeek,
+    checked: &Checked,
+    ledger: &mut dyn Ledger,
+    pace: Pace,
+    progress: &dyn Progress,
+) -> Result<Written, JobError> {
     let total = length_of(delta)?;
-    let mut delta = delta;
     let mut reader = open(&mut delta)?;
     let replaced = || JobError::Refused("the delta was replaced while it was read: run this again".into());
     if *reader.key() != checked.key {
         return Err(replaced());
     }
-    let intent = new_intent(&checked.header, checked.key, result_root, &resume, options);
-    let mut windows = Windows::new(intents, intent, resume, options.pace);
     let mut written = Written::default();
     thread::scope(|scope| {
         let mut target = Target::new(device, checked.header.shapes, scope)?;
         if checked.total.is_in_place() {
-            return windows.settle(&target, &written);
+            return ledger.settle(&target, &written);
         }
         progress.phase("writing", total);
         let mut position = 0;
         for (number, batch) in checked.batches.iter().enumerate() {
-            let (frames, _) =
-                next_batch(&mut reader, options.pace).map_err(|error| windows.failed(error.into(), &written))?;
+            let (frames, _) = next_batch(&mut reader, pace).map_err(|error| ledger.failed(error.into(), &written))?;
             if seal(&frames) != batch.seal {
-                return Err(windows.failed(replaced(), &written));
+                return Err(ledger.failed(replaced(), &written));
             }
             let frames = without(frames, &batch.in_place);
             if !frames.is_empty() {
-                if windows.is_closed() {
-                    let last = (number + options.pace.batches_in_window).min(checked.batches.len()) - 1;
-                    windows.open(&target, &frames, checked.batches[last].end, &written)?;
-                }
-                written.add(target.write(frames).map_err(|error| windows.failed(error, &written))?);
+                ledger.before(&target, &frames, &checked.batches[number..], &written)?;
+                written.add(target.write(frames).map_err(|error| ledger.failed(error, &written))?);
             }
-            windows.batch_done(batch.end);
+            ledger.batch_done(batch.end);
             progress.advance(reader.position() - position);
             position = reader.position();
             if progress.stop_requested() {
-                return Err(windows.interrupted(&target, &written));
+                return Err(ledger.interrupted(&target, &written));
             }
         }
-        windows.settle(&target, &written)
+        ledger.settle(&target, &written)
     })?;
-    let Checked { header, free, result_root, totals, signed_by, total, .. } = checked;
-    let applied = Applied { header, free, result_root, totals, signed_by, examined: total, written };
-    finish(device, applied, windows, options, progress)
+    Ok(written)
 }
 
 /// Applies a delta that can be read only once.
@@ -128,9 +167,9 @@ pub(super) fn from_stream(
             };
             for frame in &frames {
                 proof.absorb(&frame.table);
-                base_free.absorb(&frame.table);
+                base_free.absorb(&frame.table, &header.shapes);
             }
-            let found = target.examine(&frames, resume.torn).map_err(|error| windows.failed(error, &written))?;
+            let found = target.examine(&frames, resume.torn, None).map_err(|error| windows.failed(error, &written))?;
             for frame in &found {
                 examined.add(frame);
             }
@@ -174,39 +213,56 @@ pub(super) fn from_stream(
     windows.resume.must_verify |= examined.torn > 0;
     let Trailer { result_root, totals, signed_by, .. } = trailer;
     let applied = Applied { header, free, result_root, totals, signed_by, examined, written };
-    finish(device, applied, windows, options, progress)
+    let resume = windows.resume;
+    let end = End { must_verify: resume.must_verify, resumed: resume.resuming, verify_first: false };
+    finish(device, applied, end, options, progress, |written, _| windows.remove_record(written))
 }
 
 /// What stands when everything is written and durable.
-struct Applied {
-    header: DeltaHeader,
+pub(crate) struct Applied {
+    pub(crate) header: DeltaHeader,
     /// The free blocks of the result.
-    free: FreeBlocks,
-    result_root: Root,
-    totals: Totals,
-    signed_by: Option<VerifyingKey>,
-    examined: Examined,
-    written: Written,
+    pub(crate) free: FreeBlocks,
+    pub(crate) result_root: Root,
+    pub(crate) totals: Totals,
+    pub(crate) signed_by: Option<VerifyingKey>,
+    pub(crate) examined: Examined,
+    pub(crate) written: Written,
 }
 
-/// Reads the disk if that is asked for or needed, removes the record, makes free space zero if that is wanted, and reports.
-fn finish(
+/// How an apply ends.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    /// Whether blocks that do not change may be other than those of the base.
+    pub(crate) must_verify: bool,
+    /// Whether an interrupted apply was finished.
+    pub(crate) resumed: bool,
+    /// Whether a reading of the disk that is asked for comes before the conclusion.
+    pub(crate) verify_first: bool,
+}
+
+/// Reads the disk if that is asked for or needed, concludes (removes the record, or makes the point visible), makes free space
+/// zero if that is wanted, and reports.
+pub(crate) fn finish(
     device: &dyn Device,
     applied: Applied,
-    windows: Windows<'_>,
+    end: End,
     options: &ApplyOptions,
     progress: &dyn Progress,
+    conclude: impl FnOnce(&Written, Proven) -> Result<(), JobError>,
 ) -> Result<ApplyReport, JobError> {
     let Applied { header, free, result_root, totals, signed_by, examined, written } = applied;
-    let (resume, shape) = (windows.resume, header.shapes.result);
+    let shape = header.shapes.result;
     let read = |masked: &FreeBlocks| read_all(device, &header, result_root, masked, progress);
     let mut verified = None;
-    if resume.must_verify {
+    if end.must_verify {
         // As long as that is in doubt, the record stays.
         progress.note("another delta may have been written in part before, so the whole disk is read");
+    }
+    if end.must_verify || (end.verify_first && options.verify) {
         verified = Some((read(&free)?, free.coverage()));
     }
-    windows.remove_record(&written)?;
+    conclude(&written, proven_by(verified.map(|(_, coverage)| coverage)))?;
     let zeroes = options.zeroes_free() && !free.is_empty();
     let mut bytes_free_zeroed = 0;
     if zeroes {
@@ -236,15 +292,20 @@ fn finish(
         bytes_zeroed: written.zeroes,
         bytes_free_zeroed,
         bytes_free: free.bytes(shape).get(),
-        resumed: resume.resuming,
-        proven: match verified {
-            None => Proven::ChangedBlocks,
-            Some((_, Coverage::Used)) => Proven::UsedSpace,
-            Some((_, Coverage::Whole)) => Proven::WholeDisk,
-        },
+        resumed: end.resumed,
+        proven: proven_by(verified.map(|(_, coverage)| coverage)),
         verified: verified.map(|(scan, _)| scan),
         header,
     })
+}
+
+/// What is proven after the disk was read, in this coverage, or was not.
+const fn proven_by(read: Option<Coverage>) -> Proven {
+    match read {
+        None => Proven::ChangedBlocks,
+        Some(Coverage::Used) => Proven::UsedSpace,
+        Some(Coverage::Whole) => Proven::WholeDisk,
+    }
 }
 
 /// What is in use is not the result, so what is free is not known.

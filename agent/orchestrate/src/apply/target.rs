@@ -65,20 +65,20 @@ impl Examined {
 
 /// What writing did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Written {
+pub(crate) struct Written {
     /// Bytes of content.
-    pub(super) data: u64,
+    pub(crate) data: u64,
     /// Bytes that were made zero because they are zero in the result.
-    pub(super) zeroes: u64,
+    pub(crate) zeroes: u64,
 }
 
 impl Written {
-    pub(super) fn add(&mut self, more: Self) {
+    pub(crate) fn add(&mut self, more: Self) {
         self.data += more.data;
         self.zeroes += more.zeroes;
     }
 
-    pub(super) const fn is_nothing(&self) -> bool {
+    pub(crate) const fn is_nothing(&self) -> bool {
         self.data == 0 && self.zeroes == 0
     }
 }
@@ -86,7 +86,7 @@ impl Written {
 type Unpacked = (Arc<SealedFrame>, Buffer, Result<(), FormatError>);
 
 /// A target disk with a delta's two shapes.
-pub(super) struct Target<'a> {
+pub(crate) struct Target<'a> {
     device: &'a dyn Device,
     queue: Box<dyn Queue + 'a>,
     pool: Pool,
@@ -101,8 +101,17 @@ pub(super) struct Target<'a> {
 /// A part of an extent that is looked at in one piece.
 struct Piece<'f> {
     frame: usize,
+    /// The number of the extent in its frame.
+    number: usize,
     extent: &'f Extent,
     bytes: ByteRange,
+}
+
+/// Whoever wants to see the content that is examined.
+pub(crate) trait Witness {
+    /// `content` stands at an extent, number `number` of frame `frame` of the batch; at all of it if that has weight, else at a
+    /// part. `is_old` says whether that is what the delta expects to replace.
+    fn sees(&mut self, frame: usize, number: usize, extent: &Extent, content: &[u8], is_old: bool);
 }
 
 impl<'a> Target<'a> {
@@ -188,14 +197,33 @@ impl<'a> Target<'a> {
         Ok(nodes.take().map(|(_, value)| value).eq(stated.iter().copied()))
     }
 
-    /// Reads what stands at the places of some frames, and compares. `torn` are the blocks that may hold anything.
-    pub(super) fn examine(&mut self, frames: &[Arc<SealedFrame>], torn: BlockRange) -> Result<Vec<Examined>, JobError> {
+    /// What stands at `bytes`, which are 1 MiB at most; `None` if it is a hole.
+    pub(crate) fn read(&mut self, bytes: ByteRange) -> Result<Option<Buffer>, JobError> {
+        if self.is_hole(bytes)? {
+            return Ok(None);
+        }
+        let mut buffer = self.pool.take();
+        buffer.truncate(bytes.count().to_usize().expect("a piece fits in memory"));
+        self.queue.submit(0, Operation::Read { at: bytes.start(), into: buffer });
+        let completion = self.queue.wait().expect("an operation is in flight");
+        completion.result?;
+        Ok(completion.buffer)
+    }
+
+    /// Reads what stands at the places of some frames, and compares. `torn` are the blocks that may hold anything. A witness
+    /// is shown all that the frames replace, also where they write nothing.
+    pub(super) fn examine(
+        &mut self,
+        frames: &[Arc<SealedFrame>],
+        torn: BlockRange,
+        mut witness: Option<&mut dyn Witness>,
+    ) -> Result<Vec<Examined>, JobError> {
         let mut found = vec![Examined::default(); frames.len()];
         let shapes = self.shapes;
-        let size = self.device.size();
-        let mut pieces = frames.iter().enumerate().flat_map(|(number, frame)| {
-            frame.table.extents.iter().flat_map(move |extent| {
-                pieces_of(&shapes, size, extent).map(move |bytes| Piece { frame: number, extent, bytes })
+        let all = witness.is_some();
+        let mut pieces = frames.iter().enumerate().flat_map(|(frame, sealed)| {
+            sealed.table.extents.iter().enumerate().flat_map(move |(number, extent)| {
+                pieces_of(&shapes, extent, all).map(move |bytes| Piece { frame, number, extent, bytes })
             })
         });
         let mut reading: BTreeMap<u64, Piece<'_>> = BTreeMap::new();
@@ -209,7 +237,7 @@ impl<'a> Target<'a> {
                 if self.is_hole(piece.bytes)? {
                     found[piece.frame].bytes_hole += piece.bytes.count().get();
                     let content = std::mem::take(&mut self.zeroes);
-                    self.judge(&piece, frames, &content[..len], torn, &mut found);
+                    self.judge(&piece, frames, &content[..len], torn, &mut found, witness.as_deref_mut());
                     self.zeroes = content;
                     continue;
                 }
@@ -225,7 +253,7 @@ impl<'a> Target<'a> {
             result?;
             let (Some(piece), Some(buffer)) = (reading.remove(&token), buffer) else { continue };
             found[piece.frame].bytes_read += piece.bytes.count().get();
-            self.judge(&piece, frames, &buffer, torn, &mut found);
+            self.judge(&piece, frames, &buffer, torn, &mut found, witness.as_deref_mut());
         }
     }
 
@@ -262,7 +290,7 @@ impl<'a> Target<'a> {
     }
 
     /// Makes durable what was written.
-    pub(super) fn flush(&self) -> Result<(), IoError> {
+    pub(crate) fn flush(&self) -> Result<(), IoError> {
         run(self.device, Operation::Flush).map(|_| ())
     }
 
@@ -277,7 +305,7 @@ impl<'a> Target<'a> {
                     written.zeroes += bytes.count().get();
                     Operation::Zero { range: bytes }
                 }
-                Content::Data => {
+                Content::Data | Content::Kept => {
                     let behind = rest.split_off(extent.data.len());
                     let from = std::mem::replace(&mut rest, behind);
                     written.data += bytes.count().get();
@@ -341,21 +369,37 @@ impl<'a> Target<'a> {
         content: &[u8],
         torn: BlockRange,
         found: &mut [Examined],
+        witness: Option<&mut (dyn Witness + '_)>,
     ) {
         let (extent, shapes) = (piece.extent, &self.shapes);
-        let standing = if is_weightless(extent) {
+        let table = &frames[piece.frame].table;
+        let mut known_old = false;
+        if let Some(witness) = witness {
+            let is_old = if extent.is_weighty() {
+                table.stands_old(shapes, &mut self.hasher, extent, content)
+            } else {
+                extent.old != Content::Zero || is_zero(content)
+            };
+            known_old = is_old && extent.old.has_values();
+            witness.sees(piece.frame, piece.number, extent, content, is_old);
+        }
+        let standing = if known_old {
+            Standing::Old
+        } else if !extent.new.is_written() {
+            Standing::Other
+        } else if !extent.is_weighty() {
             match (is_zero(content), extent.old) {
                 (true, _) => Standing::New,
                 (false, Content::Zero) => Standing::Other,
                 (false, _) => Standing::Old,
             }
         } else {
-            frames[piece.frame].table.standing(shapes, &mut self.hasher, extent, content)
+            table.standing(shapes, &mut self.hasher, extent, content)
         };
         let found = &mut found[piece.frame];
         let new = ByteRange::between(piece.bytes.start(), piece.bytes.end().min(extent.new_bytes(shapes).end()));
         let len = new.unwrap_or_default().count().get();
-        if matches!(extent.old, Content::Data | Content::Zero) {
+        if matches!(extent.old, Content::Data | Content::Zero | Content::Kept) {
             found.bytes_compared += len;
         } else if standing == Standing::Old && !is_zero(content) {
             found.bytes_unknown += len;
@@ -375,26 +419,20 @@ impl<'a> Target<'a> {
             }
         }
         match extent.new {
-            Content::Data => found.bytes_to_write += len,
+            Content::Data | Content::Kept => found.bytes_to_write += len,
             Content::Zero => found.bytes_to_zero += len,
             Content::Free | Content::Absent => {}
         }
     }
 }
 
-/// Whether neither side of an extent is known content: then it can be of any length, and is compared with zeroes only.
-fn is_weightless(extent: &Extent) -> bool {
-    extent.old != Content::Data && extent.new != Content::Data
-}
-
-/// The bytes of an extent that are to be looked at: none where nothing will be written.
-fn pieces_of(shapes: &Shapes, size: ByteCount, extent: &Extent) -> impl Iterator<Item = ByteRange> + use<> {
-    let written = matches!(extent.new, Content::Data | Content::Zero);
-    let (old, new) = (extent.old_bytes(shapes), extent.new_bytes(shapes));
-    // Where one disk's last block is shorter than the other's, as much as counts on either side, if the target has it.
-    let old_end = if extent.old == Content::Absent { new.end() } else { old.end() };
-    let end = if is_weightless(extent) { new.end() } else { new.end().max(old_end).min(size.as_end()) };
-    let mut rest = ByteRange::between(new.start(), end).filter(|_| written).unwrap_or_default();
+/// The bytes of an extent that are to be looked at: none where nothing will be written, unless `all` that is known of the old
+/// content is wanted.
+fn pieces_of(shapes: &Shapes, extent: &Extent, all: bool) -> impl Iterator<Item = ByteRange> + use<> {
+    let wanted = extent.new.is_written() || (all && extent.old.has_values());
+    // Where one disk's last block is shorter than the other's, as much as counts on either side.
+    let whole = if extent.is_weighty() { shapes.larger().bytes_of(extent.blocks) } else { extent.new_bytes(shapes) };
+    let mut rest = if wanted { whole } else { ByteRange::default() };
     std::iter::from_fn(move || {
         let now = rest.count().min(ByteCount::of_memory(BUFFER_BYTES));
         let piece = ByteRange::new(rest.start(), now).filter(|piece| !piece.is_empty())?;

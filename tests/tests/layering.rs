@@ -9,6 +9,7 @@ use std::path::PathBuf;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["orchestrate", "units"]),
     ("orchestrate", &["blockio", "delta", "hashtree", "hostdev", "image", "units", "volumes"]),
+    ("retention", &["blockio", "delta", "hashtree", "units"]),
     ("volumes", &["blockio", "units"]),
     ("image", &["blockio", "units"]),
     ("delta", &["hashtree", "units"]),

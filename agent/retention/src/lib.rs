@@ -1,0 +1,23 @@
+//! The recovery points of one disk on the retention drive: which there are, what leads from one to the next, which may go.
+//!
+//! - [`Catalogue`] says what there is: a value, and functions that make the next one of it.
+//! - [`Store`] puts one catalogue in the place of another, and nothing else decides what is so. `FORMAT.md` beside this
+//!   crate describes the directory and the catalogue field by field.
+//! - [`Directory`] is where they are kept: [`FsDirectory`] is a real one, `sim::SimDirectory` (behind the feature of
+//!   that name) one that loses power.
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod directory;
+mod fs;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod store;
+
+pub use catalogue::{
+    Apply, Catalogue, CatalogueError, Copies, DeltaSource, Direction, Disk, FileId, Inconsistency, Link, MoveError,
+    Pending, Point, PointId, Proof,
+};
+pub use directory::{Appender, Directory, Reader, Space, StoredFile};
+pub use fs::{FsDirectory, Lock, LockError};
+pub use store::{Gap, Missing, Store, StoreError};

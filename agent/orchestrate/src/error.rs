@@ -3,6 +3,7 @@
 use failback_blockio::IoError;
 use failback_delta::FormatError;
 use failback_image::Damage;
+use failback_retention::{LinkError, LockError, MoveError, StoreError};
 use failback_units::ByteRange;
 use std::{io, path::PathBuf};
 
@@ -83,9 +84,24 @@ pub enum JobError {
     /// The intent record cannot be used.
     #[error(transparent)]
     Intent(#[from] crate::IntentError),
+    /// The recovery points cannot be used or changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A link between recovery points cannot be written or read.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Somebody else uses the recovery points.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The user stopped the job.
     #[error("stopped: {0}")]
     Interrupted(String),
+}
+
+impl From<MoveError> for JobError {
+    fn from(error: MoveError) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 impl JobError {
@@ -107,6 +123,23 @@ impl JobError {
             Self::Format(error) if error.is_io() => Outcome::Io,
             Self::Format(_) | Self::DamagedDisk(_) => Outcome::Damaged,
             Self::Intent(error) => error.outcome(),
+            Self::Lock(error) if error.is_io() => Outcome::Io,
+            Self::Lock(_) => Outcome::Refused,
+            Self::Link(error) | Self::Store(StoreError::Link(error)) => {
+                if error.is_io() {
+                    Outcome::Io
+                } else {
+                    Outcome::Damaged
+                }
+            }
+            Self::Store(error) => match error {
+                StoreError::Io { .. } => Outcome::Io,
+                StoreError::Lost(_)
+                | StoreError::Catalogue { .. }
+                | StoreError::Gap(_)
+                | StoreError::Inconsistent(_) => Outcome::Damaged,
+                _ => Outcome::Refused,
+            },
             Self::Interrupted(_) => Outcome::Interrupted,
         }
     }

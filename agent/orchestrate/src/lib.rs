@@ -16,6 +16,7 @@ mod look;
 mod open;
 mod ordered;
 mod output;
+mod points;
 mod progress;
 mod scan;
 mod sign;
@@ -24,7 +25,7 @@ mod vmdk;
 
 pub use apply::{
     ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
-    PlanReport, Proven, apply, plan,
+    PlanReport, Proven, ReadSeek, apply, plan,
 };
 pub use diff::{DiffOptions, DiffReport, diff};
 pub use error::{JobError, Outcome};
@@ -33,6 +34,11 @@ pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};
 pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
+pub use points::{
+    MoveOptions, OpenPoint, PointCheck, PointReport, PruneAction, PruneReport, PruneStep, TravelReport, apply_recorded,
+    export_delta, export_image, open_point, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point,
+    verify_point,
+};
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
@@ -52,6 +58,7 @@ pub use failback_hostdev::{
 pub use failback_image::create::{NewDisk, Subformat};
 pub use failback_image::descriptor::{ExtentAccess, ExtentKind};
 pub use failback_image::{Access, CheckReport, Disk, DiskFacts, ExtentFacts, Severity};
+pub use failback_retention::{DeltaSource, Point, PointId, Store};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
 pub use failback_volumes::{
     Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,

@@ -6,7 +6,7 @@
 use crate::JobError;
 use failback_blockio::Device;
 use failback_delta::Identity;
-use failback_volumes::{DiskLayout, LayoutIdentity, scan};
+use failback_volumes::{DiskLayout, FreeMap, LayoutIdentity, scan};
 use std::sync::Arc;
 
 /// What is on a disk, as far as it tells the disk from others.
@@ -19,6 +19,19 @@ pub(crate) fn content_of(device: &dyn Device) -> Result<Identity, JobError> {
     match content.failure.take().and_then(Arc::into_inner) {
         Some(error) => Err(error.into()),
         None => Ok(of(&content)),
+    }
+}
+
+/// The free space of a disk that nobody else writes to.
+///
+/// # Errors
+///
+/// When the disk failed to give what was asked for.
+pub(crate) fn free_of(device: &dyn Device) -> Result<FreeMap, JobError> {
+    let mut content = scan(&[device]).swap_remove(0);
+    match content.failure.take().and_then(Arc::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(content.free),
     }
 }
 

@@ -198,6 +198,14 @@ pub enum LockError {
     },
 }
 
+impl LockError {
+    /// Whether the file system failed rather than somebody being there.
+    #[must_use]
+    pub const fn is_io(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+}
+
 /// Who holds a lock on `file`, as `/proc/locks` tells it: for people, so that whatever goes wrong is passed over.
 fn holder(file: &File) -> String {
     let process = || {

@@ -2,8 +2,8 @@
 
 use crate::catalogue::{encode, read};
 use crate::{
-    Catalogue, CatalogueError, Copies, DeltaSource, Directory, Disk, FileId, Inconsistency, Link, MoveError, Pending,
-    Point, PointId, StoredFile,
+    Catalogue, CatalogueError, Copies, DeltaSource, Directory, Disk, FileId, Inconsistency, Link, LinkError, MoveError,
+    Pending, Point, PointId, StoredFile,
 };
 use std::collections::HashSet;
 use std::io;
@@ -78,6 +78,9 @@ pub enum StoreError {
     /// The change cannot be made.
     #[error(transparent)]
     Move(#[from] MoveError),
+    /// A link cannot be written.
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 /// A link that cannot be passed, since its file is not there as it should be.
@@ -232,6 +235,12 @@ impl Store {
     #[must_use]
     pub fn directory(&self) -> &Arc<dyn Directory> {
         &self.directory
+    }
+
+    /// The number of the next file that is made.
+    #[must_use]
+    pub const fn next_file(&self) -> FileId {
+        FileId(self.next_file)
     }
 
     /// Makes the file of a new link, which the catalogue does not name yet: until it does, the file is a leftover.

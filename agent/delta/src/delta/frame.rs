@@ -202,9 +202,9 @@ impl FrameTable {
                 usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(values).unwrap_or(usize::MAX)
             };
             let gap_blocks = BlockRange::between(end, start).unwrap_or_default();
-            let stored = |side, content: Content| match content.has_values() {
-                true => Cover::new(blocks, changed_level(shapes.by(side, content))).len(),
-                false => 0,
+            let stored = |side, content: Content| {
+                let cover = Cover::new(blocks, changed_level(shapes.by(side, content)));
+                if content.has_values() { cover.len() } else { 0 }
             };
             let gap_values = next(Cover::new(gap_blocks, shapes.gap_level()).len());
             let old_values = next(stored(shapes.base, old));

@@ -201,7 +201,7 @@ pub fn apply(delta: &[u8], disk: &mut Vec<u8>) -> Result<(DeltaHeader, Trailer),
                         (usize::try_from(bytes.start().get()).unwrap(), usize::try_from(bytes.end().get()).unwrap());
                     match extent.new {
                         Content::Data | Content::Kept => {
-                            patched[start..end].copy_from_slice(&data[extent.data.clone()])
+                            patched[start..end].copy_from_slice(&data[extent.data.clone()]);
                         }
                         Content::Zero => patched[start..end].fill(0),
                         Content::Free | Content::Absent => continue,

@@ -13,8 +13,12 @@ mod run;
 mod target;
 mod zeroing;
 
+pub(crate) use batches::{Batch, Checked, Recording, check_all, length_of, open};
 pub use intent::{DiskBinding, FileIntents, Intent, IntentError, IntentStore};
+pub(crate) use refusals::{check_signer, fits, prove_disk, same_disk};
+pub(crate) use run::{Applied, End, Ledger, finish, write_all};
 pub use target::Examined;
+pub(crate) use target::{Target, Witness, Written};
 
 use crate::scan::ScanReport;
 use crate::{JobError, Progress};

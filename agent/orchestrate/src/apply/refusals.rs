@@ -28,7 +28,7 @@ pub(super) fn wrong_base(examined: &Examined, device: &dyn Device, consequence: 
 }
 
 /// Refuses a target that cannot hold the base, and so is not at it, or cannot hold the result.
-pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
+pub(crate) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobError> {
     let (base, result) = (header.shapes.base.size(), header.shapes.result.size());
     let needed = base.max(result);
     if needed <= device.size() {
@@ -44,7 +44,7 @@ pub(super) fn fits(header: &DeltaHeader, device: &dyn Device) -> Result<(), JobE
 }
 
 /// Refuses a delta that the wrong one, or nobody, has signed.
-pub(super) fn check_signer(options: &ApplyOptions, signed_by: Option<VerifyingKey>) -> Result<(), JobError> {
+pub(crate) fn check_signer(options: &ApplyOptions, signed_by: Option<VerifyingKey>) -> Result<(), JobError> {
     match (options.trusted, signed_by) {
         (None, _) => Ok(()),
         (Some(trusted), Some(signer)) if trusted == signer => Ok(()),
@@ -58,7 +58,7 @@ pub(super) fn check_signer(options: &ApplyOptions, signed_by: Option<VerifyingKe
 }
 
 /// Where the delta's own comparisons do not show that this is its disk, finds out by reading the blocks that do not change.
-pub(super) fn prove_disk(
+pub(crate) fn prove_disk(
     device: &dyn Device,
     mut delta: &mut dyn ReadSeek,
     checked: &Checked,
@@ -144,7 +144,7 @@ fn base_free(mut delta: &mut dyn ReadSeek, result: &FreeBlocks) -> Result<FreeBl
 }
 
 /// Refuses a target that is another disk than the source by what is on it: its partition table and its file systems.
-pub(super) fn same_disk(device: &dyn Device, header: &DeltaHeader, options: &ApplyOptions) -> Result<(), JobError> {
+pub(crate) fn same_disk(device: &dyn Device, header: &DeltaHeader, options: &ApplyOptions) -> Result<(), JobError> {
     if options.new_disk {
         return Ok(());
     }

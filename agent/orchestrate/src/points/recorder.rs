@@ -2,7 +2,7 @@
 
 use super::survey::{Survey, overwrites_uncounted};
 use crate::JobError;
-use crate::apply::{Target, Witness};
+use crate::apply::{Recording, Target, Witness};
 use crate::ordered::{Ordered, worker_count};
 use failback_delta::{
     DeltaHeader, Extent, Frame, FrameTable, FreeBlocks, Inverter, PointKind, Proven, SealedFrame, Shapes, Was,
@@ -70,28 +70,9 @@ impl Witness for Batch {
     }
 }
 
-impl Recorder {
-    /// Begins the way back from the result of a surveyed delta to its base.
-    pub(super) fn new<'scope>(
-        survey: &Survey,
-        writer: LinkWriter,
-        trusted: FreeBlocks,
-        scope: &'scope Scope<'scope, '_>,
-    ) -> Self {
-        let key = writer.key();
-        let sealing = Ordered::start(scope, worker_count(), move || {
-            move |frame: Frame| {
-                let sealed = frame.seal_in_pieces(&key, LEVEL);
-                (frame.table, sealed)
-            }
-        });
-        let shapes = survey.header.shapes;
-        let inverter = Inverter::new(&shapes);
-        Self { shapes, writer, inverter, sealing, trusted, batch: Batch::default(), already: 0 }
-    }
-
-    /// Makes room for what stands at the extents of some frames; the witness of it.
-    pub(crate) fn witness(&mut self, frames: &[Arc<SealedFrame>]) -> &mut dyn Witness {
+impl Recording for Recorder {
+    /// Makes room for what stands at the extents of the frames.
+    fn witness(&mut self, frames: &[Arc<SealedFrame>]) -> &mut dyn Witness {
         let (shapes, trusted) = (&self.shapes, &self.trusted);
         self.batch.frames = frames
             .iter()
@@ -110,8 +91,7 @@ impl Recorder {
         &mut self.batch
     }
 
-    /// Records what the witness saw of the same frames.
-    pub(crate) fn record(&mut self, target: &mut Target<'_>, frames: &[Arc<SealedFrame>]) -> Result<(), JobError> {
+    fn record(&mut self, target: &mut Target<'_>, frames: &[Arc<SealedFrame>]) -> Result<(), JobError> {
         for (frame, seen) in frames.iter().zip(std::mem::take(&mut self.batch.frames)) {
             let table = &frame.table;
             for ((extent, place), not_zero) in table.extents.iter().zip(seen.places).zip(seen.not_zero) {
@@ -129,6 +109,27 @@ impl Recorder {
         }
         self.already += std::mem::take(&mut self.batch.already);
         Ok(())
+    }
+}
+
+impl Recorder {
+    /// Begins the way back from the result of a surveyed delta to its base.
+    pub(super) fn new<'scope>(
+        survey: &Survey,
+        writer: LinkWriter,
+        trusted: FreeBlocks,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Self {
+        let key = writer.key();
+        let sealing = Ordered::start(scope, worker_count(), move || {
+            move |frame: Frame| {
+                let sealed = frame.seal_in_pieces(&key, LEVEL);
+                (frame.table, sealed)
+            }
+        });
+        let shapes = survey.header.shapes;
+        let inverter = Inverter::new(&shapes);
+        Self { shapes, writer, inverter, sealing, trusted, batch: Batch::default(), already: 0 }
     }
 
     /// How many extents hold already what the delta would write.
@@ -166,13 +167,7 @@ impl Recorder {
         Ok(())
     }
 
-    fn push(
-        &mut self,
-        table: &FrameTable,
-        extent: &Extent,
-        blocks: BlockRange,
-        was: Was<'_>,
-    ) -> Result<(), JobError> {
+    fn push(&mut self, table: &FrameTable, extent: &Extent, blocks: BlockRange, was: Was<'_>) -> Result<(), JobError> {
         if let Some(frame) = self.inverter.push(table, extent, blocks, was) {
             self.sealing.push(frame);
             self.write_sealed(2 * worker_count() as u64)?;

@@ -6,6 +6,8 @@
     reason = "shared by several tests; a test fails by panicking"
 )]
 
+pub mod points;
+
 use failback_blockio::sim::{DropFlushes, ReadsFrom, SimDisk, Snapshot, World};
 use failback_blockio::{Buffer, Device, Operation, run};
 use failback_orchestrate::{

@@ -44,6 +44,11 @@ pub enum MoveError {
     /// An undo returns to that point.
     #[error("recovery point {0} is the committed one, which an undo returns to: commit another one before")]
     IsCommitted(PointId),
+    /// Another point depends on what the first one is.
+    #[error(
+        "there are {0} recovery points, so that what the first one is cannot be said anew: commit the present one before"
+    )]
+    NotAlone(usize),
     /// Only the oldest point can be dropped.
     #[error("recovery point {0} is not the oldest: merge it, or drop the older ones before")]
     NotOldest(PointId),
@@ -261,20 +266,35 @@ impl Catalogue {
         next.checked()
     }
 
+    /// Says anew what the only point is: nothing depends on it, and the disk is now something else, or told of otherwise.
+    ///
+    /// # Errors
+    ///
+    /// When something is under way, or there are other points.
+    pub fn rebase(&self, base: Point) -> Result<Self, MoveError> {
+        self.nothing_under_way()?;
+        let [only] = self.points[..] else { return Err(MoveError::NotAlone(self.points.len())) };
+        let mut next = self.clone();
+        next.points[0] = Point { id: only.id, pinned: only.pinned, ..base };
+        next.checked()
+    }
+
+    /// Refuses a point that cannot be removed between two others.
+    ///
+    /// # Errors
+    ///
+    /// As [`merge`](Self::merge), as far as that can be said without the link.
+    pub fn check_merge(&self, id: PointId) -> Result<(), MoveError> {
+        self.inner(id).map(|_| ())
+    }
+
     /// Removes a point between two others; `link` takes the place of its two links.
     ///
     /// # Errors
     ///
     /// When something is under way, that point is the oldest or newest, present, pinned or committed, or the link does not fit.
     pub fn merge(&self, id: PointId, link: Link) -> Result<Self, MoveError> {
-        self.nothing_under_way()?;
-        let index = self.removable(id)?;
-        if id == self.committed {
-            return Err(MoveError::IsCommitted(id));
-        }
-        if index == 0 || index == self.links.len() {
-            return Err(MoveError::NotInner(id));
-        }
+        let index = self.inner(id)?;
         let mut next = self.clone();
         next.give(link.file)?;
         next.points.remove(index);
@@ -283,6 +303,16 @@ impl Catalogue {
             next.present -= 1;
         }
         next.checked()
+    }
+
+    /// The place of a point that can be removed between two others.
+    fn inner(&self, id: PointId) -> Result<usize, MoveError> {
+        self.nothing_under_way()?;
+        let index = self.removable(id)?;
+        if id == self.committed {
+            return Err(MoveError::IsCommitted(id));
+        }
+        if index == 0 || index == self.links.len() { Err(MoveError::NotInner(id)) } else { Ok(index) }
     }
 
     /// Keeps a point until that is taken back.

@@ -1,0 +1,123 @@
+//! Removing points: dropping those at the end of the chain, and merging what leads past the others.
+
+use super::view::{ByRef, not_the_points, open_point};
+use super::{MoveOptions, nothing_under_way};
+use crate::{JobError, Progress};
+use failback_blockio::Device;
+use failback_delta::DeltaHeader;
+use failback_retention::{Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Store, between, shapes_over};
+
+/// zstd's level.
+const LEVEL: i32 = 1;
+
+#[derive(Clone, Debug)]
+pub struct PruneStep {
+    pub point: PointId,
+    pub action: PruneAction,
+}
+#[derive(Clone, Copy, Debug)]
+pub enum PruneAction {
+    Drop,
+    Merge,
+}
+
+/// What pruning did.
+#[derive(Clone, Debug, Default)]
+pub struct PruneReport {
+    /// What was removed, in order, each with its reason.
+    pub removed: Vec<PruneStep>,
+    /// What could not be removed, and why.
+    pub kept: Vec<(PointId, String)>,
+    /// Bytes that the links took less in the end.
+    pub bytes_freed: u64,
+}
+
+/// Removes points. Each is removed for itself: after an interruption those before are gone, and nothing else has changed.
+///
+/// # Errors
+///
+/// When something is under way, a point cannot be removed, the disk or a link is not what it should be, something fails, or
+/// the user stops it.
+pub fn prune(
+    disk: &dyn Device,
+    store: &mut Store,
+    steps: &[PruneStep],
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<PruneReport, JobError> {
+    nothing_under_way(store)?;
+    let before = store.catalogue().link_bytes();
+    let mut report = PruneReport::default();
+    progress.phase("pruning", Some(steps.len() as u64));
+    for step in steps {
+        match step.action {
+            PruneAction::Drop => store.change(|catalogue| catalogue.drop_oldest(step.point))?,
+            PruneAction::Merge => match merge(disk, store, step.point, options) {
+                // Points that were made in blocks of another size stay; that is no reason to keep the rest.
+                Err(JobError::Refused(why)) => {
+                    report.kept.push((step.point, why));
+                    continue;
+                }
+                merged => merged?,
+            },
+        }
+        report.removed.push(step.clone());
+        progress.advance(1);
+        if progress.stop_requested() {
+            break;
+        }
+    }
+    report.bytes_freed = before.saturating_sub(store.catalogue().link_bytes()).get();
+    Ok(report)
+}
+
+/// Replaces the two links of a point by one that leads past it.
+fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOptions) -> Result<(), JobError> {
+    let catalogue = store.catalogue();
+    let index = catalogue.index_of(id).ok_or(MoveError::NoSuchPoint(id)).map_err(JobError::from)?;
+    let inner = index > 0 && index < catalogue.links().len();
+    // Says why a point that is no inner one, or is to be kept, cannot be merged.
+    if !inner || index == catalogue.present_index() {
+        catalogue.check_merge(id)?;
+    }
+    let below = index < catalogue.present_index();
+    // From the point that is nearer to the disk to the one that is farther.
+    let (near, far) = if below { (index + 1, index - 1) } else { (index - 1, index + 1) };
+    let (near, far) = (catalogue.points()[near].id, catalogue.points()[far].id);
+    let (base, goal) = (open_point(ByRef(disk), store, near)?, open_point(ByRef(disk), store, far)?);
+    let readers = catalogue.links_between(near, far).unwrap_or_default();
+    let readers =
+        readers.into_iter().map(|link| Ok(LinkReader::open(store, link)?)).collect::<Result<Vec<_>, JobError>>()?;
+    let legs: Vec<_> = readers.iter().map(|link| Leg { link, along: true }).collect();
+    let header = DeltaHeader {
+        shapes: shapes_over(&legs)?,
+        base_coverage: base.point.coverage,
+        result_coverage: goal.point.coverage,
+        kind: goal.point.kind,
+        created: goal.point.time,
+        id: options.id(store),
+        base_root: base.point.root,
+        identity: readers[0].header().identity.clone(),
+    };
+    let mut writer = LinkWriter::create(store, header, &goal.free)?;
+    let (file, key) = (writer.file(), writer.key());
+    let made = between::<JobError>(&legs, &base.device, &goal.device, |frame| {
+        Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?)
+    });
+    let made = made.and_then(|(values, proven)| {
+        if (proven.base, proven.result) != (base.point.root, goal.point.root) {
+            return Err(not_the_points(near, far));
+        }
+        Ok(writer.finish(&values, proven)?)
+    });
+    match made {
+        Ok(link) => {
+            let direction = if below { Direction::Reverse } else { Direction::Forward };
+            Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?)
+        }
+        Err(error) => {
+            let _ = store.discard(file);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! A retention drive that is full.
+
+use crate::JobError;
+use failback_retention::Store;
+use failback_units::{ByteCount, HumanBytes};
+use std::io;
+
+/// The sentence for a retention drive that is full; `None` if that is not what went wrong. `needed` are the bytes that were to
+/// be kept, at most.
+pub(super) fn full(store: &Store, needed: u64, source: &io::Error) -> Option<JobError> {
+    if !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return None;
+    }
+    let free = store.directory().space().map_or(ByteCount::ZERO, |space| space.available);
+    let wanted = if needed == 0 { String::new() } else { format!(" for up to {}", HumanBytes(needed)) };
+    Some(JobError::Refused(format!(
+        "the retention drive is full ({} left in {}{wanted}), and the disk was left as it is: prune recovery points, or use a larger \
+         drive",
+        free.human(),
+        store.directory().place()
+    )))
+}

@@ -1,0 +1,321 @@
+//! Going from point to point: rollback, undo, and going on after an interruption.
+
+use super::apply::{PointReport, finish_apply, record, stored_delta};
+use super::moving::{DeltaFile, Start, check, is_the_one, write};
+use super::survey::Survey;
+use super::{MoveOptions, nothing_under_way};
+use crate::apply::Written;
+use crate::free::free_blocks;
+use crate::{ApplyOptions, JobError, Progress, ReadSeek, likeness};
+use failback_blockio::Device;
+use failback_delta::{FreeBlocks, PointKind};
+use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Reader, Store};
+use std::fs::File;
+use std::io::BufReader;
+
+/// Where a disk went.
+#[derive(Clone, Debug)]
+pub struct TravelReport {
+    /// The point that it was at, or whose change was taken back.
+    pub from: PointId,
+    /// The point that it is at.
+    pub to: PointId,
+    /// How many links were passed.
+    pub steps: u64,
+    /// Bytes of content that were written.
+    pub bytes_written: u64,
+    /// Bytes that were made zero.
+    pub bytes_zeroed: u64,
+    /// Bytes that were read and compared.
+    pub bytes_read: u64,
+    /// What an apply that was finished did.
+    pub applied: Option<PointReport>,
+}
+
+impl TravelReport {
+    fn starting_at(store: &Store) -> Self {
+        let from = store.catalogue().present().id;
+        Self { from, to: from, steps: 0, bytes_written: 0, bytes_zeroed: 0, bytes_read: 0, applied: None }
+    }
+
+    fn add(&mut self, written: Written, bytes_read: u64) {
+        self.steps += 1;
+        self.bytes_written += written.data;
+        self.bytes_zeroed += written.zeroes;
+        self.bytes_read += bytes_read;
+    }
+}
+
+/// Brings the disk to another point. All points stay, those that are newer too.
+///
+/// # Errors
+///
+/// When something else is under way, there is no such point, it is fuzzy and `fuzzy` does not allow that, the disk is not
+/// what it should be, something fails, or the user stops it.
+pub fn rollback(
+    device: &dyn Device,
+    store: &mut Store,
+    goal: PointId,
+    fuzzy: bool,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<TravelReport, JobError> {
+    nothing_under_way(store)?;
+    let point = store.catalogue().point(goal).ok_or(MoveError::NoSuchPoint(goal)).map_err(JobError::from)?;
+    if point.kind == PointKind::Fuzzy && !fuzzy {
+        return Err(JobError::Refused(format!(
+            "recovery point {goal} is fuzzy: it was read while it was being written, so nothing may boot from it; choose another \
+             one, or add --fuzzy to use it as a base for the next pass"
+        )));
+    }
+    let mut report = TravelReport::starting_at(store);
+    store.change(|catalogue| catalogue.begin_rollback(goal, options.now))?;
+    travel(device, store, &mut report, options, progress)?;
+    Ok(report)
+}
+
+/// Takes back what is under way; if nothing is, everything since the last commit.
+///
+/// # Errors
+///
+/// When there is nothing to be undone, a point that would be lost is pinned, the disk is not what it should be, something
+/// fails, or the user stops it.
+pub fn undo(
+    device: &dyn Device,
+    store: &mut Store,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<TravelReport, JobError> {
+    let mut report = TravelReport::starting_at(store);
+    match store.catalogue().pending().cloned() {
+        Some(Pending::Apply(apply)) => {
+            take_back(device, store, &apply.inverse, &mut report, options, progress)?;
+            store.change(Catalogue::cancel_pending)?;
+            return Ok(report);
+        }
+        Some(Pending::Rollback { from, inverse, .. }) => {
+            if let Some(inverse) = inverse {
+                take_back(device, store, &inverse, &mut report, options, progress)?;
+            }
+            store.change(|catalogue| {
+                let back = catalogue.cancel_pending()?;
+                if back.present().id == from { Ok(back) } else { back.begin_rollback(from, options.now) }
+            })?;
+        }
+        Some(Pending::Undo { .. }) => {}
+        None => {
+            let catalogue = store.catalogue();
+            let (present, committed) = (catalogue.present().id, catalogue.committed());
+            if present == committed {
+                return Err(JobError::Refused(format!(
+                    "nothing is to be undone: the disk is at recovery point {present}, which is the committed one"
+                )));
+            }
+            store.change(|catalogue| catalogue.begin_undo(committed, options.now))?;
+        }
+    }
+    travel(device, store, &mut report, options, progress)?;
+    Ok(report)
+}
+
+/// Goes on with what was interrupted. `delta` is the one that was being applied, if it is not where it was.
+///
+/// # Errors
+///
+/// When nothing is under way, the delta is missing or another one, the disk is not what it should be, something fails, or the
+/// user stops it.
+pub fn resume(
+    device: &dyn Device,
+    delta: Option<&mut dyn ReadSeek>,
+    store: &mut Store,
+    apply: &ApplyOptions,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<TravelReport, JobError> {
+    let mut report = TravelReport::starting_at(store);
+    match store.catalogue().pending().cloned() {
+        None => {
+            return Err(JobError::Refused(
+                "nothing is to be resumed: no change of this disk was interrupted; failback status tells where it is"
+                    .into(),
+            ));
+        }
+        Some(Pending::Apply(pending)) => {
+            let applied = match (delta, pending.source) {
+                (Some(delta), _) => go_on(device, delta, &pending.delta, store, apply, progress)?,
+                (None, DeltaSource::Spooled(file)) => {
+                    let mut delta = stored_delta(store, file)?;
+                    go_on(device, &mut delta, &pending.delta, store, apply, progress)?
+                }
+                (None, DeltaSource::Path(path)) => {
+                    let missing = |error: std::io::Error| {
+                        JobError::Refused(format!(
+                            "the delta {path} cannot be opened ({error}): name it with --delta, or undo what was begun"
+                        ))
+                    };
+                    let mut delta = BufReader::new(File::open(&path).map_err(missing)?);
+                    go_on(device, &mut delta, &pending.delta, store, apply, progress)?
+                }
+            };
+            report.add(Written { data: applied.applied.bytes_written, zeroes: applied.applied.bytes_zeroed }, 0);
+            report.bytes_read = applied.applied.examined.bytes_read;
+            report.to = applied.point.id;
+            report.applied = Some(applied);
+            return Ok(report);
+        }
+        Some(_) => travel(device, store, &mut report, options, progress)?,
+    }
+    Ok(report)
+}
+
+fn go_on(
+    device: &dyn Device,
+    delta: &mut dyn ReadSeek,
+    key: &[u8; 32],
+    store: &mut Store,
+    options: &ApplyOptions,
+    progress: &dyn Progress,
+) -> Result<PointReport, JobError> {
+    let survey = Survey::of(delta)?;
+    is_the_one(&survey, key, "the delta that was given")?;
+    finish_apply(device, delta, &survey, Start::OnTheWay, store, options, progress)
+}
+
+/// Writes back what a step that is under way replaced.
+fn take_back(
+    device: &dyn Device,
+    store: &Store,
+    inverse: &Link,
+    report: &mut TravelReport,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    let (mut delta, survey) = open_link(store, inverse)?;
+    is_the_one(&survey, &inverse.key, "what leads back")?;
+    let checked = check(device, &mut delta, Start::OnTheWay, options, progress)?;
+    let written = write(device, &mut delta, &checked, options, progress)?;
+    report.add(written, checked.total.bytes_read);
+    Ok(())
+}
+
+/// Passes link after link, until nothing is under way any more.
+fn travel(
+    device: &dyn Device,
+    store: &mut Store,
+    report: &mut TravelReport,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    loop {
+        let passed = match store.catalogue().pending() {
+            Some(Pending::Rollback { inverse, .. }) => {
+                let start = if inverse.is_some() { Start::OnTheWay } else { Start::AtTheBase };
+                step(device, store, start, options, progress)
+            }
+            Some(Pending::Undo { stepping, .. }) => {
+                let start = if *stepping { Start::OnTheWay } else { Start::AtTheBase };
+                undo_step(device, store, start, options, progress)
+            }
+            Some(Pending::Apply(_)) | None => break,
+        };
+        match passed {
+            Ok((written, bytes_read)) => report.add(written, bytes_read),
+            Err(error) => return Err(give_up(store, report.steps, error)),
+        }
+        if progress.stop_requested() && store.catalogue().pending().is_some() {
+            return Err(JobError::Interrupted(format!(
+                "the disk is at recovery point {} on its way: failback resume to go on, or failback undo to go back",
+                store.catalogue().present().id
+            )));
+        }
+    }
+    report.to = store.catalogue().present().id;
+    Ok(())
+}
+
+/// A journey that could not begin is none: nothing was written, so nothing is left to be finished or taken back.
+fn give_up(store: &mut Store, steps: u64, error: JobError) -> JobError {
+    let begun = match store.catalogue().pending() {
+        Some(Pending::Rollback { inverse, .. }) => inverse.is_some(),
+        Some(Pending::Undo { stepping, .. }) => *stepping,
+        Some(Pending::Apply(_)) | None => true,
+    };
+    if steps == 0 && !begun {
+        // If this fails as well, the status says so, and it can be undone.
+        let _ = store.change(Catalogue::cancel_pending);
+    }
+    error
+}
+
+/// One step of a rollback.
+fn step(
+    device: &dyn Device,
+    store: &mut Store,
+    start: Start,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(Written, u64), JobError> {
+    let link = next_link(store)?;
+    let (mut delta, survey) = open_link(store, &link)?;
+    is_the_one(&survey, &link.key, "the link")?;
+    let checked = match start {
+        Start::OnTheWay => check(device, &mut delta, start, options, progress)?,
+        Start::AtTheBase => {
+            let trusted = if survey.uncounted_bytes == 0 {
+                FreeBlocks::NONE
+            } else {
+                free_blocks(&likeness::free_of(device)?, survey.header.shapes.larger())
+            };
+            let recorded = record(device, &mut delta, &survey, trusted, store, options, progress)?;
+            let (checked, inverse) = recorded.ok_or_else(|| moved_by_others(device, store))?;
+            let inverse = inverse.link(link.direction.opposite());
+            store.change(|catalogue| catalogue.begin_step(inverse))?;
+            checked
+        }
+    };
+    let written = write(device, &mut delta, &checked, options, progress)?;
+    store.change(Catalogue::finish_step)?;
+    Ok((written, checked.total.bytes_read))
+}
+
+/// One step of an undo: nothing is kept of what it replaces.
+fn undo_step(
+    device: &dyn Device,
+    store: &mut Store,
+    start: Start,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(Written, u64), JobError> {
+    let link = next_link(store)?;
+    let (mut delta, survey) = open_link(store, &link)?;
+    is_the_one(&survey, &link.key, "the link")?;
+    let checked = check(device, &mut delta, start, options, progress)?;
+    if start == Start::AtTheBase {
+        store.change(Catalogue::begin_undo_step)?;
+    }
+    let written = write(device, &mut delta, &checked, options, progress)?;
+    store.change(Catalogue::finish_undo_step)?;
+    Ok((written, checked.total.bytes_read))
+}
+
+fn next_link(store: &Store) -> Result<Link, JobError> {
+    let link = store.catalogue().next_link().copied();
+    link.ok_or_else(|| JobError::Refused("there is no way on from here: look at the recovery points".into()))
+}
+
+fn open_link(store: &Store, link: &Link) -> Result<(DeltaFile, Survey), JobError> {
+    let place = || store.directory().place().into();
+    let file = store.open_link(link)?;
+    let mut delta = Reader::new(file).map_err(|source| JobError::File { action: "read", path: place(), source })?;
+    let survey = Survey::of(&mut delta)?;
+    Ok((delta, survey))
+}
+
+fn moved_by_others(device: &dyn Device, store: &Store) -> JobError {
+    JobError::Mismatch(format!(
+        "{} is not at recovery point {}: it holds what the neighbouring one has, so others wrote to it; failback verify --point \
+         tells where",
+        device.name(),
+        store.catalogue().present().id
+    ))
+}

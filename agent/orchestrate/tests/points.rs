@@ -1,0 +1,141 @@
+//! Recovery points on simulated disks: there, back, and everything between, without trouble.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::points::{Trail, content_of};
+use failback_orchestrate::{ByteCount, Device, JobError, Outcome, PointId, Root};
+
+#[test]
+fn every_point_can_be_reached_from_every_other() {
+    let mut trail = Trail::new(1, 5);
+    trail.apply_all();
+    for goal in [3, 0, 5, 2, 4, 1, 0, 5] {
+        let report = trail.rollback(goal).unwrap();
+        assert_eq!(report.to, PointId(goal));
+        trail.is_at(goal);
+        trail.is_sound();
+    }
+    let report = trail.undo().unwrap();
+    assert_eq!((report.from, report.to, report.steps), (PointId(5), PointId(0), 5));
+    trail.is_at(0);
+    assert_eq!(trail.open().catalogue().points().len(), 1);
+    assert_eq!(trail.undo().unwrap_err().outcome(), Outcome::Refused);
+}
+
+#[test]
+fn every_point_can_be_read_where_it_is() {
+    let mut trail = Trail::new(2, 5);
+    trail.apply_all();
+    for present in [5, 2, 0] {
+        if trail.open().catalogue().present().id != PointId(present) {
+            trail.rollback(present).unwrap();
+        }
+        for id in 0..=5 {
+            let store = trail.open();
+            let point = failback_orchestrate::open_point(trail.target.clone(), &store, PointId(id)).unwrap();
+            let expected = trail.counted(id);
+            assert!(trail.masked(&content_of(&point.device), id) == expected, "{id} from {present}");
+            let check = failback_orchestrate::verify_point(
+                &trail.target,
+                &store,
+                PointId(id),
+                1,
+                &failback_orchestrate::Silent,
+            );
+            let check = check.unwrap();
+            assert!(check.report.matches(), "{id} from {present}");
+            assert_eq!(check.report.root, Root::of(&expected));
+        }
+    }
+}
+
+#[test]
+fn a_delta_between_any_two_points_leads_from_one_to_the_other() {
+    let mut trail = Trail::new(3, 4);
+    trail.apply_all();
+    trail.rollback(2).unwrap();
+    for from in 0..=4 {
+        for to in 0..=4 {
+            let delta = trail.export(from, to);
+            if from == to {
+                assert_eq!(delta.unwrap_err().outcome(), Outcome::Refused);
+                continue;
+            }
+            let mut disk = trail.disk(from);
+            common::points::patch(&delta.unwrap(), &mut disk);
+            assert!(trail.masked(&disk, to) == trail.counted(to), "{from} to {to}");
+        }
+    }
+}
+
+#[test]
+fn inner_points_are_merged() {
+    let mut trail = Trail::new(4, 6);
+    trail.apply_all();
+    trail.rollback(3).unwrap();
+    for id in [1, 5, 2] {
+        trail.merge(id).unwrap();
+        trail.is_sound();
+        trail.is_at(3);
+    }
+    for goal in [0, 4, 6, 0, 3] {
+        trail.rollback(goal).unwrap();
+        trail.is_at(goal);
+    }
+    for id in [0, 3, 6, 9] {
+        assert_eq!(trail.merge(id).unwrap_err().outcome(), Outcome::Refused, "{id}");
+    }
+}
+
+#[test]
+fn a_delta_is_applied_once() {
+    let mut trail = Trail::new(5, 2);
+    trail.apply(1).unwrap();
+    trail.world.clear_trace();
+    let again = trail.apply(1).unwrap();
+    assert!(again.applied.already_in_place() && again.point.id == PointId(1) && again.link.is_none());
+    assert!(trail.world.trace().iter().all(|event| event.disk.as_ref() != "target"));
+    trail.apply(2).unwrap();
+    let error = trail.apply(1).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Refused, "{error}");
+    trail.is_at(2);
+}
+
+#[test]
+fn what_others_wrote_is_noticed_and_never_built_upon() {
+    let mut trail = Trail::new(6, 3);
+    trail.apply(1).unwrap();
+    trail.apply(2).unwrap();
+    let before = trail.world.snapshot();
+    let changed = trail.changed_block(3);
+    trail.scribble(changed);
+    let content = trail.target.content();
+    let error = trail.apply(3).unwrap_err();
+    assert!(matches!(error, JobError::WrongBase { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("at bytes {}", changed * 4096)), "{error}");
+    assert!(trail.target.content() == content);
+    trail.is_sound();
+    trail.world.restore(&before);
+    let changed = trail.changed_block(2);
+    trail.scribble(changed);
+    let content = trail.target.content();
+    for error in [trail.rollback(1).unwrap_err(), trail.undo().unwrap_err()] {
+        assert_eq!(error.outcome(), Outcome::Mismatch, "{error}");
+        assert!(trail.target.content() == content);
+        assert!(trail.open().catalogue().pending().is_none(), "a journey that did not begin is none");
+    }
+}
+
+#[test]
+fn bytes_that_are_free_for_the_base_alone_come_back() {
+    let mut trail = Trail::new(7, 2);
+    let junk = trail.disk(0);
+    trail.apply_all();
+    trail.rollback(0).unwrap();
+    assert!(
+        trail.target.content()[..junk.len()] == junk,
+        "all of them: nothing on this disk can be trusted to be free"
+    );
+    assert_eq!(trail.target.size(), ByteCount::of_memory(trail.len()));
+}

@@ -3,6 +3,7 @@
 //! - [`Catalogue`] says what there is: a value, and functions that make the next one of it.
 //! - [`Store`] puts one catalogue in the place of another, and nothing else decides what is so. `FORMAT.md` beside this
 //!   crate describes the directory and the catalogue field by field.
+//! - [`plan_prune`] says which points a [`Policy`] no longer keeps, [`Forecast`] how long the space lasts.
 //! - [`Directory`] is where they are kept: [`FsDirectory`] is a real one, `sim::SimDirectory` (behind the feature of
 //!   that name) one that loses power.
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@
 mod catalogue;
 mod directory;
 mod fs;
+mod policy;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod store;
@@ -20,4 +22,5 @@ pub use catalogue::{
 };
 pub use directory::{Appender, Directory, Reader, Space, StoredFile};
 pub use fs::{FsDirectory, Lock, LockError};
+pub use policy::{Forecast, Plan, Policy, Prune, PruneStep, Reason, Remark, plan_free, plan_prune};
 pub use store::{Gap, Missing, Store, StoreError};

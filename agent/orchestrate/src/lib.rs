@@ -35,9 +35,8 @@ pub use look::{SeenDisk, look_at};
 pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use points::{
-    MoveOptions, OpenPoint, PointCheck, PointReport, PruneAction, PruneReport, PruneStep, TravelReport, apply_recorded,
-    export_delta, export_image, open_point, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point,
-    verify_point,
+    MoveOptions, OpenPoint, PointCheck, PointReport, PruneReport, TravelReport, apply_recorded, export_delta,
+    export_image, open_point, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point, verify_point,
 };
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
@@ -58,7 +57,11 @@ pub use failback_hostdev::{
 pub use failback_image::create::{NewDisk, Subformat};
 pub use failback_image::descriptor::{ExtentAccess, ExtentKind};
 pub use failback_image::{Access, CheckReport, Disk, DiskFacts, ExtentFacts, Severity};
-pub use failback_retention::{DeltaSource, Point, PointId, Store};
+pub use failback_retention::{
+    Catalogue, DeltaSource, Direction, Directory, Disk as StoredDisk, Forecast, FsDirectory, Gap, Link, Lock,
+    LockError, Pending, Plan, Point, PointId, Policy, Prune, PruneStep, Reader, Space, Store, StoreError, plan_free,
+    plan_prune,
+};
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
 pub use failback_volumes::{
     Content, DiskLayout, FileSystemFacts, FreeMap, Group, LayoutIdentity, LogicalVolume, Partition, PartitionTable,

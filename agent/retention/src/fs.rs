@@ -71,10 +71,11 @@ impl FsDirectory {
     pub fn lock(&self, exclusive: bool) -> Result<Lock, LockError> {
         let failed = |source: Errno| LockError::Failed { place: self.place(), source: source.into() };
         let flags = OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let opened = match openat(&self.opened, LOCK_NAME, flags | OFlag::O_RDONLY, FILE_MODE) {
-            Err(Errno::ENOENT) => openat(&self.opened, LOCK_NAME, flags | OFlag::O_RDWR | OFlag::O_CREAT, FILE_MODE),
-            other => other,
-        };
+        let writable = || openat(&self.opened, LOCK_NAME, flags | OFlag::O_RDWR | OFlag::O_CREAT, FILE_MODE);
+        // Readers need not be able to write; over NFS, an exclusive lock needs a file that is open for writing.
+        let read_only = || openat(&self.opened, LOCK_NAME, flags | OFlag::O_RDONLY, FILE_MODE);
+        let opened = if exclusive { Err(Errno::ENOENT) } else { read_only() };
+        let opened = opened.or_else(|errno| if errno == Errno::ENOENT { writable() } else { Err(errno) });
         let file = File::from(opened.map_err(failed)?);
         let kind = if exclusive { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
         match Flock::lock(file, kind) {

@@ -5,6 +5,7 @@
 //!   crate describes the directory and the catalogue field by field.
 //! - A link is a delta in a file: [`LinkWriter`] writes one, [`LinkReader`] reads its frames in any order.
 //! - [`PointDevice`] is a point that can be read while the disk is at another; [`between()`] makes the delta between two.
+//! - [`plan_prune`] says which points a [`Policy`] no longer keeps, [`Forecast`] how long the space lasts.
 //! - [`Directory`] is where they are kept: [`FsDirectory`] is a real one, `sim::SimDirectory` (behind the feature of
 //!   that name) one that loses power.
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ mod catalogue;
 mod directory;
 mod fs;
 mod link;
+mod policy;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod store;
@@ -27,5 +29,6 @@ pub use catalogue::{
 pub use directory::{Appender, Directory, Reader, Space, StoredFile};
 pub use fs::{FsDirectory, Lock, LockError};
 pub use link::{Index, IndexExtent, IndexFrame, LinkError, LinkFile, LinkReader, LinkWriter};
+pub use policy::{Forecast, Plan, Policy, Prune, PruneStep, Reason, Remark, plan_free, plan_prune};
 pub use store::{Gap, Missing, Store, StoreError};
 pub use view::PointDevice;

@@ -5,27 +5,18 @@ use super::{MoveOptions, nothing_under_way};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::DeltaHeader;
-use failback_retention::{Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Store, between, shapes_over};
+use failback_retention::{
+    Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Prune, Store, between, shapes_over,
+};
 
 /// zstd's level.
 const LEVEL: i32 = 1;
 
-#[derive(Clone, Debug)]
-pub struct PruneStep {
-    pub point: PointId,
-    pub action: PruneAction,
-}
-#[derive(Clone, Copy, Debug)]
-pub enum PruneAction {
-    Drop,
-    Merge,
-}
-
 /// What pruning did.
 #[derive(Clone, Debug, Default)]
 pub struct PruneReport {
-    /// What was removed, in order, each with its reason.
-    pub removed: Vec<PruneStep>,
+    /// What was removed, in order.
+    pub removed: Vec<Prune>,
     /// What could not be removed, and why.
     pub kept: Vec<(PointId, String)>,
     /// Bytes that the links took less in the end.
@@ -41,7 +32,7 @@ pub struct PruneReport {
 pub fn prune(
     disk: &dyn Device,
     store: &mut Store,
-    steps: &[PruneStep],
+    steps: &[Prune],
     options: &MoveOptions,
     progress: &dyn Progress,
 ) -> Result<PruneReport, JobError> {
@@ -50,18 +41,18 @@ pub fn prune(
     let mut report = PruneReport::default();
     progress.phase("pruning", Some(steps.len() as u64));
     for step in steps {
-        match step.action {
-            PruneAction::Drop => store.change(|catalogue| catalogue.drop_oldest(step.point))?,
-            PruneAction::Merge => match merge(disk, store, step.point, options) {
+        match *step {
+            Prune::Drop(point) => store.change(|catalogue| catalogue.drop_oldest(point))?,
+            Prune::Merge(point) => match merge(disk, store, point, options) {
                 // Points that were made in blocks of another size stay; that is no reason to keep the rest.
                 Err(JobError::Refused(why)) => {
-                    report.kept.push((step.point, why));
+                    report.kept.push((point, why));
                     continue;
                 }
                 merged => merged?,
             },
         }
-        report.removed.push(step.clone());
+        report.removed.push(*step);
         progress.advance(1);
         if progress.stop_requested() {
             break;

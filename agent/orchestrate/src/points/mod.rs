@@ -22,7 +22,7 @@ mod travel;
 mod view;
 
 pub use apply::{PointReport, apply_recorded, spool, unknown_point};
-pub use merge::{PruneAction, PruneReport, PruneStep, prune};
+pub use merge::{PruneReport, prune};
 pub use travel::{TravelReport, resume, rollback, undo};
 pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, refuse_fuzzy, verify_point};
 

@@ -159,8 +159,7 @@ impl Trail {
     }
 
     pub fn merge(&mut self, id: u64) -> Result<failback_orchestrate::PruneReport, JobError> {
-        let step =
-            failback_orchestrate::PruneStep { point: PointId(id), action: failback_orchestrate::PruneAction::Merge };
+        let step = failback_orchestrate::Prune::Merge(PointId(id));
         failback_orchestrate::prune(&self.target, &mut self.try_open()?, &[step], &self.moving(), &Silent)
     }
 

@@ -14,7 +14,7 @@ pub use moves::MoveError;
 
 use failback_delta::{Coverage, PointKind};
 use failback_hashtree::Root;
-use failback_units::{BlockSize, ByteCount};
+use failback_units::{BlockSize, ByteCount, MAX_DISK_BYTES};
 use std::fmt;
 
 /// The number of a recovery point. It is never given to another point of the same disk.
@@ -385,9 +385,9 @@ impl Catalogue {
     /// The bytes of all files of links together.
     #[must_use]
     pub fn link_bytes(&self) -> ByteCount {
-        let add = |sum: ByteCount, link: &Link| sum.checked_add(link.bytes);
-        // So much no file system holds.
-        self.links.iter().try_fold(ByteCount::ZERO, add).unwrap_or(ByteCount::ZERO)
+        let bytes = self.links.iter().fold(0, |sum: u64, link| sum.saturating_add(link.bytes.get()));
+        // More than that no file system holds.
+        ByteCount::new(bytes.min(MAX_DISK_BYTES)).unwrap_or_default()
     }
 
     /// All files that this catalogue names.

@@ -14,8 +14,8 @@ use failback_blockio::Device;
 use failback_delta::{Coverage, FreeBlocks, PointKind, Shapes};
 use failback_hashtree::Root;
 use failback_retention::{
-    Apply, DeltaSource, Direction, FileId, Link, LinkFile, LinkWriter, Pending, Point, PointId, Proof, Store,
-    StoreError,
+    Apply, DeltaSource, Direction, FileId, Link, LinkError, LinkFile, LinkWriter, Pending, Point, PointId, Proof,
+    Store, StoreError,
 };
 use failback_units::{BlockRange, BlockSize, ByteCount};
 use std::io::{self, Read};
@@ -341,10 +341,8 @@ pub(super) fn record(
 /// Says what is to be done if the retention drive is full.
 fn full_drive(store: &Store, survey: &Survey, error: JobError) -> JobError {
     let needed = survey.old_bytes + survey.uncounted_bytes;
-    let source = match &error {
-        JobError::Link(failback_retention::LinkError::Io { source, .. })
-        | JobError::Store(StoreError::Io { source, .. }) => source,
-        _ => return error,
+    let (JobError::Link(LinkError::Io { source, .. }) | JobError::Store(StoreError::Io { source, .. })) = &error else {
+        return error;
     };
     full(store, needed, source).unwrap_or(error)
 }
@@ -358,8 +356,12 @@ fn half_there(device: &dyn Device, runs: u64) -> JobError {
     ))
 }
 
-/// The delta of what is under way, as it was stored or named; none if it is not there any more.
-pub(super) fn stored_delta(store: &Store, file: FileId) -> Result<DeltaFile, JobError> {
+/// A delta that was stored, to be read from its start.
+///
+/// # Errors
+///
+/// When it cannot be opened.
+pub fn open_spool(store: &Store, file: FileId) -> Result<DeltaFile, JobError> {
     let place = || store.directory().place().into();
     let file = store.open_spool(file)?;
     failback_retention::Reader::new(file).map_err(|source| JobError::File { action: "read", path: place(), source })

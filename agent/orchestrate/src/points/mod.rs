@@ -21,8 +21,9 @@ mod survey;
 mod travel;
 mod view;
 
-pub use apply::{PointReport, apply_recorded, spool, unknown_point};
+pub use apply::{PointReport, apply_recorded, open_spool, spool, unknown_point};
 pub use merge::{PruneReport, prune};
+pub use moving::DeltaFile;
 pub use travel::{TravelReport, resume, rollback, undo};
 pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, refuse_fuzzy, verify_point};
 

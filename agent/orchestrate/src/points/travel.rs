@@ -1,14 +1,15 @@
 //! Going from point to point: rollback, undo, and going on after an interruption.
 
-use super::apply::{PointReport, finish_apply, record, stored_delta};
+use super::apply::{PointReport, finish_apply, open_spool, record};
 use super::moving::{DeltaFile, Start, check, is_the_one, write};
 use super::survey::Survey;
+use super::view::refuse_fuzzy;
 use super::{MoveOptions, nothing_under_way};
 use crate::apply::Written;
 use crate::free::free_blocks;
 use crate::{ApplyOptions, JobError, Progress, ReadSeek, likeness};
 use failback_blockio::Device;
-use failback_delta::{FreeBlocks, PointKind};
+use failback_delta::FreeBlocks;
 use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Reader, Store};
 use std::fs::File;
 use std::io::BufReader;
@@ -62,12 +63,7 @@ pub fn rollback(
 ) -> Result<TravelReport, JobError> {
     nothing_under_way(store)?;
     let point = store.catalogue().point(goal).ok_or(MoveError::NoSuchPoint(goal)).map_err(JobError::from)?;
-    if point.kind == PointKind::Fuzzy && !fuzzy {
-        return Err(JobError::Refused(format!(
-            "recovery point {goal} is fuzzy: it was read while it was being written, so nothing may boot from it; choose another \
-             one, or add --fuzzy to use it as a base for the next pass"
-        )));
-    }
+    refuse_fuzzy(point, fuzzy)?;
     let mut report = TravelReport::starting_at(store);
     store.change(|catalogue| catalogue.begin_rollback(goal, options.now))?;
     travel(device, store, &mut report, options, progress)?;
@@ -144,7 +140,7 @@ pub fn resume(
             let applied = match (delta, pending.source) {
                 (Some(delta), _) => go_on(device, delta, &pending.delta, store, apply, progress)?,
                 (None, DeltaSource::Spooled(file)) => {
-                    let mut delta = stored_delta(store, file)?;
+                    let mut delta = open_spool(store, file)?;
                     go_on(device, &mut delta, &pending.delta, store, apply, progress)?
                 }
                 (None, DeltaSource::Path(path)) => {

@@ -118,7 +118,7 @@ pub fn verify_point(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<PointCheck, JobError> {
-    let open = open_point(ByRef(disk), store, id)?;
+    let open = open_point(disk, store, id)?;
     let report = verify(&open.device, Against::<File>::Root(open.expected()), threads, progress)?;
     Ok(PointCheck { point: open.point, report })
 }
@@ -171,7 +171,7 @@ pub fn export_delta(
     identity: Identity,
 ) -> Result<u64, JobError> {
     let catalogue = store.catalogue();
-    let (base, goal) = (open_point(ByRef(disk), store, from)?, open_point(ByRef(disk), store, to)?);
+    let (base, goal) = (open_point(disk, store, from)?, open_point(disk, store, to)?);
     let links = catalogue.links_between(from, to).unwrap_or_default();
     if links.is_empty() {
         return Err(JobError::Refused(format!(
@@ -214,43 +214,6 @@ pub(super) fn not_the_points(from: PointId, to: PointId) -> JobError {
         "what was read does not have the roots of the recovery points {from} and {to}: something wrote to the disk since; \
          failback verify --point tells where"
     ))
-}
-
-/// A disk that is used by several devices at a time.
-#[derive(Clone, Copy)]
-pub(super) struct ByRef<'a>(pub(super) &'a dyn Device);
-
-impl Device for ByRef<'_> {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn size(&self) -> failback_units::ByteCount {
-        self.0.size()
-    }
-
-    fn logical_block(&self) -> u32 {
-        self.0.logical_block()
-    }
-
-    fn engine(&self) -> &'static str {
-        self.0.engine()
-    }
-
-    fn queue(&self, depth: usize) -> Result<Box<dyn failback_blockio::Queue + '_>, failback_blockio::IoError> {
-        self.0.queue(depth)
-    }
-
-    fn extent_at(
-        &self,
-        from: failback_units::ByteOffset,
-    ) -> Result<Option<failback_blockio::Extent>, failback_blockio::IoError> {
-        self.0.extent_at(from)
-    }
-
-    fn is_resident(&self, range: failback_units::ByteRange) -> bool {
-        self.0.is_resident(range)
-    }
 }
 
 impl From<BetweenError> for JobError {

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("orchestrate", &["blockio", "delta", "hashtree", "hostdev", "image", "units", "volumes"]),
     ("volumes", &["blockio", "units"]),
     ("image", &["blockio", "units"]),
+    ("nbd", &["blockio", "units"]),
     ("delta", &["hashtree", "units"]),
     ("hashtree", &["units"]),
     ("hostdev", &["units"]),

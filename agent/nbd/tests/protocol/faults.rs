@@ -1,8 +1,9 @@
 //! A disk that fails: the client is told, and goes on.
 
 use super::client::{Assembly, EIO, READ, Reply, disk, pattern, range, well};
-use failback_blockio::sim::{FaultOn, SimDisk};
+use failback_blockio::sim::{FaultOn, SimDisk, World};
 use failback_nbd::{Export, Overlay};
+use failback_units::ByteCount;
 use std::path::Path;
 
 const SIZE: u64 = 16 << 20;
@@ -36,6 +37,21 @@ fn a_failed_read_is_one_failed_request() {
         client.leave();
     });
     assert_eq!(export.counters().failed, 2);
+}
+
+/// The protocol has sentences of at most 4096 bytes.
+#[test]
+fn a_long_sentence_is_cut_between_letters() {
+    let name = "\u{fc}".repeat(5000);
+    let disk = World::new(1).disk(&name, ByteCount::new(SIZE).unwrap(), 512);
+    disk.fail(range(0, SIZE), KERNEL_EIO, FaultOn::Reads, u32::MAX);
+    well(&Export::read_only("", &disk).unwrap(), |client| {
+        client.go(true);
+        let sentence = &client.read(0, 0, 512).errors[0].2;
+        assert!((4095..=4096).contains(&sentence.len()), "{}", sentence.len());
+        assert!(sentence.ends_with('\u{fc}'));
+        client.leave();
+    });
 }
 
 #[test]

@@ -15,6 +15,8 @@ mke2fs      demo   e2fsprogs   e2fsprogs         need
 busybox     test   busybox-static  -             want
 git         test   git         git-core          need
 qemu-img    test   qemu-utils  qemu-img          need
+nbdinfo     test   libnbd-bin  libnbd            need
+nbdfuse     test   libnbd-bin  nbdfuse           need
 losetup     test   mount       util-linux        need
 linux.uml   test   user-mode-linux   -             want
 mkreiserfs  test   reiserfsprogs     -             want

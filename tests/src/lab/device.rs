@@ -26,6 +26,11 @@ pub fn has_devices() -> bool {
     skipped(reason)
 }
 
+/// The same for a test that needs FUSE as well.
+pub fn has_fuse() -> bool {
+    has_devices() && (Path::new("/dev/fuse").exists() || skipped("there is no /dev/fuse: modprobe fuse"))
+}
+
 /// Says why a test is skipped, and returns `false`; where skips are not accepted, the test fails.
 pub(super) fn skipped(reason: &str) -> bool {
     println!("skipped: {reason}");

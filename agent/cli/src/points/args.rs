@@ -105,6 +105,11 @@ pub(crate) enum PointCommand {
     Prune(PruneArgs),
     /// Copy a recovery point into a new image, VMDK or delta, without moving the disk
     Export(ExportArgs),
+    /// Serve a recovery point over NBD on a Unix socket, without moving the disk
+    ///
+    /// qemu-img, nbdcopy, nbdfuse, or a virtual machine read it at `nbd+unix:///?socket=SOCKET`, until this is ended with SIGINT or
+    /// SIGTERM. The disk and its points cannot be changed meanwhile.
+    Serve(ServeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +200,31 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "ID", value_parser = parse_point)]
     pub(crate) base: Option<PointId>,
     /// Export a fuzzy point too: a base for the next pass, not to be booted
+    #[arg(long)]
+    pub(crate) fuzzy: bool,
+    #[command(flatten)]
+    pub(crate) retention: Retention,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The disk: a block device, a raw image or a VMDK
+    pub(crate) disk: PathBuf,
+    /// The number of the recovery point
+    #[arg(value_parser = parse_point)]
+    pub(crate) id: PointId,
+    /// The socket to be made; only its owner can connect to it
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) socket: PathBuf,
+    /// Let clients write, into a layer that is thrown away in the end
+    #[arg(long)]
+    pub(crate) writable: bool,
+    /// Where that layer is kept: a file without a name
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp", requires = "writable")]
+    pub(crate) scratch: PathBuf,
+    /// Serve a fuzzy point too: a base for the next pass, not to be booted
     #[arg(long)]
     pub(crate) fuzzy: bool,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 pub(crate) mod open;
 pub(crate) mod report;
+mod serve;
 
 use crate::meter::Meter;
 use crate::report::{Lines, print, tell};
@@ -180,6 +181,7 @@ pub(crate) fn point(args: &PointArgs) -> Result<ExitCode> {
         PointCommand::Unpin(args) => pin(args, false),
         PointCommand::Prune(args) => prune(args),
         PointCommand::Export(args) => export(args),
+        PointCommand::Serve(args) => serve::serve(args),
     }
 }
 

@@ -162,7 +162,7 @@ mod tests {
         let mut dice = Dice::new(1);
         let mut replay = Replay::new(recording);
         replay.advance(moment);
-        let states = (0..20_000).map(|_| {
+        let states = (0..10_000).map(|_| {
             replay.write(0, &replay.cut(0, &mut dice), &image);
             sectors(&image)
         });

@@ -24,6 +24,7 @@ mkfs.xfs    test   xfsprogs    xfsprogs          need
 partclone.extfs test partclone epel:partclone    need
 modinfo     test   kmod        kmod              need
 qemu-system-x86_64  test  qemu-system-x86  -     want
+qemu-storage-daemon test qemu-system-common -    want
 lvm         test   lvm2        lvm2              need
 sfdisk      test   fdisk       util-linux        need
 sgdisk      test   gdisk       gdisk             need

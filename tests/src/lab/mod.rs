@@ -12,6 +12,7 @@ mod device;
 mod dice;
 pub mod guest;
 mod place;
+pub mod power;
 mod program;
 mod running;
 mod uml;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::points::{Trail, content_of};
-use failback_orchestrate::{ByteCount, Device, JobError, Outcome, PointId, Root};
+use failback_orchestrate::{ByteCount, Device, Directory, JobError, Outcome, PointId, Root};
 
 #[test]
 fn every_point_can_be_reached_from_every_other() {
@@ -32,14 +32,15 @@ fn every_point_can_be_read_where_it_is() {
             trail.rollback(present).unwrap();
         }
         for id in 0..=5 {
-            let store = trail.open();
+            let mut store = trail.open();
             let point = failback_orchestrate::open_point(trail.target.clone(), &store, PointId(id)).unwrap();
             let expected = trail.counted(id);
             assert!(trail.masked(&content_of(&point.device), id) == expected, "{id} from {present}");
             let check = failback_orchestrate::verify_point(
                 &trail.target,
-                &store,
+                &mut store,
                 PointId(id),
+                true,
                 1,
                 &failback_orchestrate::Silent,
             );
@@ -138,4 +139,48 @@ fn bytes_that_are_free_for_the_base_alone_come_back() {
         "all of them: nothing on this disk can be trusted to be free"
     );
     assert_eq!(trail.target.size(), ByteCount::of_memory(trail.len()));
+}
+
+/// What differs is named: in what links have changed by their values, elsewhere by the tree that was kept.
+#[test]
+fn what_differs_is_named() {
+    use failback_orchestrate::{Silent, verify_point};
+    let mut trail = Trail::new(8, 3);
+    trail.apply(1).unwrap();
+    let verify = |trail: &Trail, id| verify_point(&trail.target, &mut trail.open(), PointId(id), true, 1, &Silent);
+    let ranges = |check: failback_orchestrate::PointCheck| {
+        assert!(!check.report.matches());
+        check.report.differences.iter().map(|range| (range.start, range.length)).collect::<Vec<_>>()
+    };
+    let within = |found: &[(u64, u64)], block: usize| {
+        let at = (block * 4096) as u64;
+        found.iter().any(|(start, length)| *start <= at && at < start + length)
+    };
+    let (changed, quiet) = (trail.changed_block(1), trail.quiet_block());
+    let before = trail.world.snapshot();
+    trail.scribble(changed);
+    assert!(within(&ranges(verify(&trail, 1).unwrap()), changed), "the link tells");
+    trail.world.restore(&before);
+    trail.scribble(quiet);
+    assert_eq!(ranges(verify(&trail, 1).unwrap()), [], "nothing tells where");
+    trail.world.restore(&before);
+    assert!(verify(&trail, 1).unwrap().report.matches());
+    assert!(trail.directory.names().unwrap().iter().any(|name| name.starts_with("tree-")));
+    trail.apply(2).unwrap();
+    trail.apply(3).unwrap();
+    let before = trail.world.snapshot();
+    trail.scribble(quiet);
+    assert_eq!(ranges(verify(&trail, 3).unwrap()), [((quiet * 4096) as u64, 4096)], "the tree of point 1 tells");
+    trail.world.restore(&before);
+    let changed = trail.changed_block(2);
+    trail.scribble(changed);
+    let found = ranges(verify(&trail, 3).unwrap());
+    assert!(within(&found, changed) && found.iter().all(|(_, length)| *length <= 1 << 20), "{found:?}");
+    trail.world.restore(&before);
+    assert!(verify(&trail, 3).unwrap().report.matches());
+    let trees: Vec<_> = trail.directory.names().unwrap().into_iter().filter(|name| name.starts_with("tree")).collect();
+    assert_eq!(trees, ["tree-0000000000000003.signature"]);
+    trail.undo().unwrap();
+    trail.open();
+    assert!(trail.directory.names().unwrap().iter().all(|name| !name.starts_with("tree")), "the tree of a lost point");
 }

@@ -19,9 +19,10 @@ mod recorder;
 mod space;
 mod survey;
 mod travel;
+mod tree;
 mod view;
 
-pub use apply::{PointReport, apply_recorded, open_spool, spool, unknown_point};
+pub use apply::{KeepingPlan, PointReport, apply_recorded, open_spool, plan_keeping, spool, unknown_point};
 pub use merge::{PruneReport, prune};
 pub use moving::DeltaFile;
 pub use travel::{TravelReport, resume, rollback, undo};

@@ -1,6 +1,7 @@
 //! Looking at a point without moving the disk: reading it, checking it, copying it out.
 
 use super::nothing_under_way;
+use super::tree::{name_differences, read_and_keep};
 use crate::free::free_blocks;
 use crate::vmdk::{ConvertReport, NewImage, convert};
 use crate::{
@@ -105,21 +106,32 @@ pub struct PointCheck {
     pub report: VerifyReport,
 }
 
-/// Reads a point from end to end and compares it with its root. Of the present point the hash tree is kept on the retention
-/// drive, so that later on what differs can be named.
+/// Reads a point from end to end and compares it with its root.
+///
+/// If it is the present one, what differs is named as far as that is known, and if `keep` says so and nothing differs, the hash
+/// tree is kept on the retention drive, so that it is known the next time. `keep` needs a store that is open for changes.
 ///
 /// # Errors
 ///
 /// As [`open_point`], and when something cannot be read, or the user stops it. A point that differs is a report, not an error.
 pub fn verify_point(
     disk: &dyn Device,
-    store: &Store,
+    store: &mut Store,
     id: PointId,
+    keep: bool,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<PointCheck, JobError> {
     let open = open_point(disk, store, id)?;
-    let report = verify(&open.device, Against::<File>::Root(open.expected()), threads, progress)?;
+    let is_present = store.catalogue().present().id == id;
+    let mut report = if is_present && keep {
+        read_and_keep(disk, store, &open.point, &open.free, threads, progress)?
+    } else {
+        verify(&open.device, Against::<File>::Root(open.expected()), threads, progress)?
+    };
+    if is_present && !report.matches() {
+        name_differences(disk, store, &mut report, progress)?;
+    }
     Ok(PointCheck { point: open.point, report })
 }
 

@@ -230,6 +230,16 @@ impl Trail {
         (0..self.free[0].len() - 1).find(changed).unwrap()
     }
 
+    /// A block that is in use at every state and never changes.
+    pub fn quiet_block(&self) -> usize {
+        let quiet = |block: &usize| {
+            let range = block * BLOCK..(block + 1) * BLOCK;
+            let same = self.states.iter().all(|state| state[range.clone()] == self.states[0][range.clone()]);
+            same && self.free.iter().all(|free| !free[*block])
+        };
+        (0..self.free[0].len() - 1).find(quiet).unwrap()
+    }
+
     /// Others write to a block of the disk.
     pub fn scribble(&self, block: usize) {
         self.target.write_durably(ByteOffset::new((block * BLOCK) as u64).unwrap(), b"others were here");

@@ -8,9 +8,9 @@ use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, DeltaInput, DeltaSource, DiskIdentity, Engine, FileIntents, IntentStore, JobError,
-    Medium, PlanReport, PointReport, Policy, Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk,
-    apply_recorded, check_uuid, look_at_target, open_spool, spool,
+    ApplyOptions, ApplyReport, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileIntents, FsDirectory,
+    HumanBytes, IntentStore, JobError, KeepingPlan, Medium, PlanReport, PointReport, Policy, Progress, SeenTarget,
+    SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target, open_spool, plan_keeping, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -42,12 +42,54 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let target = SourceDisk::open(&args.disk, source)?;
     let mut intents = files::intents(&disk, args.applying.state.as_deref());
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
+    let retention = open::directory(&args.applying.retention, &Config::load()?);
+    let keeping = retention.map(|directory| keeping(&directory, &disk, &mut delta)).transpose()?;
     meter.finish();
+    if let Some(keeping) = &keeping {
+        report.refusals.extend(keeping.plan.refusals.iter().cloned());
+    }
     report.refusals.extend(check_uuid(&disk, args.applying.expect_uuid).err().map(|error| error.to_string()));
     report.refusals.extend(reasons);
-    let (object, lines) = planned(&args.disk, &disk, &report, options.zeroes_free());
+    let (mut object, mut lines) = planned(&args.disk, &disk, &report, options.zeroes_free());
+    object["bytes_to_keep"] = json!(keeping.as_ref().map(|keeping| keeping.plan.bytes_to_keep));
+    object["retention_available"] = json!(keeping.as_ref().and_then(|keeping| keeping.available));
+    if let Some(keeping) = &keeping {
+        lines.add("to keep for undo", keeping.sentence());
+    }
     print(args.applying.common.json, &object, &lines)?;
     Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
+}
+
+/// What keeping the way back would need, and what there is for it.
+struct Keeping {
+    plan: KeepingPlan,
+    available: Option<u64>,
+}
+
+fn keeping(directory: &Path, disk: &DiskIdentity, delta: &mut BufReader<File>) -> Result<Keeping, JobError> {
+    let found = open::look(directory, disk)?;
+    let mut plan = plan_keeping(delta, found.as_ref().map(|(store, _)| store))?;
+    if found.is_some_and(|(_, running)| running) {
+        plan.refusals.push(format!("the recovery points of {} are in use: wait until that ends", disk.path.display()));
+    }
+    let space = FsDirectory::open(directory).and_then(|directory| directory.space());
+    Ok(Keeping { plan, available: space.ok().map(|space| space.available.get()) })
+}
+
+impl Keeping {
+    fn sentence(&self) -> String {
+        let needed = HumanBytes(self.plan.bytes_to_keep);
+        match self.available {
+            Some(available) if available < self.plan.bytes_to_keep => {
+                format!(
+                    "at most {needed} before compression, and {} are left: that may not be enough",
+                    HumanBytes(available)
+                )
+            }
+            Some(available) => format!("at most {needed}, of {} that are left", HumanBytes(available)),
+            None => format!("at most {needed}"),
+        }
+    }
 }
 
 fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: bool) -> (Value, Lines) {

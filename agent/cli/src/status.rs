@@ -16,6 +16,8 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
         Some(directory) => open::look(&directory, &seen.identity)?,
         None => None,
     };
+    // A store that was made for an apply that was then refused tells nothing.
+    let points = points.filter(|(store, _)| !report::is_unknown(store.catalogue()));
     let mut intents = files::intents(&seen.identity, args.state.as_deref());
     let intent = intents.load().map_err(JobError::from)?;
     let (mut object, lines) = match (&intent, &points) {

@@ -78,8 +78,8 @@ fn point_object(catalogue: &Catalogue, gaps: &[Gap], point: &Point) -> Value {
 }
 
 /// Whether nothing was recorded yet: the first apply was refused.
-fn is_unknown(catalogue: &Catalogue) -> bool {
-    catalogue.points().len() == 1 && catalogue.present().root.0 == [0; 32]
+pub(crate) fn is_unknown(catalogue: &Catalogue) -> bool {
+    catalogue.pending().is_none() && catalogue.points().len() == 1 && catalogue.present().root.0 == [0; 32]
 }
 
 fn space_of(store: &Store) -> Value {

@@ -106,6 +106,7 @@ pub fn apply_recorded(
     if stands_at_the_result(&survey, store) {
         return already_there(device, delta, &survey, store, options, progress);
     }
+    store.catalogue().check_apply()?;
     begin_at(&survey, store, options.now)?;
     let trusted = trusted_free(device, &survey, options)?;
     let Some((checked, link)) = record(device, delta, &survey, trusted, store, moving, progress)? else {

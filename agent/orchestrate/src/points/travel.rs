@@ -216,27 +216,38 @@ fn travel(
         };
         match passed {
             Ok((written, bytes_read)) => report.add(written, bytes_read),
+            // Before a step is begun nothing is written for it, but those before it were taken.
+            Err(JobError::Interrupted(_)) if report.steps > 0 && !is_stepping(store) => return Err(stopped_at(store)),
             Err(error) => return Err(give_up(store, report.steps, error)),
         }
         if progress.stop_requested() && store.catalogue().pending().is_some() {
-            return Err(JobError::Interrupted(format!(
-                "the disk is at recovery point {} on its way: failback resume to go on, or failback undo to go back",
-                store.catalogue().present().id
-            )));
+            return Err(stopped_at(store));
         }
     }
     report.to = store.catalogue().present().id;
     Ok(())
 }
 
-/// A journey that could not begin is none: nothing was written, so nothing is left to be finished or taken back.
-fn give_up(store: &mut Store, steps: u64, error: JobError) -> JobError {
-    let begun = match store.catalogue().pending() {
+fn stopped_at(store: &Store) -> JobError {
+    JobError::Interrupted(format!(
+        "the disk is at recovery point {} on its way: failback resume to go on, or failback undo to go back",
+        store.catalogue().present().id
+    ))
+}
+
+/// Whether the disk may be between two points.
+fn is_stepping(store: &Store) -> bool {
+    match store.catalogue().pending() {
         Some(Pending::Rollback { inverse, .. }) => inverse.is_some(),
         Some(Pending::Undo { stepping, .. }) => *stepping,
-        Some(Pending::Apply(_)) | None => true,
-    };
-    if steps == 0 && !begun {
+        Some(Pending::Apply(_)) => true,
+        None => false,
+    }
+}
+
+/// A journey that could not begin is none: nothing was written, so nothing is left to be finished or taken back.
+fn give_up(store: &mut Store, steps: u64, error: JobError) -> JobError {
+    if steps == 0 && !is_stepping(store) {
         // If this fails as well, the status says so, and it can be undone.
         let _ = store.change(Catalogue::cancel_pending);
     }

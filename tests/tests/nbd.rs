@@ -66,7 +66,7 @@ fn qemu_img_reads_it() {
             let map = map.as_array().unwrap();
             let data: u64 =
                 map.iter().filter(|entry| entry["data"] == true).map(|entry| entry["length"].as_u64().unwrap()).sum();
-            assert!(data >= 5 << 20 && data < 6 << 20, "{data} of it are data: {map:#?}");
+            assert!((5 << 20..6 << 20).contains(&data), "{data} of it are data: {map:#?}");
             assert!(map.iter().all(|entry| entry["data"] != entry["zero"]), "{map:#?}");
             let copy = place.path("copy.img");
             tool(
@@ -202,7 +202,7 @@ fn ext4(place: &Place) -> (PathBuf, Vec<u8>) {
 struct Fused {
     file: PathBuf,
     // In this order: unmounted, and then over.
-    _mount: Mount,
+    mount: Mount,
     running: Running,
 }
 
@@ -214,13 +214,13 @@ impl Fused {
         command.args(options).arg(&file).arg(uri);
         let mut running = Running::start(command);
         assert!(running.wait_until(|| file.exists()), "nbdfuse ended");
-        Self { file, _mount: Mount::taken(&at), running }
+        Self { file, mount: Mount::taken(&at), running }
     }
 
     /// Unmounts, and waits until all is given back.
     fn end(self) {
-        let Self { _mount, running, file } = self;
-        drop(_mount);
+        let Self { mount, running, file } = self;
+        drop(mount);
         let run = running.finish();
         assert_eq!(run.code, 0, "{}", run.stderr);
         fs::remove_dir(file.parent().unwrap()).unwrap();

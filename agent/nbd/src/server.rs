@@ -29,7 +29,7 @@ pub struct Limits {
     /// How many connections there may be at a time; further ones are closed at once. Each has 8 MiB of memory at most, and
     /// one whose client does not know structured replies 32 MiB more.
     pub connections: usize,
-    /// How long a client may pause in the middle of a message; between two it may be idle for ever.
+    /// How long a client may pause in the middle of a message; between two it may be idle for ever. Not zero.
     pub patience: Duration,
 }
 

@@ -363,11 +363,14 @@ impl<'a> Session<'a> {
             self.export.changed();
         }
         match (result, part) {
-            (Err(error), _) => self.fail(number, Failure::of(&error, Some(range.start())))?,
+            (Err(error), _) => {
+                let at = (!range.is_empty()).then_some(range.start());
+                self.fail(number, Failure::of(&error, at))?;
+            }
             (Ok(()), None) => self.content(number, range, buffer.as_ref())?,
             (Ok(()), Some(part)) => {
                 if let Body::Content(parts) = &mut self.order(number).body {
-                    parts[part] = buffer.take();
+                    parts[part] = Some(buffer.take().unwrap_or_else(|| no_content()));
                 }
             }
         }
@@ -385,14 +388,18 @@ impl<'a> Session<'a> {
     fn content(&mut self, number: usize, range: ByteRange, buffer: Option<&Buffer>) -> Result<(), SessionError> {
         let order = self.order(number);
         let (cookie, mut done) = (order.cookie, order.begun && order.pieces == 0);
-        match (&order.body, buffer) {
-            (Body::Chunks, Some(content)) => reply::data(&self.link, cookie, done, range.start(), content)?,
-            (Body::Content(_), Some(content)) => {
+        match &order.body {
+            Body::Done(_) => return Ok(()),
+            Body::Chunks => {
+                let content = buffer.unwrap_or_else(|| no_content());
+                reply::data(&self.link, cookie, done, range.start(), content)?;
+            }
+            Body::Content(_) => {
                 // It is the only piece.
                 done = true;
+                let content = buffer.unwrap_or_else(|| no_content());
                 reply::simple_data(&self.link, cookie, std::iter::once(content))?;
             }
-            _ => return Ok(()),
         }
         self.count_read(range);
         if done {
@@ -443,4 +450,9 @@ impl<'a> Session<'a> {
     fn count_read(&self, range: ByteRange) {
         self.export.counting().bytes_read.fetch_add(range.count().get(), Relaxed);
     }
+}
+
+/// Rather an end than a reply without what was asked for.
+fn no_content() -> ! {
+    unreachable!("a read that succeeded has its buffer")
 }

@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_blockio::sim::{SimDisk, World};
-use failback_blockio::{Buffer, Device, Operation, run};
+use failback_blockio::{Buffer, Completion, Device, Extent, IoError, Operation, Queue, run};
 use failback_nbd::Overlay;
 use failback_units::{ByteCount, ByteOffset, ByteRange};
 use proptest::prelude::*;
 use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
+use std::time::Duration;
 
 fn offset(at: u64) -> ByteOffset {
     ByteOffset::new(at).unwrap()
@@ -115,7 +119,7 @@ proptest! {
     }
 }
 
-fn check_piece(completion: &failback_blockio::Completion, pieces: &[u64], wanted: &[u8]) {
+fn check_piece(completion: &Completion, pieces: &[u64], wanted: &[u8]) {
     assert!(completion.result.is_ok(), "{:?}", completion.result);
     let at = usize::try_from(pieces[usize::try_from(completion.token).unwrap()]).unwrap();
     let content = completion.buffer.as_ref().unwrap();
@@ -191,32 +195,119 @@ fn an_overlay_on_an_overlay() {
     assert!(below.content() == before);
 }
 
-/// Threads that write and zero parts of the same blocks, each its own bytes.
+/// A disk that takes its time to read.
+struct Slow(SimDisk);
+
+struct SlowQueue<'disk>(Box<dyn Queue + 'disk>);
+
+impl Device for Slow {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn size(&self) -> ByteCount {
+        self.0.size()
+    }
+
+    fn logical_block(&self) -> u32 {
+        self.0.logical_block()
+    }
+
+    fn engine(&self) -> &'static str {
+        "slow"
+    }
+
+    fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError> {
+        Ok(Box::new(SlowQueue(self.0.queue(depth)?)))
+    }
+
+    fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
+        self.0.extent_at(from)
+    }
+}
+
+impl Queue for SlowQueue<'_> {
+    fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn submit(&mut self, token: u64, operation: Operation) {
+        self.0.submit(token, operation);
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        let completion = self.0.wait();
+        thread::sleep(Duration::from_millis(2));
+        completion
+    }
+}
+
+/// Threads that write and zero parts of the same blocks at the same time, each its own bytes.
 #[test]
 fn neighbours_do_not_harm_each_other() {
     const THREADS: u64 = 4;
     const STRIPE: u64 = 300;
-    let below = disk(200_000);
-    let overlay = overlay(&below);
+    const REACH: u64 = 100_000;
+    let below = disk(REACH);
+    let overlay = Overlay::new(Slow(below.clone()), Path::new("/dev/shm")).unwrap();
     let mut wanted = below.content();
+    let together = Barrier::new(usize::try_from(THREADS).unwrap());
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let overlay = &overlay;
+            let (overlay, together) = (&overlay, &together);
             scope.spawn(move || {
-                for start in (thread * STRIPE..200_000 - STRIPE).step_by(usize::try_from(THREADS * STRIPE).unwrap()) {
-                    let value = u8::try_from(thread + 100).unwrap();
-                    write(overlay, start, &[value; 200]);
-                    run(overlay, Operation::Zero { range: range(start + 100, start + 250) }).unwrap();
+                for block in 0..REACH / 4096 {
+                    let start = block * 4096 + thread * STRIPE;
+                    together.wait();
+                    if thread % 2 == 0 {
+                        write(overlay, start, &[7; 200]);
+                    } else {
+                        run(overlay, Operation::Zero { range: range(start, start + 200) }).unwrap();
+                    }
                 }
             });
         }
     });
-    for start in (0..200_000 - STRIPE).step_by(usize::try_from(STRIPE).unwrap()) {
-        let at = usize::try_from(start).unwrap();
-        wanted[at..at + 100].fill(u8::try_from(start / STRIPE % THREADS + 100).unwrap());
-        wanted[at + 100..at + 250].fill(0);
+    for block in 0..REACH / 4096 {
+        for thread in 0..THREADS {
+            let at = usize::try_from(block * 4096 + thread * STRIPE).unwrap();
+            wanted[at..at + 200].fill(if thread % 2 == 0 { 7 } else { 0 });
+        }
     }
     assert!(read_all(&overlay) == wanted);
+}
+
+/// Who reads while others write finds the old or the new content, and never what neither is.
+#[test]
+fn readers_find_old_or_new_content() {
+    const REACH: u64 = 16 << 20;
+    const WRITE: u64 = 16 << 10;
+    let below = World::new(3).disk("below", ByteCount::new(REACH).unwrap(), 512);
+    below.write_durably(ByteOffset::ZERO, &vec![1; usize::try_from(REACH).unwrap()]);
+    let overlay = overlay(&below);
+    let (overlay, at) = (&overlay, &AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for start in (0..REACH - WRITE).step_by(usize::try_from(WRITE).unwrap()) {
+                at.store(start, SeqCst);
+                write(overlay, start, &[2; 16 << 10]);
+            }
+            at.store(REACH, SeqCst);
+        });
+        loop {
+            let start = at.load(SeqCst);
+            if start == REACH {
+                break;
+            }
+            let into = Buffer::zeroed(4096);
+            let read = run(overlay, Operation::Read { at: offset(start + WRITE - 4096), into }).unwrap().unwrap();
+            assert!(read.iter().all(|byte| matches!(byte, 1 | 2)), "neither old nor new");
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Clients that mean harm, or are broken: the server ends or goes on, soon and in little memory.
 
-use super::client::{Client, contexts, disk, info, request, talk_within};
+use super::client::{Client, contexts, disk, info, request, talk, talk_within};
 use failback_blockio::sim::SimDisk;
 use failback_nbd::{Breach, Export, Limits, Overlay, SessionError};
 use proptest::prelude::*;
@@ -11,9 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const SIZE: u64 = (2 << 20) + 5;
+/// For those that stop in the middle.
 const LIMITS: Limits = Limits { connections: 1, patience: Duration::from_millis(200) };
 /// More than anything here may take; a conversation has a few MiB at most.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 fn overlay() -> Overlay<SimDisk> {
     Overlay::new(disk(SIZE, &[(0, 1 << 20)]), Path::new("/dev/shm")).unwrap()
@@ -22,7 +23,7 @@ fn overlay() -> Overlay<SimDisk> {
 /// Says all of it, whatever the answers are, closes its side, and takes what comes until the server is done.
 fn shout(export: &Export<'_>, bytes: &[u8]) -> Result<(), SessionError> {
     let start = Instant::now();
-    let ((), ended) = talk_within(export, &LIMITS, |client| {
+    let ((), ended) = talk(export, |client| {
         let mut mouth = client.stream.try_clone().unwrap();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -207,17 +208,17 @@ fn a_client_that_stops_in_the_middle_is_dropped() {
 fn a_client_that_is_idle_is_not() {
     let overlay = overlay();
     let export = Export::throw_away("", &overlay).unwrap();
-    let ((), ended) = talk_within(&export, &LIMITS, |client| {
-        thread::sleep(2 * LIMITS.patience);
+    let limits = Limits { patience: Duration::from_secs(1), ..LIMITS };
+    let ((), ended) = talk_within(&export, &limits, |client| {
         client.greet(3);
-        thread::sleep(2 * LIMITS.patience);
+        thread::sleep(limits.patience * 3 / 2);
         assert_eq!(client.option(7, &info(b"", &[])).len(), 2);
-        thread::sleep(3 * LIMITS.patience);
+        thread::sleep(limits.patience * 3 / 2);
         assert_eq!(client.read_simply(0, 1).unwrap().len(), 1);
-        // One byte after the other, each within its time.
+        // One byte after the other, each within its time, all of them not.
         for byte in request(0, 0, 1, 0, 1) {
             client.send(&[byte]);
-            thread::sleep(LIMITS.patience / 20);
+            thread::sleep(limits.patience / 20);
         }
         client.receive(17);
         client.leave();

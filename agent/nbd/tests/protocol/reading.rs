@@ -1,13 +1,15 @@
 //! Reads, holes and the commands without effect.
 
 use super::client::{
-    BLOCK_STATUS, CACHE, DF, DISC, EINVAL, EOVERFLOW, EPERM, FLUSH, FUA, READ, REQ_ONE, Reply, TRIM, WRITE,
-    WRITE_ZEROES, disk, pattern, talk, well,
+    BLOCK_STATUS, CACHE, Client, DF, DISC, EINVAL, EOVERFLOW, EPERM, FLUSH, FUA, READ, REQ_ONE, Reply, TRIM, WRITE,
+    WRITE_ZEROES, disk, pattern, request, talk, well,
 };
 use failback_blockio::sim::SimDisk;
 use failback_blockio::{Completion, Device, Extent, IoError, Operation, Queue};
 use failback_nbd::{Breach, Export, SessionError};
 use failback_units::{ByteCount, ByteOffset};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 
 const SIZE: u64 = (40 << 20) + 1000;
 const MIB: usize = 1 << 20;
@@ -320,6 +322,86 @@ fn a_device_that_tells_little_is_asked_a_bounded_number_of_times() {
             let told = client.status(0, at, 1 << 20);
             assert!(!told.is_empty() && told.iter().all(|(length, _)| *length > 0), "{told:?}");
         }
+        client.leave();
+    });
+}
+
+/// A device that remembers how many operations were under way at a time.
+struct Watched {
+    disk: SimDisk,
+    most: AtomicUsize,
+}
+
+struct WatchedQueue<'disk> {
+    queue: Box<dyn Queue + 'disk>,
+    most: &'disk AtomicUsize,
+}
+
+impl Device for Watched {
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    fn size(&self) -> ByteCount {
+        self.disk.size()
+    }
+
+    fn logical_block(&self) -> u32 {
+        512
+    }
+
+    fn engine(&self) -> &'static str {
+        "watched"
+    }
+
+    fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError> {
+        Ok(Box::new(WatchedQueue { queue: self.disk.queue(depth)?, most: &self.most }))
+    }
+
+    fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
+        self.disk.extent_at(from)
+    }
+}
+
+impl Queue for WatchedQueue<'_> {
+    fn depth(&self) -> usize {
+        self.queue.depth()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.queue.in_flight()
+    }
+
+    fn submit(&mut self, token: u64, operation: Operation) {
+        self.queue.submit(token, operation);
+        self.most.fetch_max(self.queue.in_flight(), SeqCst);
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        self.queue.wait()
+    }
+}
+
+#[test]
+fn the_disk_has_enough_to_do() {
+    let disk = Watched { disk: patterned(), most: AtomicUsize::new(0) };
+    well(&Export::read_only("", &disk).unwrap(), |client| {
+        client.go(true);
+        let ask = |client: &mut Client, count: u64| {
+            disk.most.store(0, SeqCst);
+            // Sent as one, so that all of it is there when the first is looked at.
+            let requests = (0..count).flat_map(|number| request(0, READ, number, (4 << 20) + number * 4096, 4096));
+            client.send(&requests.collect::<Vec<_>>());
+            for _ in 0..count {
+                client.reply();
+            }
+            disk.most.load(SeqCst)
+        };
+        assert_eq!(ask(client, 1), 1);
+        assert!(ask(client, 100) >= 15);
+        disk.most.store(0, SeqCst);
+        client.read(0, 4 << 20, 32 << 20);
+        assert_eq!(disk.most.load(SeqCst), 16);
         client.leave();
     });
 }

@@ -2,7 +2,7 @@
 
 use super::moving::{DeltaFile, Moving, Start, is_the_one};
 use super::recorder::{Recorder, bytes_lost_to_zeroes, header_of_inverse};
-use super::space::full;
+use super::space::{begin, full, full_or};
 use super::survey::Survey;
 use super::{MoveOptions, nothing_under_way};
 use crate::apply::{
@@ -15,7 +15,6 @@ use failback_delta::{Coverage, FreeBlocks, PointKind, Shapes};
 use failback_hashtree::Root;
 use failback_retention::{
     Apply, DeltaSource, Direction, FileId, Link, LinkFile, LinkWriter, Pending, Point, PointId, Proof, Store,
-    StoreError,
 };
 use failback_units::{BlockRange, BlockSize, ByteCount};
 use std::io::{self, Read};
@@ -40,7 +39,7 @@ pub struct PointReport {
 pub fn spool(store: &mut Store, delta: &mut dyn Read, progress: &dyn Progress) -> Result<FileId, JobError> {
     nothing_under_way(store)?;
     progress.phase("storing", None);
-    let (file, mut out) = store.create_spool()?;
+    let (file, mut out) = store.create_spool().map_err(|error| full_or(store, 0, error.into()))?;
     let mut buffer = vec![0; 1 << 20];
     let copied = loop {
         let len = match delta.read(&mut buffer) {
@@ -124,7 +123,7 @@ pub fn apply_recorded(
     };
     let inverse = link.link(Direction::Reverse);
     let started = options.now;
-    store.change(|catalogue| catalogue.begin_apply(Apply { delta: survey.key, source, result, inverse, started }))?;
+    begin(store, |catalogue| catalogue.begin_apply(Apply { delta: survey.key, source, result, inverse, started }))?;
     let written = write_all(device, delta, &checked, &mut Moving, options.pace, progress)?;
     conclude(device, &survey, &checked, written, false, store, options, progress)
 }
@@ -231,7 +230,7 @@ fn begin_at(survey: &Survey, store: &mut Store, now: i64) -> Result<(), JobError
     }
     if store.catalogue().links().is_empty() {
         let base = base_point(survey, now);
-        return Ok(store.change(|catalogue| catalogue.rebase(base))?);
+        return begin(store, |catalogue| catalogue.rebase(base));
     }
     Err(JobError::Refused(format!(
         "this delta starts from the root {} and the disk is at recovery point {} with the root {}: make the delta from a signature \
@@ -310,7 +309,9 @@ pub(super) fn record(
 ) -> Result<Option<(Checked, LinkFile)>, JobError> {
     let present = *store.catalogue().present();
     let header = header_of_inverse(survey, present.kind, present.time, moving.id(store));
-    let writer = LinkWriter::create(store, header, &survey.base_free)?;
+    let needed = survey.old_bytes + survey.uncounted_bytes;
+    let writer = LinkWriter::create(store, header, &survey.base_free);
+    let writer = writer.map_err(|error| full_or(store, needed, error.into()))?;
     let file = writer.file();
     let recorded = thread::scope(|scope| {
         let mut recorder = Recorder::new(survey, writer, trusted, scope);
@@ -333,20 +334,9 @@ pub(super) fn record(
         Err(error) => {
             // The reason counts more than what is left behind, which goes when the store is next opened.
             let _ = store.discard(file);
-            Err(full_drive(store, survey, error))
+            Err(full_or(store, needed, error))
         }
     }
-}
-
-/// Says what is to be done if the retention drive is full.
-fn full_drive(store: &Store, survey: &Survey, error: JobError) -> JobError {
-    let needed = survey.old_bytes + survey.uncounted_bytes;
-    let source = match &error {
-        JobError::Link(failback_retention::LinkError::Io { source, .. })
-        | JobError::Store(StoreError::Io { source, .. }) => source,
-        _ => return error,
-    };
-    full(store, needed, source).unwrap_or(error)
 }
 
 fn half_there(device: &dyn Device, runs: u64) -> JobError {

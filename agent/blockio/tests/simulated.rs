@@ -235,6 +235,33 @@ fn faults_hit_what_they_are_meant_for() {
 }
 
 #[test]
+fn a_fault_can_wait_for_one_operation_of_the_world() {
+    for (on, errno) in [(FaultOn::Reads, libc::EIO), (FaultOn::Writes, libc::ENOSPC), (FaultOn::Flushes, libc::EIO)] {
+        for n in 1..=6 {
+            let world = World::new(n);
+            let (one, other) = (disk(&world, 4096), disk(&world, 4096));
+            world.fail_after(n, on, errno);
+            let mut failed = Vec::new();
+            for turn in 0..3 {
+                for disk in [&one, &other] {
+                    let results = [
+                        (FaultOn::Writes, write(disk, 0, &[turn; 4096])),
+                        (FaultOn::Reads, read(disk, 0, 512).map(drop)),
+                        (FaultOn::Flushes, flush(disk)),
+                    ];
+                    failed.extend(results.map(|(on, result)| (on, result.err())));
+                }
+            }
+            let of_its_kind: Vec<_> = failed.iter().filter(|(kind, _)| *kind == on).collect();
+            let number = usize::try_from(n).unwrap() - 1;
+            let found = of_its_kind[number].1.as_ref().and_then(|error| error.source.raw_os_error());
+            assert_eq!(found, Some(errno), "{on:?} {n}");
+            assert_eq!(failed.iter().filter(|(_, error)| error.is_some()).count(), 1, "{on:?} {n}");
+        }
+    }
+}
+
+#[test]
 fn space_runs_out() {
     let world = World::new(1);
     let disk = disk(&world, 65_536);

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 
 /// How many threads a job uses for hashing and compressing: one for each processor, at most 8, since disks bind before.
+///
+/// Found out once: to ask means to read files of the control group, and frames are handed out by this number.
 pub(crate) fn worker_count() -> usize {
-    thread::available_parallelism().map_or(2, NonZero::get).clamp(1, 8)
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| thread::available_parallelism().map_or(2, NonZero::get).clamp(1, 8))
 }
 
 /// Threads that turn items of type `I` into results of type `O`.

@@ -184,3 +184,55 @@ fn what_differs_is_named() {
     trail.open();
     assert!(trail.directory.names().unwrap().iter().all(|name| !name.starts_with("tree")), "the tree of a lost point");
 }
+
+/// However far it gets: what keeps the way back has no room, and that is found out before the disk is touched.
+#[test]
+fn a_full_retention_drive_is_refused_before_anything_is_written() {
+    let mut trail = Trail::sized(8, 2, 28);
+    trail.apply(1).unwrap();
+    let before = trail.world.snapshot();
+    let used = trail.directory.space().unwrap().total.get() - trail.directory.space().unwrap().available.get();
+    let mut refusals = 0;
+    for room in (0..).step_by(151) {
+        trail.world.restore(&before);
+        trail.directory.limit_space(Some(used + room));
+        trail.world.clear_trace();
+        let result = trail.apply(2);
+        trail.directory.limit_space(None);
+        let Err(error) = result else { break };
+        if trail.world.trace().iter().any(|event| event.disk.as_ref() == "target") {
+            // Only the catalogue of the end did not fit any more.
+            assert_eq!(error.outcome(), Outcome::Io, "{room}: {error}");
+            trail.resume().unwrap();
+        } else {
+            assert_eq!(error.outcome(), Outcome::Refused, "{room}: {error}");
+            assert!(error.to_string().starts_with("the retention drive is full"), "{room}: {error}");
+            trail.apply(2).unwrap();
+            refusals += 1;
+        }
+        trail.is_at(2);
+        trail.is_sound();
+    }
+    assert!(refusals > 100, "{refusals}");
+}
+
+#[test]
+fn a_full_retention_drive_is_refused_before_a_journey() {
+    let mut trail = Trail::sized(9, 2, 28);
+    trail.apply_all();
+    let before = trail.world.snapshot();
+    let used = trail.directory.space().unwrap().total.get() - trail.directory.space().unwrap().available.get();
+    for room in (0..8000).step_by(800) {
+        for undo in [false, true] {
+            trail.world.restore(&before);
+            trail.directory.limit_space(Some(used + room));
+            let result = if undo { trail.undo() } else { trail.rollback(0) };
+            trail.directory.limit_space(None);
+            let error = result.unwrap_err();
+            assert_eq!(error.outcome(), Outcome::Refused, "{room}: {error}");
+            assert!(error.to_string().starts_with("the retention drive is full"), "{room}: {error}");
+            trail.is_at(2);
+            trail.is_sound();
+        }
+    }
+}

@@ -351,9 +351,10 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When it is missing or has another length, or the file system fails.
+    /// [`StoreError::Gap`] when it is missing or has another length; when the file system fails.
     pub fn open_link(&self, link: &Link) -> Result<Box<dyn StoredFile>, StoreError> {
-        self.look_at(link).map_err(|(name, what)| {
+        let name = link.file.delta_name();
+        self.look_at(link).map_err(|error| self.failed("open", &name, error))?.map_err(|what| {
             let place = self.catalogue.links().iter().position(|other| other.file == link.file);
             StoreError::Gap(self.gap(place, name, what))
         })
@@ -384,8 +385,10 @@ impl Store {
     pub fn gaps(&self) -> Vec<Gap> {
         let links = self.catalogue.links().iter().enumerate().map(|(place, link)| (Some(place), link));
         let pending = self.catalogue.pending().and_then(Pending::inverse).map(|link| (None, link));
-        let looked_at = links.chain(pending).map(|(place, link)| (place, self.look_at(link)));
-        let gaps = looked_at.filter_map(|(place, looked)| looked.err().map(|(name, what)| self.gap(place, name, what)));
+        let gaps = links.chain(pending).filter_map(|(place, link)| {
+            let looked = self.look_at(link).unwrap_or_else(|error| Err(Missing::Unreadable(error.to_string())));
+            looked.err().map(|what| self.gap(place, link.file.delta_name(), what))
+        });
         gaps.collect()
     }
 
@@ -499,7 +502,8 @@ impl Store {
         let links = next.links().iter().chain(next.pending().and_then(Pending::inverse));
         let new: Vec<_> = links.filter(|link| !before.contains(&link.file)).collect();
         for link in &new {
-            if let Err((name, what)) = self.look_at(link) {
+            let name = link.file.delta_name();
+            if let Err(what) = self.look_at(link).map_err(|error| self.failed("open", &name, error))? {
                 return Err(StoreError::Gap(Gap { link: None, name, what, unreachable: Vec::new() }));
             }
         }
@@ -525,16 +529,15 @@ impl Store {
         Ok((file, created))
     }
 
-    /// Opens the file of a link, if it is as long as it should be; otherwise its name, and what is wrong.
-    fn look_at(&self, link: &Link) -> Result<Box<dyn StoredFile>, (String, Missing)> {
-        let name = link.file.delta_name();
-        let opened = self.directory.open(&name).and_then(|file| Ok((file.len()?, file)));
-        match opened {
-            Ok((found, file)) if found == link.bytes.get() => Ok(file),
-            Ok((found, _)) => Err((name, Missing::Length { wanted: link.bytes.get(), found })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err((name, Missing::Gone)),
-            Err(error) => Err((name, Missing::Unreadable(error.to_string()))),
-        }
+    /// Opens the file of a link, if it is as long as it should be; otherwise what is wrong with it. An error if the drive does
+    /// not tell.
+    fn look_at(&self, link: &Link) -> io::Result<Result<Box<dyn StoredFile>, Missing>> {
+        let file = match self.directory.open(&link.file.delta_name()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Missing::Gone)),
+            opened => opened?,
+        };
+        let (found, wanted) = (file.len()?, link.bytes.get());
+        Ok(if found == wanted { Ok(file) } else { Err(Missing::Length { wanted, found }) })
     }
 
     fn gap(&self, link: Option<usize>, name: String, what: Missing) -> Gap {

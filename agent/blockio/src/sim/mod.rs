@@ -93,6 +93,16 @@ impl World {
         self.state().crash_after(n);
     }
 
+    /// Makes the `n`-th operation of a kind from now on, on any disk, fail with `errno`, and no other. Only the last call counts.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is 0.
+    pub fn fail_after(&self, n: u64, on: FaultOn, errno: i32) {
+        assert!(n > 0, "the next operation is number 1");
+        self.state().fail_after(n, on, errno);
+    }
+
     /// Cuts the power now, with whatever is in flight.
     pub fn crash_now(&self) {
         self.state().cut_power();

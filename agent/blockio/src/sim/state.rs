@@ -70,12 +70,21 @@ pub(super) struct Submitted {
     sequence: u64,
 }
 
+/// An operation that is going to fail: the `left`-th of its kind from now on.
+#[derive(Clone, Copy, Debug)]
+struct FailAt {
+    left: u64,
+    on: FaultOn,
+    errno: i32,
+}
+
 #[derive(Clone)]
 pub(super) struct State {
     random: Random,
     disks: Vec<Disk>,
     mutations: u64,
     crash_at: Option<u64>,
+    fail_at: Option<FailAt>,
     powered: bool,
     /// Goes up at every reboot and restore, so that what was in flight before is recognised.
     epoch: u64,
@@ -90,6 +99,7 @@ impl State {
             disks: Vec::new(),
             mutations: 0,
             crash_at: None,
+            fail_at: None,
             powered: true,
             epoch: 0,
             trace: Vec::new(),
@@ -108,6 +118,21 @@ impl State {
 
     pub(super) fn crash_after(&mut self, n: u64) {
         self.crash_at = Some(self.mutations.saturating_add(n));
+    }
+
+    pub(super) fn fail_after(&mut self, n: u64, on: FaultOn, errno: i32) {
+        self.fail_at = Some(FailAt { left: n, on, errno });
+    }
+
+    /// The errno of the fault that hits an operation, if one does.
+    fn fault(&mut self, disk: usize, on: FaultOn, range: ByteRange) -> Option<i32> {
+        if let Some(next) = self.fail_at.as_mut().filter(|next| next.on == on) {
+            next.left -= 1;
+            if next.left == 0 {
+                return self.fail_at.take().map(|now| now.errno);
+            }
+        }
+        self.disks[disk].fault(on, range)
     }
 
     pub(super) fn is_powered(&self) -> bool {
@@ -273,7 +298,7 @@ impl State {
         if !self.powered {
             return Err(io::Error::from_raw_os_error(POWER_LOSS));
         }
-        let fault = self.disks[disk].fault(FaultOn::Writes, range);
+        let fault = self.fault(disk, FaultOn::Writes, range);
         self.note(disk, EventKind::Resize, range, fault);
         if let Some(errno) = fault {
             return Err(io::Error::from_raw_os_error(errno));
@@ -284,7 +309,7 @@ impl State {
 
     fn read(&mut self, disk: usize, at: ByteOffset, into: &mut [u8]) -> io::Result<()> {
         let range = ByteRange::new(at, ByteCount::of_memory(into.len())).unwrap_or_default();
-        if let Some(errno) = self.disks[disk].fault(FaultOn::Reads, range) {
+        if let Some(errno) = self.fault(disk, FaultOn::Reads, range) {
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.in_pieces(disk, range, |disk, piece, done| {
@@ -296,7 +321,7 @@ impl State {
 
     fn write(&mut self, disk: usize, at: ByteOffset, from: &[u8]) -> io::Result<()> {
         let range = ByteRange::new(at, ByteCount::of_memory(from.len())).unwrap_or_default();
-        if let Some(errno) = self.disks[disk].fault(FaultOn::Writes, range) {
+        if let Some(errno) = self.fault(disk, FaultOn::Writes, range) {
             self.half_done(disk, &Change::of(at, from));
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -317,7 +342,7 @@ impl State {
 
     fn zero(&mut self, disk: usize, range: ByteRange) -> io::Result<()> {
         let change = Change::zero(range);
-        if let Some(errno) = self.disks[disk].fault(FaultOn::Writes, range) {
+        if let Some(errno) = self.fault(disk, FaultOn::Writes, range) {
             self.half_done(disk, &change);
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -326,8 +351,8 @@ impl State {
     }
 
     fn flush(&mut self, disk: usize, sequence: u64) -> io::Result<()> {
+        let failed = self.fault(disk, FaultOn::Flushes, ByteRange::default());
         let disk = &mut self.disks[disk];
-        let failed = disk.fault(FaultOn::Flushes, ByteRange::default());
         let (flushed, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut disk.pending).into_iter().partition(|pending| pending.sequence <= sequence);
         disk.pending = later;

@@ -2,7 +2,7 @@
 
 use super::moving::{DeltaFile, Moving, Start, is_the_one};
 use super::recorder::{Recorder, bytes_lost_to_zeroes, header_of_inverse};
-use super::space::full;
+use super::space::{begin, full, full_or};
 use super::survey::Survey;
 use super::tree::read_and_keep;
 use super::{MoveOptions, nothing_under_way};
@@ -16,8 +16,7 @@ use failback_blockio::Device;
 use failback_delta::{Coverage, FreeBlocks, PointKind, Shapes};
 use failback_hashtree::Root;
 use failback_retention::{
-    Apply, DeltaSource, Direction, FileId, Link, LinkError, LinkFile, LinkWriter, Pending, Point, PointId, Proof,
-    Store, StoreError,
+    Apply, DeltaSource, Direction, FileId, Link, LinkFile, LinkWriter, Pending, Point, PointId, Proof, Store,
 };
 use failback_units::{BlockRange, BlockSize, ByteCount};
 use std::io::{self, Read};
@@ -42,7 +41,7 @@ pub struct PointReport {
 pub fn spool(store: &mut Store, delta: &mut dyn Read, progress: &dyn Progress) -> Result<FileId, JobError> {
     nothing_under_way(store)?;
     progress.phase("storing", None);
-    let (file, mut out) = store.create_spool()?;
+    let (file, mut out) = store.create_spool().map_err(|error| full_or(store, 0, error.into()))?;
     let mut buffer = vec![0; 1 << 20];
     let copied = loop {
         let len = match delta.read(&mut buffer) {
@@ -127,7 +126,7 @@ pub fn apply_recorded(
     };
     let inverse = link.link(Direction::Reverse);
     let started = options.now;
-    store.change(|catalogue| catalogue.begin_apply(Apply { delta: survey.key, source, result, inverse, started }))?;
+    begin(store, |catalogue| catalogue.begin_apply(Apply { delta: survey.key, source, result, inverse, started }))?;
     let written = write_all(device, delta, &checked, &mut Moving, options.pace, progress)?;
     conclude(device, &survey, &checked, written, false, store, options, progress)
 }
@@ -265,7 +264,7 @@ fn begin_at(survey: &Survey, store: &mut Store, now: i64) -> Result<(), JobError
         return Ok(());
     }
     let base = base_point(survey, now);
-    Ok(store.change(|catalogue| catalogue.rebase(base))?)
+    begin(store, |catalogue| catalogue.rebase(base))
 }
 
 /// Refuses a delta that begins elsewhere than at the present point, unless no other point depends on that one.
@@ -383,7 +382,9 @@ pub(super) fn record(
 ) -> Result<Option<(Checked, LinkFile)>, JobError> {
     let present = *store.catalogue().present();
     let header = header_of_inverse(survey, present.kind, present.time, moving.id(store));
-    let writer = LinkWriter::create(store, header, &survey.base_free)?;
+    let needed = survey.old_bytes + survey.uncounted_bytes;
+    let writer = LinkWriter::create(store, header, &survey.base_free);
+    let writer = writer.map_err(|error| full_or(store, needed, error.into()))?;
     let file = writer.file();
     let recorded = thread::scope(|scope| {
         let mut recorder = Recorder::new(survey, writer, trusted, scope);
@@ -406,18 +407,9 @@ pub(super) fn record(
         Err(error) => {
             // The reason counts more than what is left behind, which goes when the store is next opened.
             let _ = store.discard(file);
-            Err(full_drive(store, survey, error))
+            Err(full_or(store, needed, error))
         }
     }
-}
-
-/// Says what is to be done if the retention drive is full.
-fn full_drive(store: &Store, survey: &Survey, error: JobError) -> JobError {
-    let needed = survey.old_bytes + survey.uncounted_bytes;
-    let (JobError::Link(LinkError::Io { source, .. }) | JobError::Store(StoreError::Io { source, .. })) = &error else {
-        return error;
-    };
-    full(store, needed, source).unwrap_or(error)
 }
 
 fn half_there(device: &dyn Device, runs: u64) -> JobError {

@@ -2,6 +2,7 @@
 
 use super::apply::{PointReport, finish_apply, open_spool, record};
 use super::moving::{DeltaFile, Start, check, is_the_one, write};
+use super::space::begin;
 use super::survey::Survey;
 use super::view::refuse_fuzzy;
 use super::{MoveOptions, nothing_under_way};
@@ -65,7 +66,7 @@ pub fn rollback(
     let point = store.catalogue().point(goal).ok_or(MoveError::NoSuchPoint(goal)).map_err(JobError::from)?;
     refuse_fuzzy(point, fuzzy)?;
     let mut report = TravelReport::starting_at(store);
-    store.change(|catalogue| catalogue.begin_rollback(goal, options.now))?;
+    begin(store, |catalogue| catalogue.begin_rollback(goal, options.now))?;
     travel(device, store, &mut report, options, progress)?;
     Ok(report)
 }
@@ -107,7 +108,7 @@ pub fn undo(
                     "nothing is to be undone: the disk is at recovery point {present}, which is the committed one"
                 )));
             }
-            store.change(|catalogue| catalogue.begin_undo(committed, options.now))?;
+            begin(store, |catalogue| catalogue.begin_undo(committed, options.now))?;
         }
     }
     travel(device, store, &mut report, options, progress)?;
@@ -276,7 +277,7 @@ fn step(
             let recorded = record(device, &mut delta, &survey, trusted, store, options, progress)?;
             let (checked, inverse) = recorded.ok_or_else(|| moved_by_others(device, store))?;
             let inverse = inverse.link(link.direction.opposite());
-            store.change(|catalogue| catalogue.begin_step(inverse))?;
+            begin(store, |catalogue| catalogue.begin_step(inverse))?;
             checked
         }
     };
@@ -298,7 +299,7 @@ fn undo_step(
     is_the_one(&survey, &link.key, "the link")?;
     let checked = check(device, &mut delta, start, options, progress)?;
     if start == Start::AtTheBase {
-        store.change(Catalogue::begin_undo_step)?;
+        begin(store, Catalogue::begin_undo_step)?;
     }
     let written = write(device, &mut delta, &checked, options, progress)?;
     store.change(Catalogue::finish_undo_step)?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use failback_blockio::sim::FaultOn;
+use failback_retention::{Gap, Missing};
 use failback_units::ByteRange;
 
 fn everywhere() -> ByteRange {
@@ -114,4 +115,21 @@ fn a_file_that_stays_is_removed_the_next_time() {
     world.reboot();
     open(&directory).unwrap();
     assert_eq!(names(&*directory), ["catalogue"]);
+}
+
+/// A drive that does not answer says nothing of the files: they are not to be restored from a backup because of that.
+#[test]
+fn a_link_that_cannot_be_read_now_is_not_missing() {
+    let world = World::new(1);
+    let directory = directory(&world);
+    let store = store(&directory, 2);
+    let link = store.catalogue().links()[1];
+    directory.names_disk().fail(everywhere(), 5, FaultOn::Reads, 1);
+    let error = store.open_link(&link).map(drop).unwrap_err();
+    assert!(matches!(&error, StoreError::Io { source, .. } if source.raw_os_error() == Some(5)), "{error}");
+    assert_eq!(error.to_string(), "cannot open link-0000000000000001.delta in the retention directory retention");
+    store.open_link(&link).unwrap();
+    directory.names_disk().fail(everywhere(), 5, FaultOn::Reads, 1);
+    let gaps = store.gaps();
+    assert!(matches!(&gaps[..], [Gap { link: Some(0), what: Missing::Unreadable(_), .. }]), "{gaps:?}");
 }

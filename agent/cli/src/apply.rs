@@ -9,8 +9,9 @@ use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
     ApplyOptions, ApplyReport, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileIntents, FsDirectory,
-    HumanBytes, IntentStore, JobError, KeepingPlan, Medium, PlanReport, PointReport, Policy, Progress, SeenTarget,
-    SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target, open_spool, plan_keeping, spool,
+    HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport, PointReport, Policy, Progress,
+    SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target, open_spool,
+    plan_keeping, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -222,7 +223,8 @@ fn recorded(
     meter: &Meter,
 ) -> Result<PointReport, JobError> {
     let mut points = open::for_changes(directory, target.identity(), true)?;
-    let (device, moving) = (target.device(), points::moving()?);
+    let device = target.device();
+    let moving = MoveOptions { policy: *policy, ..points::moving()? };
     let report = if let Some(file) = file {
         let path = fs::canonicalize(&args.delta);
         let path = path.map_err(|source| JobError::File { action: "find", path: args.delta.clone(), source })?;

@@ -236,3 +236,38 @@ fn a_full_retention_drive_is_refused_before_a_journey() {
         }
     }
 }
+
+/// What the limits no longer keep goes before the drive is full, and only then; the rest is kept whatever happens.
+#[test]
+fn points_go_before_the_retention_drive_is_full() {
+    use failback_orchestrate::{Policy, plan_keeping};
+    let mut trail = Trail::new(9, 4);
+    trail.rewrite_last();
+    for state in 1..=3 {
+        trail.apply(state).unwrap();
+    }
+    let before = trail.world.snapshot();
+    let space = trail.directory.space().unwrap();
+    let used = space.total.get() - space.available.get();
+    let needed = plan_keeping(&mut std::io::Cursor::new(&trail.deltas[3]), None).unwrap().bytes_to_keep;
+    let known = |trail: &Trail| trail.open().catalogue().points().iter().map(|point| point.id.0).collect::<Vec<_>>();
+    let limits = Policy { keep_points: Some(2), ..Policy::default() };
+    for (room, policy, expected) in [
+        (needed * 2, limits, vec![0, 1, 2, 3, 4]),
+        (needed - 5000, limits, vec![0, 2, 3, 4]),
+        // Without limits nothing goes; what is kept may be small enough once it is compressed, or not.
+        (needed - 5000, Policy::default(), vec![0, 1, 2, 3, 4]),
+        (needed / 10 * 7, Policy::default(), vec![0, 1, 2, 3]),
+        (needed / 4, limits, vec![0, 1, 2, 3]),
+    ] {
+        trail.world.restore(&before);
+        trail.policy = policy;
+        trail.directory.limit_space(Some(used + room));
+        let applied = trail.apply(4);
+        trail.directory.limit_space(None);
+        assert_eq!(known(&trail), expected, "{room} of {needed}: {:?}", applied.map(|report| report.link));
+        trail.is_at(*expected.last().unwrap());
+        trail.undo().unwrap();
+        trail.is_at(0);
+    }
+}

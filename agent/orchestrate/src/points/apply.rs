@@ -2,7 +2,7 @@
 
 use super::moving::{DeltaFile, Moving, Start, is_the_one};
 use super::recorder::{Recorder, bytes_lost_to_zeroes, header_of_inverse};
-use super::space::{begin, full, full_or};
+use super::space::{begin, full, full_or, make_room};
 use super::survey::Survey;
 use super::tree::read_and_keep;
 use super::{MoveOptions, nothing_under_way};
@@ -107,6 +107,7 @@ pub fn apply_recorded(
     }
     store.catalogue().check_apply()?;
     begin_at(&survey, store, options.now)?;
+    make_room(device, store, survey.old_bytes + survey.uncounted_bytes, moving, progress)?;
     let trusted = trusted_free(device, &survey, options)?;
     let Some((checked, link)) = record(device, delta, &survey, trusted, store, moving, progress)? else {
         return already_there(device, delta, &survey, store, options, progress);

@@ -30,7 +30,7 @@ pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, re
 
 use crate::apply::Checked;
 use crate::{JobError, Pace};
-use failback_retention::{FileId, Store};
+use failback_retention::{FileId, Policy, Store};
 
 /// How to move a disk between points.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +41,8 @@ pub struct MoveOptions {
     pub seed: [u8; 16],
     /// How much is done at a time.
     pub pace: Pace,
+    /// How much is kept, at least: what it no longer keeps goes if the retention drive would become full.
+    pub policy: Policy,
 }
 
 impl MoveOptions {

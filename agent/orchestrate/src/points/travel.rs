@@ -108,11 +108,22 @@ pub fn undo(
                     "nothing is to be undone: the disk is at recovery point {present}, which is the committed one"
                 )));
             }
+            check_way(store, committed)?;
             begin(store, |catalogue| catalogue.begin_undo(committed, options.now))?;
         }
     }
     travel(device, store, &mut report, options, progress)?;
     Ok(report)
+}
+
+/// Reads all links on the way to a point: what is passed in an undo cannot be gone back to, so all of it must lead there.
+fn check_way(store: &Store, goal: PointId) -> Result<(), JobError> {
+    let catalogue = store.catalogue();
+    for link in catalogue.links_between(catalogue.present().id, goal).unwrap_or_default() {
+        let (_, survey) = open_link(store, link)?;
+        is_the_one(&survey, &link.key, "the link")?;
+    }
+    Ok(())
 }
 
 /// Goes on with what was interrupted. `delta` is the one that was being applied, if it is not where it was.

@@ -43,8 +43,10 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let target = SourceDisk::open(&args.disk, source)?;
     let mut intents = files::intents(&disk, args.applying.state.as_deref());
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
-    let retention = open::directory(&args.applying.retention, &Config::load()?);
-    let keeping = retention.map(|directory| keeping(&directory, &disk, &mut delta)).transpose()?;
+    // A delta that does not fit on the disk may state any size; it is refused already.
+    let retention =
+        open::directory(&args.applying.retention, &Config::load()?).filter(|_| report.result_root.is_some());
+    let keeping = retention.map(|directory| keeping(&directory, &disk, &mut delta, &meter)).transpose()?;
     meter.finish();
     if let Some(keeping) = &keeping {
         report.refusals.extend(keeping.plan.refusals.iter().cloned());
@@ -67,9 +69,14 @@ struct Keeping {
     available: Option<u64>,
 }
 
-fn keeping(directory: &Path, disk: &DiskIdentity, delta: &mut BufReader<File>) -> Result<Keeping, JobError> {
+fn keeping(
+    directory: &Path,
+    disk: &DiskIdentity,
+    delta: &mut BufReader<File>,
+    meter: &Meter,
+) -> Result<Keeping, JobError> {
     let found = open::look(directory, disk)?;
-    let mut plan = plan_keeping(delta, found.as_ref().map(|(store, _)| store))?;
+    let mut plan = plan_keeping(delta, found.as_ref().map(|(store, _)| store), meter)?;
     if found.is_some_and(|(_, running)| running) {
         plan.refusals.push(format!("the recovery points of {} are in use: wait until that ends", disk.path.display()));
     }
@@ -202,7 +209,7 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
 }
 
 /// What the disk was before an apply without recovery points that was interrupted is kept nowhere.
-fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobError> {
+pub(crate) fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobError> {
     match intents.load().map_err(JobError::from)? {
         None => Ok(()),
         Some(_) => Err(JobError::Refused(format!(
@@ -224,7 +231,7 @@ fn recorded(
 ) -> Result<PointReport, JobError> {
     let mut points = open::for_changes(directory, target.identity(), true)?;
     let device = target.device();
-    let moving = MoveOptions { policy: *policy, ..points::moving()? };
+    let moving = MoveOptions { policy: *policy, ..points::moving(target.identity())? };
     let report = if let Some(file) = file {
         let path = fs::canonicalize(&args.delta);
         let path = path.map_err(|source| JobError::File { action: "find", path: args.delta.clone(), source })?;
@@ -241,7 +248,7 @@ fn recorded(
         }
         report?
     };
-    if let Err(error) = points::keep_to_limits(device, &mut points, policy, meter) {
+    if let Err(error) = points::keep_to_limits(device, target.identity(), &mut points, policy, meter) {
         meter.note(&format!("the change is applied, but older recovery points could not be removed: {error}"));
     }
     Ok(report)
@@ -259,7 +266,7 @@ fn check_undo(
     }
     if let Some(directory) = &config.retention.directory
         && let Some((store, _)) = open::look(directory, disk)?
-        && !store.catalogue().links().is_empty()
+        && (!store.catalogue().links().is_empty() || store.catalogue().pending().is_some())
     {
         return Err(JobError::Refused(format!(
             "{} has recovery points in {}, which an apply without them would make worthless: leave out --no-undo, or failback commit \

@@ -6,8 +6,11 @@ use crate::files;
 use crate::points::{open, report};
 use crate::report::{Lines, print};
 use anyhow::Result;
-use failback_orchestrate::{Catalogue, DiskIdentity, Intent, IntentStore, JobError, Pending, Store, look_at_target};
+use failback_orchestrate::{
+    Catalogue, DeltaSource, DiskIdentity, Intent, IntentStore, JobError, Pending, Store, look_at_target,
+};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
@@ -77,6 +80,7 @@ fn of_points(store: &Store, running: bool) -> (Value, Lines) {
     let catalogue = store.catalogue();
     let present = catalogue.present();
     let under_way = report::under_way(catalogue);
+    let ways = Ways::of(store);
     let (state, meaning, next) = match (&under_way, running) {
         (None, false) => ("at-rest", format!("the disk is at recovery point {}", present.id), None),
         (None, true) => (
@@ -86,7 +90,7 @@ fn of_points(store: &Store, running: bool) -> (Value, Lines) {
         ),
         (Some((what, _)), true) => ("running", format!("an {what} is under way now: the disk is not to be used"), None),
         (Some((_, sentence)), false) => {
-            ("interrupted", format!("{sentence}: the disk is not to be used as it is"), Some(possible(catalogue)))
+            ("interrupted", format!("{sentence}: the disk is not to be used as it is"), Some(ways.sentence()))
         }
     };
     let (base, result) = ends(catalogue);
@@ -94,8 +98,8 @@ fn of_points(store: &Store, running: bool) -> (Value, Lines) {
         "state": state,
         "next": next,
         "under_way": under_way.as_ref().map(|(what, _)| what),
-        "can_resume": under_way.is_some() && !running,
-        "can_undo": !running && (under_way.is_some() || present.id != catalogue.committed()),
+        "can_resume": under_way.is_some() && !running && ways.resume,
+        "can_undo": !running && ways.undo,
         "present": present.id.0,
         "root": under_way.is_none().then(|| present.root.to_string()),
         "base_root": base,
@@ -132,12 +136,53 @@ fn ends(catalogue: &Catalogue) -> (Option<String>, Option<String>) {
     }
 }
 
-/// What can be done about what was interrupted.
-fn possible(catalogue: &Catalogue) -> &'static str {
-    match catalogue.pending() {
-        Some(Pending::Apply(_)) => "failback resume finishes it, failback undo goes back to the point before",
-        Some(Pending::Rollback { .. }) => "failback resume finishes it, failback undo goes back to where it began",
-        Some(Pending::Undo { .. }) | None => "failback resume or failback undo finishes it",
+/// Which ways there are from where the disk is, as far as the files for them are there.
+struct Ways {
+    resume: bool,
+    undo: bool,
+    /// Whether the delta of an apply has to be named.
+    delta_is_gone: bool,
+}
+
+impl Ways {
+    fn of(store: &Store) -> Self {
+        let catalogue = store.catalogue();
+        let gaps = store.gaps();
+        let open = |goal| gaps.iter().all(|gap| gap.link.is_none() || !gap.unreachable.contains(&goal));
+        let back = gaps.iter().all(|gap| gap.link.is_some());
+        match catalogue.pending() {
+            None => {
+                let committed = catalogue.committed();
+                let undo = catalogue.present().id != committed && open(committed);
+                Self { resume: false, undo, delta_is_gone: false }
+            }
+            Some(Pending::Apply(apply)) => {
+                let delta_is_gone = match &apply.source {
+                    DeltaSource::Spooled(file) => store.open_spool(*file).is_err(),
+                    DeltaSource::Path(path) => !Path::new(path).is_file(),
+                };
+                Self { resume: true, undo: back, delta_is_gone }
+            }
+            Some(Pending::Rollback { goal, from, .. }) => {
+                Self { resume: open(*goal), undo: back && open(*from), delta_is_gone: false }
+            }
+            Some(Pending::Undo { goal, .. }) => Self { resume: open(*goal), undo: open(*goal), delta_is_gone: false },
+        }
+    }
+
+    fn sentence(&self) -> &'static str {
+        match (self.resume, self.delta_is_gone, self.undo) {
+            (true, false, true) => "failback resume finishes it, failback undo goes back to where it began",
+            (true, true, true) => {
+                "failback undo goes back to where it began; failback resume --delta FILE finishes it, the delta is not where it was"
+            }
+            (true, false, false) => "failback resume finishes it; what leads back is missing",
+            (true, true, false) => "failback resume --delta FILE finishes it; what leads back is missing",
+            (false, _, true) => "failback undo goes back to where it began; what leads on is missing",
+            (false, _, false) => {
+                "restore the missing files of its recovery points from a backup: no way leads on or back"
+            }
+        }
     }
 }
 

@@ -240,7 +240,7 @@ fn a_full_retention_drive_is_refused_before_a_journey() {
 /// What the limits no longer keep goes before the drive is full, and only then; the rest is kept whatever happens.
 #[test]
 fn points_go_before_the_retention_drive_is_full() {
-    use failback_orchestrate::{Policy, plan_keeping};
+    use failback_orchestrate::{Policy, Silent, plan_keeping};
     let mut trail = Trail::new(9, 4);
     trail.rewrite_last();
     for state in 1..=3 {
@@ -249,7 +249,7 @@ fn points_go_before_the_retention_drive_is_full() {
     let before = trail.world.snapshot();
     let space = trail.directory.space().unwrap();
     let used = space.total.get() - space.available.get();
-    let needed = plan_keeping(&mut std::io::Cursor::new(&trail.deltas[3]), None).unwrap().bytes_to_keep;
+    let needed = plan_keeping(&mut std::io::Cursor::new(&trail.deltas[3]), None, &Silent).unwrap().bytes_to_keep;
     let known = |trail: &Trail| trail.open().catalogue().points().iter().map(|point| point.id.0).collect::<Vec<_>>();
     let limits = Policy { keep_points: Some(2), ..Policy::default() };
     for (room, policy, expected) in [

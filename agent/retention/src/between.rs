@@ -5,11 +5,11 @@
 //! follows the changes, and both roots are proven on the way.
 
 use crate::view::overlay::{Run, Told, stacked};
-use crate::{LinkError, LinkReader};
+use crate::{IndexExtent, LinkError, LinkReader};
 use failback_blockio::{Buffer, Device, IoError, Operation, Queue};
 use failback_delta::{After, Before, Content, DeltaBuilder, DeltaReader, Frame, FrameTable, Item, Proven, Shapes};
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Shape, is_zero};
-use failback_units::{BlockCount, BlockIndex, BlockRange};
+use failback_units::{BlockCount, BlockIndex, BlockRange, ByteCount};
 use std::collections::VecDeque;
 
 /// What is read at one point at a time, in bytes.
@@ -27,6 +27,9 @@ pub enum BetweenError {
     /// The links were made from deltas with different block sizes.
     #[error("the points between were made with different block sizes, so there is no one delta over them")]
     BlockSizes,
+    /// A link keeps bytes behind the ends of both points.
+    #[error("what a disk held behind the ends of both points would be lost")]
+    Behind,
     /// The values of the links do not make a tree.
     #[error("the deltas between the points do not fit together: one of them is not what it should be")]
     Disagree,
@@ -50,7 +53,7 @@ impl Leg<'_> {
     /// What its extents say of the blocks at the start of the leg, or at its end.
     fn runs(&self, at_start: bool) -> Vec<Run<Content>> {
         let extents = self.link.index().extents.iter();
-        let run = |extent: &crate::IndexExtent| Run {
+        let run = |extent: &IndexExtent| Run {
             start: extent.blocks.start().get(),
             end: extent.blocks.end().get(),
             told: if at_start == self.along { extent.old } else { extent.new },
@@ -69,7 +72,7 @@ impl Told for Content {
 ///
 /// # Errors
 ///
-/// When the block sizes differ.
+/// When the block sizes differ, or what is kept lies behind both ends.
 ///
 /// # Panics
 ///
@@ -79,10 +82,27 @@ pub fn shapes_over(legs: &[Leg<'_>]) -> Result<Shapes, BetweenError> {
     let shapes = Shapes { base: first.shapes().base, result: last.shapes().result };
     let size = shapes.block_size();
     let same = legs.iter().all(|leg| leg.shapes().block_size() == size);
-    if same { Ok(shapes) } else { Err(BetweenError::BlockSizes) }
+    if !same {
+        return Err(BetweenError::BlockSizes);
+    }
+    let mut extents = legs.iter().flat_map(|leg| &leg.link.index().extents);
+    let is_kept = |extent: &IndexExtent| extent.old == Content::Kept || extent.new == Content::Kept;
+    let behind = extents.any(|extent| is_kept(extent) && extent.blocks.end() > shapes.end());
+    if behind { Err(BetweenError::Behind) } else { Ok(shapes) }
 }
 
-/// Makes the frames of the delta over these legs, from the point `from` to the point `to`. Returns the values for its trailer and
+/// How far the disk has to be read to compare the two ends of these legs: what is kept can lie behind the end of a point.
+///
+/// # Panics
+///
+/// When there is no leg.
+#[must_use]
+pub fn reach_of(legs: &[Leg<'_>]) -> ByteCount {
+    legs.iter().map(|leg| leg.shapes().larger().size()).max().expect("a leg")
+}
+
+/// Makes the frames of the delta over these legs, from the point `from` to the point `to`, both of which can be read as far as
+/// [`reach_of`] says. Returns the values for its trailer and
 /// both roots, which the caller compares with those of the points.
 ///
 /// # Errors
@@ -110,8 +130,8 @@ pub fn between<E: From<BetweenError>>(
         builder: DeltaBuilder::new(&shapes),
         hasher: LeafHasher::new(),
         cursors,
-        from: Side { device: from, shape: shapes.base, queue: from.queue(1).map_err(BetweenError::from)? },
-        to: Side { device: to, shape: shapes.result, queue: to.queue(1).map_err(BetweenError::from)? },
+        from: Side { shape: shapes.base, queue: from.queue(1).map_err(BetweenError::from)? },
+        to: Side { shape: shapes.result, queue: to.queue(1).map_err(BetweenError::from)? },
     };
     let (mut before, mut after) = (before.into_iter().peekable(), after.into_iter().peekable());
     // Both lists cover the same blocks; where either changes, a new part begins.
@@ -138,7 +158,6 @@ pub fn between<E: From<BetweenError>>(
 }
 
 struct Side<'a> {
-    device: &'a dyn Device,
     shape: Shape,
     queue: Box<dyn Queue + 'a>,
 }
@@ -147,10 +166,6 @@ impl Side<'_> {
     fn read(&mut self, shape: Shape, blocks: BlockRange) -> Result<Buffer, BetweenError> {
         let bytes = shape.bytes_of(blocks);
         let buffer = Buffer::zeroed(bytes.count().to_usize().expect("a piece fits in memory"));
-        if bytes.end() > self.device.size().as_end() {
-            // Space behind the end of a point is not a part of it: nothing can be said of it here.
-            return Ok(buffer);
-        }
         self.queue.submit(0, Operation::Read { at: bytes.start(), into: buffer });
         let completion = self.queue.wait().expect("a read is under way");
         completion.result?;

@@ -16,8 +16,14 @@ use std::fs::{DirBuilder, File, read_to_string};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The file that is locked. Nothing is in it.
+/// How often a lock is tried that another holds.
+const ATTEMPTS: u32 = 5;
+/// How long to wait between two attempts.
+const PATIENCE: Duration = Duration::from_millis(40);
 const LOCK_NAME: &str = "lock";
 
 /// Only the owner, who is root: a recovery point holds everything that was on the disk.
@@ -61,7 +67,7 @@ impl FsDirectory {
         Ok(directory)
     }
 
-    /// Locks the directory without waiting: exclusively for everything that changes it, shared for reading and serving.
+    /// Locks the directory, without waiting longer than for a moment: exclusively for everything that changes it, shared for reading and serving.
     ///
     /// The lock is the process's: the kernel ends it with the process, however that ends.
     ///
@@ -78,11 +84,20 @@ impl FsDirectory {
         let opened = opened.or_else(|errno| if errno == Errno::ENOENT { writable() } else { Err(errno) });
         let file = File::from(opened.map_err(failed)?);
         let kind = if exclusive { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
-        match Flock::lock(file, kind) {
-            Ok(held) => Ok(Lock { _held: held }),
-            Err((file, Errno::EWOULDBLOCK)) => Err(LockError::Held { place: self.place(), who: holder(&file) }),
-            Err((_, errno)) => Err(failed(errno)),
+        let mut file = file;
+        // Whoever only looks holds a lock for a moment.
+        for attempt in 0.. {
+            file = match Flock::lock(file, kind) {
+                Ok(held) => return Ok(Lock { _held: held }),
+                Err((file, Errno::EWOULDBLOCK)) if attempt < ATTEMPTS => file,
+                Err((file, Errno::EWOULDBLOCK)) => {
+                    return Err(LockError::Held { place: self.place(), who: holder(&file) });
+                }
+                Err((_, errno)) => return Err(failed(errno)),
+            };
+            thread::sleep(PATIENCE);
         }
+        unreachable!("the attempts end")
     }
 }
 

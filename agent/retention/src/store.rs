@@ -36,7 +36,7 @@ pub enum StoreError {
     Empty(String),
     /// There are files of recovery points, and nothing says what they are.
     #[error(
-        "the retention directory {0} has lost its catalogue, while files of recovery points are there: restore the file catalogue from a \
+        "the retention directory {0} has lost its catalogue, while files of recovery points are there: restore the whole directory from a \
          backup, and remove nothing"
     )]
     Lost(String),
@@ -45,7 +45,7 @@ pub enum StoreError {
     Exists(String),
     /// The catalogue cannot be believed.
     #[error(
-        "the catalogue of the retention directory {place} cannot be used: restore it from a backup, and remove nothing"
+        "the catalogue of the retention directory {place} cannot be used: restore the whole directory from a backup, and remove nothing"
     )]
     Catalogue {
         /// The directory.
@@ -312,6 +312,11 @@ impl Store {
         let name = tree_name(point);
         self.directory.rename(NEW_TREE, &name).map_err(|error| self.failed("rename", NEW_TREE, error))?;
         self.sync()
+    }
+
+    /// Removes the file that was made last for a tree. If it stays, it goes when the points are next opened for changes.
+    pub fn discard_tree(&self) {
+        let _ = self.remove_if_there(NEW_TREE);
     }
 
     /// The hash tree that was kept last, and of which point it is; none if there is none of a point that is still there.

@@ -25,8 +25,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// What moving a disk needs besides.
-pub(crate) fn moving() -> Result<MoveOptions, JobError> {
-    Ok(MoveOptions { now: files::now(), seed: files::random()?, ..MoveOptions::default() })
+pub(crate) fn moving(disk: &DiskIdentity) -> Result<MoveOptions, JobError> {
+    let certain = files::binding(disk).certain;
+    Ok(MoveOptions { now: files::now(), seed: files::random()?, certain, ..MoveOptions::default() })
 }
 
 /// A target that is claimed, and its points, locked.
@@ -54,6 +55,8 @@ fn ready(args: &MoveArgs, does: impl FnOnce(&Catalogue) -> Result<String, JobErr
     for note in target.notes() {
         meter.note(&note);
     }
+    // What an apply without recovery points has left half written is in none of them.
+    crate::apply::refuse_unrecorded(&mut files::intents(target.identity(), None))?;
     let points = open::for_changes(&directory, target.identity(), false)?;
     Ok(Ready { target, points, meter, started })
 }
@@ -103,7 +106,7 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<ExitCode> {
         disk: files::binding(ready.target.identity()),
         ..ApplyOptions::default()
     };
-    let moving = moving()?;
+    let moving = moving(ready.target.identity())?;
     ready.go(moving_args, |Ready { target, points, meter, .. }| {
         let delta = delta.as_mut().map(|delta| delta as &mut dyn ReadSeek);
         failback_orchestrate::resume(target.device(), delta, &mut points.store, &options, &moving, meter)
@@ -139,7 +142,7 @@ pub(crate) fn undo(args: &MoveArgs) -> Result<ExitCode> {
             catalogue.committed()
         )),
     })?;
-    let moving = moving()?;
+    let moving = moving(ready.target.identity())?;
     ready.go(args, |Ready { target, points, meter, .. }| {
         failback_orchestrate::undo(target.device(), &mut points.store, &moving, meter)
     })
@@ -226,7 +229,7 @@ fn rollback(args: &RollbackArgs) -> Result<ExitCode> {
         refuse_fuzzy(point, args.fuzzy)?;
         Ok(format!("The disk goes from recovery point {} to {}; all points are kept", catalogue.present().id, args.id))
     })?;
-    let moving = moving()?;
+    let moving = moving(ready.target.identity())?;
     ready.go(&args.moving, |Ready { target, points, meter, .. }| {
         failback_orchestrate::rollback(target.device(), &mut points.store, args.id, args.fuzzy, &moving, meter)
     })
@@ -276,7 +279,7 @@ fn prune(args: &PruneArgs) -> Result<ExitCode> {
     }
     confirm::losing(&disk, args.yes, &said.join("\n"))?;
     let source = open::quiet_disk(&args.disk, args.common.engine.into())?;
-    let report = prune_points(source.device(), &mut store, &steps, &moving()?, &meter)?;
+    let report = prune_points(source.device(), &mut store, &steps, &moving(&disk)?, &meter)?;
     source.check_unchanged()?;
     meter.finish();
     for line in &said {
@@ -284,7 +287,8 @@ fn prune(args: &PruneArgs) -> Result<ExitCode> {
     }
     let (object, lines) = report::pruned(&args.disk, &report.removed, &report.kept, report.bytes_freed, false);
     print(args.common.json, &object, &lines)?;
-    Ok(ExitCode::SUCCESS)
+    let refused = !args.ids.is_empty() && !report.kept.is_empty();
+    Ok(if refused { ExitCode::from(exit::REFUSED) } else { ExitCode::SUCCESS })
 }
 
 /// How to remove points that were named: the oldest ones are dropped, others merged.
@@ -354,6 +358,7 @@ fn format_of(path: &Path) -> ExportFormat {
 /// Says that the limits are held, after a point was added.
 pub(crate) fn keep_to_limits(
     device: &dyn Device,
+    disk: &DiskIdentity,
     points: &mut Opened,
     policy: &failback_orchestrate::Policy,
     meter: &Meter,
@@ -369,5 +374,9 @@ pub(crate) fn keep_to_limits(
     for step in &plan.steps {
         meter.note(&report::prune_line(&step.prune, Some(step)));
     }
-    prune_points(device, &mut points.store, &steps, &moving()?, meter).map(|_| ())
+    let report = prune_points(device, &mut points.store, &steps, &moving(disk)?, meter)?;
+    for (id, why) in &report.kept {
+        meter.note(&format!("recovery point {id} stays all the same: {why}"));
+    }
+    Ok(())
 }

@@ -45,7 +45,11 @@ pub(crate) fn span(seconds: u64) -> String {
 
 /// The points that cannot be reached, and why.
 fn gap_lines(gaps: &[Gap]) -> Vec<String> {
-    gaps.iter().map(|gap| format!("{} cannot be reached: {gap}", named(&gap.unreachable))).collect()
+    let line = |gap: &Gap| match gap.link {
+        Some(_) => format!("{} cannot be reached: {gap}", named(&gap.unreachable)),
+        None => format!("what was interrupted cannot be taken back: {gap}"),
+    };
+    gaps.iter().map(line).collect()
 }
 
 fn point_object(catalogue: &Catalogue, gaps: &[Gap], point: &Point) -> Value {
@@ -280,6 +284,7 @@ pub(crate) fn travelled(
     engine: &str,
 ) -> (Value, Lines) {
     let point = catalogue.present();
+    let proven = report.applied.as_ref().map_or("changed blocks", |applied| applied.applied.proven.name());
     let object = json!({
         "disk": path.display().to_string(),
         "from": report.from.0,
@@ -291,7 +296,7 @@ pub(crate) fn travelled(
         "bytes_read": report.bytes_read,
         "bytes_written": report.bytes_written,
         "bytes_zeroed": report.bytes_zeroed,
-        "proven": "changed blocks",
+        "proven": proven,
         "seconds": seconds,
         "engine": engine,
     });
@@ -300,7 +305,7 @@ pub(crate) fn travelled(
     lines.add("root", point.root).add("coverage", point.coverage).add("kind", point.kind);
     lines.add("steps", report.steps).bytes("read", report.bytes_read);
     lines.bytes("written", report.bytes_written).bytes("made zero", report.bytes_zeroed);
-    lines.add("proven", "changed blocks").rate(report.bytes_written, seconds).add("engine", engine);
+    lines.add("proven", proven).rate(report.bytes_written, seconds).add("engine", engine);
     (object, lines)
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn open<R: Read>(delta: &mut R) -> Result<Reader<'_, R>, FormatError>
 }
 
 /// What a delta says before its map and its frames.
-pub(super) fn header_of(mut delta: &mut dyn ReadSeek) -> Result<DeltaHeader, JobError> {
+pub(crate) fn header_of(mut delta: &mut dyn ReadSeek) -> Result<DeltaHeader, JobError> {
     length_of(delta)?;
     Ok(open(&mut delta)?.header().clone())
 }

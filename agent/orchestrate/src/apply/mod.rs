@@ -13,10 +13,10 @@ mod run;
 mod target;
 mod zeroing;
 
-pub(crate) use batches::{Batch, Checked, Recording, check_all, length_of, open};
+pub(crate) use batches::{Batch, Checked, Recording, check_all, header_of, length_of, open};
 pub use intent::{DiskBinding, FileIntents, Intent, IntentError, IntentStore};
 pub(crate) use refusals::{check_signer, fits, prove_disk, same_disk};
-pub(crate) use run::{Applied, End, Ledger, finish, proven_by, write_all};
+pub(crate) use run::{Applied, End, Ledger, finish, write_all};
 pub use target::Examined;
 pub(crate) use target::{Target, Witness, Written};
 
@@ -224,7 +224,7 @@ pub fn plan(
     if wrong_base.is_none() && resume.is_ok() {
         match refusals::prove_disk(device, delta, &checked, "nothing would be written", progress) {
             Err(error @ (JobError::Refused(_) | JobError::Mismatch(_))) => reasons.push(error.to_string()),
-            proven => proven?,
+            proven => proven.map(|_| ())?,
         }
     }
     reasons.extend([resume.err(), wrong_base].into_iter().flatten().map(|error| error.to_string()));

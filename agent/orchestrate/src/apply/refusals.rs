@@ -7,7 +7,8 @@ use crate::likeness;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
 use failback_delta::{BaseFree, DeltaHeader, FreeBlocks, Item, VerifyingKey};
-use failback_units::BlockIndex;
+use failback_hashtree::ChainingValue;
+use failback_units::{BlockIndex, BlockRange};
 use std::fs::File;
 use std::thread;
 
@@ -58,25 +59,26 @@ pub(crate) fn check_signer(options: &ApplyOptions, signed_by: Option<VerifyingKe
 }
 
 /// Where the delta's own comparisons do not show that this is its disk, finds out by reading the blocks that do not change.
+/// Returns how many bytes of those were read and found right.
 pub(crate) fn prove_disk(
     device: &dyn Device,
     mut delta: &mut dyn ReadSeek,
     checked: &Checked,
     untouched: &str,
     progress: &dyn Progress,
-) -> Result<(), JobError> {
+) -> Result<u64, JobError> {
     let shapes = &checked.header.shapes;
     if shapes.base.size().is_zero() && checked.total.bytes_unknown > 0 {
         return Err(JobError::Refused(EMPTY_BASE.into()));
     }
     if checked.total.torn == 0 {
         if checked.total.bytes_compared > 0 || shapes.base.size().is_zero() {
-            return Ok(());
+            return Ok(0);
         }
         let base = ExpectedRoot::used(checked.header.base_root, shapes.base, base_free(delta, &checked.free)?);
         let result = ExpectedRoot::used(checked.result_root, shapes.result, checked.free.clone());
         return if holds_base_or_result(device, base, result, &checked.total, progress)? {
-            Ok(())
+            Ok(shapes.base.size().get())
         } else {
             Err(not_the_base(device, untouched))
         };
@@ -89,23 +91,23 @@ pub(crate) fn prove_disk(
     thread::scope(|scope| {
         let mut target = Target::new(device, *shapes, scope)?;
         let free = &checked.free;
+        let mut read = 0;
+        let mut is_held = |target: &mut Target<'_>, blocks: BlockRange, values: &[ChainingValue]| {
+            let unused: u64 = free.within(blocks).map(|run| shapes.base.bytes_of(run).count().get()).sum();
+            read += shapes.base.bytes_of(blocks).count().get() - unused;
+            if target.holds(blocks, values, free)? { Ok(read) } else { Err(not_the_base(device, untouched)) }
+        };
         loop {
             match reader.next_item()? {
                 Item::Frame(frame) => {
                     for (blocks, values) in frame.table.gaps() {
-                        if !target.holds(blocks, values, free)? {
-                            return Err(not_the_base(device, untouched));
-                        }
+                        is_held(&mut target, blocks, values)?;
                     }
                     end = frame.table.end();
                 }
                 Item::Trailer(trailer) => {
                     let (blocks, values) = trailer.gap(shapes, end);
-                    return if target.holds(blocks, values, free)? {
-                        Ok(())
-                    } else {
-                        Err(not_the_base(device, untouched))
-                    };
+                    return is_held(&mut target, blocks, values);
                 }
             }
             progress.advance(reader.position() - position);

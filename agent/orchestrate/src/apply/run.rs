@@ -54,7 +54,7 @@ pub(super) fn from_file(
     let Checked { header, free, result_root, totals, signed_by, total, .. } = checked;
     let applied = Applied { header, free, result_root, totals, signed_by, examined: total, written };
     let resume = windows.resume;
-    let end = End { must_verify: resume.must_verify, resumed: resume.resuming, verify_first: false };
+    let end = End { must_verify: resume.must_verify, resumed: resume.resuming, read: None };
     finish(device, applied, end, options, progress, |written, _| windows.remove_record(written))
 }
 
@@ -214,7 +214,7 @@ pub(super) fn from_stream(
     let Trailer { result_root, totals, signed_by, .. } = trailer;
     let applied = Applied { header, free, result_root, totals, signed_by, examined, written };
     let resume = windows.resume;
-    let end = End { must_verify: resume.must_verify, resumed: resume.resuming, verify_first: false };
+    let end = End { must_verify: resume.must_verify, resumed: resume.resuming, read: None };
     finish(device, applied, end, options, progress, |written, _| windows.remove_record(written))
 }
 
@@ -237,8 +237,8 @@ pub(crate) struct End {
     pub(crate) must_verify: bool,
     /// Whether an interrupted apply was finished.
     pub(crate) resumed: bool,
-    /// Whether a reading of the disk that is asked for comes before the conclusion.
-    pub(crate) verify_first: bool,
+    /// What was read of the result and found right already, and which of its bytes counted.
+    pub(crate) read: Option<(ScanReport, Coverage)>,
 }
 
 /// Reads the disk if that is asked for or needed, concludes (removes the record, or makes the point visible), makes free space
@@ -254,12 +254,10 @@ pub(crate) fn finish(
     let Applied { header, free, result_root, totals, signed_by, examined, written } = applied;
     let shape = header.shapes.result;
     let read = |masked: &FreeBlocks| read_all(device, &header, result_root, masked, progress);
-    let mut verified = None;
+    let mut verified = end.read;
     if end.must_verify {
         // As long as that is in doubt, the record stays.
         progress.note("another delta may have been written in part before, so the whole disk is read");
-    }
-    if end.must_verify || (end.verify_first && options.verify) {
         verified = Some((read(&free)?, free.coverage()));
     }
     conclude(&written, proven_by(verified.map(|(_, coverage)| coverage)))?;
@@ -300,7 +298,7 @@ pub(crate) fn finish(
 }
 
 /// What is proven after the disk was read, in this coverage, or was not.
-pub(crate) const fn proven_by(read: Option<Coverage>) -> Proven {
+const fn proven_by(read: Option<Coverage>) -> Proven {
     match read {
         None => Proven::ChangedBlocks,
         Some(Coverage::Used) => Proven::UsedSpace,

@@ -35,6 +35,9 @@ pub struct Examined {
     pub bytes_to_zero: u64,
     /// Extents that hold neither what is expected nor what would be written, because a write was interrupted.
     pub torn: u64,
+    /// Extents of known content that hold what is expected or what would be written: what a disk is recognised by.
+    #[serde(skip)]
+    pub recognised: u64,
     /// Extents that hold something else for no known reason.
     pub other: u64,
     /// The first of those, in bytes.
@@ -58,6 +61,7 @@ impl Examined {
         self.bytes_to_write += more.bytes_to_write;
         self.bytes_to_zero += more.bytes_to_zero;
         self.torn += more.torn;
+        self.recognised += more.recognised;
         self.other += more.other;
         self.first_other = self.first_other.or(more.first_other);
     }
@@ -404,6 +408,8 @@ impl<'a> Target<'a> {
         } else if standing == Standing::Old && !is_zero(content) {
             found.bytes_unknown += len;
         }
+        let known = if standing == Standing::New { extent.new.has_values() } else { extent.old.has_values() };
+        found.recognised += u64::from(known && standing != Standing::Other);
         match standing {
             Standing::New => {
                 found.bytes_in_place += len;

@@ -1,12 +1,13 @@
 //! Removing points: dropping those at the end of the chain, and merging what leads past the others.
 
+use super::space::full_or;
 use super::view::{not_the_points, open_point};
 use super::{MoveOptions, nothing_under_way};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::DeltaHeader;
 use failback_retention::{
-    Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Prune, Store, between, shapes_over,
+    Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Prune, Store, between, reach_of, shapes_over,
 };
 
 /// zstd's level.
@@ -66,11 +67,7 @@ pub fn prune(
 fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOptions) -> Result<(), JobError> {
     let catalogue = store.catalogue();
     let index = catalogue.index_of(id).ok_or(MoveError::NoSuchPoint(id)).map_err(JobError::from)?;
-    let inner = index > 0 && index < catalogue.links().len();
-    // Says why a point that is no inner one, or is to be kept, cannot be merged.
-    if !inner || index == catalogue.present_index() {
-        catalogue.check_merge(id)?;
-    }
+    catalogue.check_merge(id)?;
     let below = index < catalogue.present_index();
     // From the point that is nearer to the disk to the one that is farther.
     let (near, far) = if below { (index + 1, index - 1) } else { (index - 1, index + 1) };
@@ -80,8 +77,9 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
     let readers =
         readers.into_iter().map(|link| Ok(LinkReader::open(store, link)?)).collect::<Result<Vec<_>, JobError>>()?;
     let legs: Vec<_> = readers.iter().map(|link| Leg { link, along: true }).collect();
+    let (shapes, reach) = (shapes_over(&legs)?, reach_of(&legs));
     let header = DeltaHeader {
-        shapes: shapes_over(&legs)?,
+        shapes,
         base_coverage: base.point.coverage,
         result_coverage: goal.point.coverage,
         kind: goal.point.kind,
@@ -92,7 +90,8 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
     };
     let mut writer = LinkWriter::create(store, header, &goal.free)?;
     let (file, key) = (writer.file(), writer.key());
-    let made = between::<JobError>(&legs, &base.device, &goal.device, |frame| {
+    let (from_device, to_device) = (base.device.reaching(reach), goal.device.reaching(reach));
+    let made = between::<JobError>(&legs, &from_device, &to_device, |frame| {
         Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?)
     });
     let made = made.and_then(|(values, proven)| {
@@ -101,14 +100,12 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
         }
         Ok(writer.finish(&values, proven)?)
     });
-    match made {
-        Ok(link) => {
-            let direction = if below { Direction::Reverse } else { Direction::Forward };
-            Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?)
-        }
-        Err(error) => {
-            let _ = store.discard(file);
-            Err(error)
-        }
+    let direction = if below { Direction::Reverse } else { Direction::Forward };
+    let merged = made
+        .and_then(|link| Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?))
+        .map_err(|error| full_or(store, 0, error));
+    if merged.is_err() {
+        let _ = store.discard(file);
     }
+    merged
 }

@@ -15,16 +15,21 @@
 mod apply;
 mod merge;
 mod moving;
+mod origin;
+mod record;
 mod recorder;
 mod space;
+mod spool;
 mod survey;
 mod travel;
 mod tree;
 mod view;
 
-pub use apply::{KeepingPlan, PointReport, apply_recorded, open_spool, plan_keeping, spool, unknown_point};
+pub use apply::{PointReport, apply_recorded};
 pub use merge::{PruneReport, prune};
 pub use moving::DeltaFile;
+pub use origin::{KeepingPlan, plan_keeping, unknown_point};
+pub use spool::{open_spool, spool};
 pub use travel::{TravelReport, resume, rollback, undo};
 pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, refuse_fuzzy, verify_point};
 
@@ -39,6 +44,8 @@ pub struct MoveOptions {
     pub now: i64,
     /// Bytes that nobody else has, for the names of deltas.
     pub seed: [u8; 16],
+    /// Whether no other disk can have the identity of this one: see [`DiskBinding`](crate::DiskBinding).
+    pub certain: bool,
     /// How much is done at a time.
     pub pace: Pace,
     /// How much is kept, at least: what it no longer keeps goes if the retention drive would become full.

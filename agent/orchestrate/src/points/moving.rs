@@ -3,7 +3,7 @@
 use super::survey::Survey;
 use super::{Checked, MoveOptions};
 use crate::apply::{Batch, Ledger, Target, Written, check_all, prove_disk, write_all};
-use crate::{JobError, Progress};
+use crate::{Examined, JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{SealedFrame, Shapes};
 use failback_retention::{Reader, StoredFile};
@@ -80,8 +80,28 @@ pub(super) fn check(
     if let Some(error) = checked.wrong_base(device, untouched) {
         return Err(error);
     }
-    prove_disk(device, delta, &checked, untouched, progress)?;
+    let unchanged = prove_disk(device, delta, &checked, untouched, progress)?;
+    is_recognised(device, &checked, unchanged, options.certain)?;
     Ok(checked)
+}
+
+/// Refuses a disk that nothing shows to be the one that was being written. Where a disk is known by a name that another can get,
+/// its content has to show it: blocks that do not change, or changed ones that hold what they should.
+pub(super) fn is_recognised(
+    device: &dyn Device,
+    checked: &Checked,
+    unchanged: u64,
+    certain: bool,
+) -> Result<(), JobError> {
+    let Examined { torn, recognised, .. } = checked.total;
+    if torn == 0 || certain || (recognised > 0 && (unchanged > 0 || recognised >= torn)) {
+        return Ok(());
+    }
+    Err(JobError::Refused(format!(
+        "{} has no UUID, and nothing on it shows that it is the disk that was being written: attach that one under this name, and \
+         it was left as it is",
+        device.name()
+    )))
 }
 
 /// Writes a delta that was checked, durably.

@@ -201,16 +201,17 @@ pub(super) fn header_of_inverse(survey: &Survey, kind: PointKind, created: i64, 
     }
 }
 
-/// Free blocks of both sides of a delta that the disk's own file systems do not call free: what is lost if free space is made
-/// zero, in bytes.
+/// What is lost if the free space of the result is made zero: where the base has free space too, or ends, and the disk's own file
+/// systems do not call it free. In bytes.
 pub(super) fn bytes_lost_to_zeroes(survey: &Survey, trusted: &FreeBlocks) -> u64 {
-    let shape = survey.header.shapes.result;
+    let shapes = &survey.header.shapes;
+    let base_end = shapes.base.blocks().as_end();
     let mut lost = 0;
     for run in survey.free.runs() {
-        for part in survey.base_free.within(*run) {
-            let blocks = part.count().get();
+        let behind = BlockRange::between(run.start().max(base_end), run.end());
+        for part in survey.base_free.within(*run).chain(behind) {
             let free: u64 = trusted.within(part).map(|run| run.count().get()).sum();
-            lost += BlockCount::new(blocks - free).bytes(shape.block_size()).unwrap_or_default().get();
+            lost += BlockCount::new(part.count().get() - free).bytes(shapes.block_size()).unwrap_or_default().get();
         }
     }
     lost

@@ -91,3 +91,22 @@ pub(super) fn make_room(
         pruned => pruned.map(|_| ()),
     }
 }
+
+/// Puts on record what was done to the disk, which is durable there.
+pub(super) fn publish(
+    store: &mut Store,
+    change: impl FnOnce(&Catalogue) -> Result<Catalogue, MoveError>,
+) -> Result<(), JobError> {
+    store.change(change).map_err(|error| {
+        let error = JobError::from(error);
+        if !is_full(&error) {
+            return error;
+        }
+        JobError::WhileWriting {
+            state: "the disk is written, durably, but the retention drive is full, so that this could not be put on record: make room \
+                    there, then failback resume"
+                .into(),
+            source: Box::new(error),
+        }
+    })
+}

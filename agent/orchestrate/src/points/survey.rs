@@ -1,7 +1,7 @@
 //! What a delta says, all of it but its payloads: read once before anything else is done with it.
 
-use crate::JobError;
 use crate::apply::{ReadSeek, length_of, open};
+use crate::{JobError, Progress};
 use failback_delta::{
     BaseFree, Content, Coverage, DeltaHeader, Extent, FreeBlocks, Item, Proof, Totals, Trailer, VerifyingKey,
 };
@@ -22,15 +22,22 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Reads a delta to its end.
-    pub(super) fn of(mut delta: &mut dyn ReadSeek) -> Result<Self, JobError> {
-        length_of(delta)?;
+    pub(super) fn of(mut delta: &mut dyn ReadSeek, progress: &dyn Progress) -> Result<Self, JobError> {
+        progress.phase("proving", length_of(delta)?);
         let mut reader = open(&mut delta)?;
         let (header, key, free) = (reader.header().clone(), *reader.key(), reader.free().clone());
         let shapes = header.shapes;
         let (mut proof, mut base_free) = (Proof::new(&shapes), BaseFree::new(&free));
         let (mut old_bytes, mut uncounted_bytes) = (0, 0);
+        let mut position = 0;
         let trailer = loop {
-            match reader.next_item()? {
+            if progress.stop_requested() {
+                return Err(JobError::Interrupted("nothing was written".into()));
+            }
+            let item = reader.next_item()?;
+            progress.advance(reader.position() - position);
+            position = reader.position();
+            match item {
                 Item::Frame(frame) => {
                     proof.absorb(&frame.table);
                     base_free.absorb(&frame.table, &shapes);
@@ -51,6 +58,11 @@ impl Survey {
             Coverage::Whole => FreeBlocks::NONE,
         };
         Ok(Self { header, key, free, base_free, trailer, old_bytes, uncounted_bytes })
+    }
+
+    /// The most that the way back may have to carry, in bytes before compression.
+    pub(super) const fn bytes_to_keep(&self) -> u64 {
+        self.old_bytes + self.uncounted_bytes
     }
 
     pub(super) const fn totals(&self) -> Totals {

@@ -1,16 +1,16 @@
 //! Going from point to point: rollback, undo, and going on after an interruption.
 
-use super::apply::{PointReport, finish_apply, open_spool, record};
+use super::apply::{PointReport, finish_apply};
 use super::moving::{DeltaFile, Start, check, is_the_one, write};
-use super::space::begin;
+use super::record::{Base, record, trusted_free};
+use super::space::{begin, publish};
+use super::spool::open_spool;
 use super::survey::Survey;
 use super::view::refuse_fuzzy;
 use super::{MoveOptions, nothing_under_way};
 use crate::apply::Written;
-use crate::free::free_blocks;
-use crate::{ApplyOptions, JobError, Progress, ReadSeek, likeness};
+use crate::{ApplyOptions, JobError, Progress, ReadSeek};
 use failback_blockio::Device;
-use failback_delta::FreeBlocks;
 use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Reader, Store};
 use std::fs::File;
 use std::io::BufReader;
@@ -67,7 +67,7 @@ pub fn rollback(
     refuse_fuzzy(point, fuzzy)?;
     let mut report = TravelReport::starting_at(store);
     begin(store, |catalogue| catalogue.begin_rollback(goal, options.now))?;
-    travel(device, store, &mut report, options, progress)?;
+    travel(device, store, true, &mut report, options, progress)?;
     Ok(report)
 }
 
@@ -84,17 +84,18 @@ pub fn undo(
     progress: &dyn Progress,
 ) -> Result<TravelReport, JobError> {
     let mut report = TravelReport::starting_at(store);
+    let begins = store.catalogue().pending().is_none();
     match store.catalogue().pending().cloned() {
         Some(Pending::Apply(apply)) => {
             take_back(device, store, &apply.inverse, &mut report, options, progress)?;
-            store.change(Catalogue::cancel_pending)?;
+            publish(store, Catalogue::cancel_pending)?;
             return Ok(report);
         }
         Some(Pending::Rollback { from, inverse, .. }) => {
             if let Some(inverse) = inverse {
                 take_back(device, store, &inverse, &mut report, options, progress)?;
             }
-            store.change(|catalogue| {
+            publish(store, |catalogue| {
                 let back = catalogue.cancel_pending()?;
                 if back.present().id == from { Ok(back) } else { back.begin_rollback(from, options.now) }
             })?;
@@ -108,19 +109,19 @@ pub fn undo(
                     "nothing is to be undone: the disk is at recovery point {present}, which is the committed one"
                 )));
             }
-            check_way(store, committed)?;
+            check_way(store, committed, progress)?;
             begin(store, |catalogue| catalogue.begin_undo(committed, options.now))?;
         }
     }
-    travel(device, store, &mut report, options, progress)?;
+    travel(device, store, begins, &mut report, options, progress)?;
     Ok(report)
 }
 
 /// Reads all links on the way to a point: what is passed in an undo cannot be gone back to, so all of it must lead there.
-fn check_way(store: &Store, goal: PointId) -> Result<(), JobError> {
+fn check_way(store: &Store, goal: PointId, progress: &dyn Progress) -> Result<(), JobError> {
     let catalogue = store.catalogue();
     for link in catalogue.links_between(catalogue.present().id, goal).unwrap_or_default() {
-        let (_, survey) = open_link(store, link)?;
+        let (_, survey) = open_link(store, link, progress)?;
         is_the_one(&survey, &link.key, "the link")?;
     }
     Ok(())
@@ -171,7 +172,7 @@ pub fn resume(
             report.applied = Some(applied);
             return Ok(report);
         }
-        Some(_) => travel(device, store, &mut report, options, progress)?,
+        Some(_) => travel(device, store, false, &mut report, options, progress)?,
     }
     Ok(report)
 }
@@ -184,9 +185,9 @@ fn go_on(
     options: &ApplyOptions,
     progress: &dyn Progress,
 ) -> Result<PointReport, JobError> {
-    let survey = Survey::of(delta)?;
+    let survey = Survey::of(delta, progress)?;
     is_the_one(&survey, key, "the delta that was given")?;
-    finish_apply(device, delta, &survey, Start::OnTheWay, store, options, progress)
+    finish_apply(device, delta, &survey, store, options, progress)
 }
 
 /// Writes back what a step that is under way replaced.
@@ -198,7 +199,7 @@ fn take_back(
     options: &MoveOptions,
     progress: &dyn Progress,
 ) -> Result<(), JobError> {
-    let (mut delta, survey) = open_link(store, inverse)?;
+    let (mut delta, survey) = open_link(store, inverse, progress)?;
     is_the_one(&survey, &inverse.key, "what leads back")?;
     let checked = check(device, &mut delta, Start::OnTheWay, options, progress)?;
     let written = write(device, &mut delta, &checked, options, progress)?;
@@ -206,10 +207,12 @@ fn take_back(
     Ok(())
 }
 
-/// Passes link after link, until nothing is under way any more.
+/// Passes link after link, until nothing is under way any more. `begins` says whether the journey begins here: if it cannot, it is
+/// none.
 fn travel(
     device: &dyn Device,
     store: &mut Store,
+    begins: bool,
     report: &mut TravelReport,
     options: &MoveOptions,
     progress: &dyn Progress,
@@ -229,8 +232,11 @@ fn travel(
         match passed {
             Ok((written, bytes_read)) => report.add(written, bytes_read),
             // Before a step is begun nothing is written for it, but those before it were taken.
-            Err(JobError::Interrupted(_)) if report.steps > 0 && !is_stepping(store) => return Err(stopped_at(store)),
-            Err(error) => return Err(give_up(store, report.steps, error)),
+            Err(JobError::Interrupted(_)) if !(is_stepping(store) || (begins && report.steps == 0)) => {
+                return Err(stopped_at(store));
+            }
+            Err(error) if begins && report.steps == 0 => return Err(give_up(store, error)),
+            Err(error) => return Err(error),
         }
         if progress.stop_requested() && store.catalogue().pending().is_some() {
             return Err(stopped_at(store));
@@ -258,8 +264,8 @@ fn is_stepping(store: &Store) -> bool {
 }
 
 /// A journey that could not begin is none: nothing was written, so nothing is left to be finished or taken back.
-fn give_up(store: &mut Store, steps: u64, error: JobError) -> JobError {
-    if steps == 0 && !is_stepping(store) {
+fn give_up(store: &mut Store, error: JobError) -> JobError {
+    if !is_stepping(store) {
         // If this fails as well, the status says so, and it can be undone.
         let _ = store.change(Catalogue::cancel_pending);
     }
@@ -275,17 +281,13 @@ fn step(
     progress: &dyn Progress,
 ) -> Result<(Written, u64), JobError> {
     let link = next_link(store)?;
-    let (mut delta, survey) = open_link(store, &link)?;
+    let (mut delta, survey) = open_link(store, &link, progress)?;
     is_the_one(&survey, &link.key, "the link")?;
     let checked = match start {
         Start::OnTheWay => check(device, &mut delta, start, options, progress)?,
         Start::AtTheBase => {
-            let trusted = if survey.uncounted_bytes == 0 {
-                FreeBlocks::NONE
-            } else {
-                free_blocks(&likeness::free_of(device)?, survey.header.shapes.larger())
-            };
-            let recorded = record(device, &mut delta, &survey, trusted, store, options, progress)?;
+            let (point, trusted) = (*store.catalogue().present(), trusted_free(device, &survey, false)?);
+            let recorded = record(device, &mut delta, &survey, &Base { point, trusted }, store, options, progress)?;
             let (checked, inverse) = recorded.ok_or_else(|| moved_by_others(device, store))?;
             let inverse = inverse.link(link.direction.opposite());
             begin(store, |catalogue| catalogue.begin_step(inverse))?;
@@ -293,7 +295,7 @@ fn step(
         }
     };
     let written = write(device, &mut delta, &checked, options, progress)?;
-    store.change(Catalogue::finish_step)?;
+    publish(store, Catalogue::finish_step)?;
     Ok((written, checked.total.bytes_read))
 }
 
@@ -306,14 +308,14 @@ fn undo_step(
     progress: &dyn Progress,
 ) -> Result<(Written, u64), JobError> {
     let link = next_link(store)?;
-    let (mut delta, survey) = open_link(store, &link)?;
+    let (mut delta, survey) = open_link(store, &link, progress)?;
     is_the_one(&survey, &link.key, "the link")?;
     let checked = check(device, &mut delta, start, options, progress)?;
     if start == Start::AtTheBase {
         begin(store, Catalogue::begin_undo_step)?;
     }
     let written = write(device, &mut delta, &checked, options, progress)?;
-    store.change(Catalogue::finish_undo_step)?;
+    publish(store, Catalogue::finish_undo_step)?;
     Ok((written, checked.total.bytes_read))
 }
 
@@ -322,11 +324,11 @@ fn next_link(store: &Store) -> Result<Link, JobError> {
     link.ok_or_else(|| JobError::Refused("there is no way on from here: look at the recovery points".into()))
 }
 
-fn open_link(store: &Store, link: &Link) -> Result<(DeltaFile, Survey), JobError> {
+fn open_link(store: &Store, link: &Link, progress: &dyn Progress) -> Result<(DeltaFile, Survey), JobError> {
     let place = || store.directory().place().into();
     let file = store.open_link(link)?;
     let mut delta = Reader::new(file).map_err(|source| JobError::File { action: "read", path: place(), source })?;
-    let survey = Survey::of(&mut delta)?;
+    let survey = Survey::of(&mut delta, progress)?;
     Ok((delta, survey))
 }
 

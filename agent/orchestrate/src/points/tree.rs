@@ -37,12 +37,10 @@ pub(super) fn read_and_keep(
         identity: Identity::default(),
     };
     progress.phase("verifying", Some(point.size.get()));
-    let place = store.directory().place();
-    let failed = |source| JobError::File { action: "write to", path: place.clone().into(), source };
     let mut out = Optional { file: store.create_tree().ok(), failed: false };
-    let (writer, scan) =
-        values_of(disk, BufWriter::with_capacity(AT_ONCE, &mut out), &header, free, threads, progress)?;
-    let (_, root, _) = writer.finish()?;
+    let read = values_of(disk, BufWriter::with_capacity(AT_ONCE, &mut out), &header, free, threads, progress);
+    let read = read.and_then(|(writer, scan)| Ok((writer.finish()?.1, scan)));
+    let (root, scan) = read.inspect_err(|_| store.discard_tree())?;
     let report = VerifyReport {
         root,
         expected: point.root,
@@ -52,11 +50,14 @@ pub(super) fn read_and_keep(
         bytes_different: 0,
         scan,
     };
-    if root == point.root
-        && let Some(file) = out.file.take().filter(|_| !out.failed)
-    {
-        file.sync().map_err(failed)?;
-        store.keep_tree(point.id)?;
+    let whole = root == point.root && !out.failed;
+    let kept = match out.file.take() {
+        Some(file) => whole && file.sync().is_ok() && store.keep_tree(point.id).is_ok(),
+        None => true,
+    };
+    if !kept {
+        // Worth having and not worth failing for; but the room that it took may be needed.
+        store.discard_tree();
     }
     Ok(report)
 }
@@ -88,16 +89,11 @@ pub(super) fn name_differences(
     report: &mut VerifyReport,
     progress: &dyn Progress,
 ) -> Result<(), JobError> {
-    let tree = store.open_tree()?;
-    let since = tree.as_ref().map_or(store.catalogue().points()[0].id, |tree| tree.point);
+    let tree = usable_tree(store)?;
+    let since = tree.as_ref().map_or(store.catalogue().points()[0].id, |(point, _)| *point);
     let (touched, mut found) = differences_by_links(disk, store, since, progress)?;
-    if let Some(StoredTree { file, .. }) = tree {
-        let file: Arc<dyn StoredFile> = file.into();
-        let open = || {
-            let reader = Reader::new(Arc::clone(&file)).map_err(|source| failed(store, source))?;
-            Ok::<_, JobError>(SignatureReader::open(BufReader::with_capacity(AT_ONCE, reader))?)
-        };
-        let against = Against::Signature(Box::new(open()?), free_blocks_of(open()?)?);
+    if let Some((_, file)) = tree {
+        let against = Against::Signature(Box::new(open(store, &file)?), free_blocks_of(open(store, &file)?)?);
         let differences = verify(disk, against, 0, progress)?.differences;
         found.extend(differences.into_iter().flat_map(|found| without(found, &touched)));
     }
@@ -105,6 +101,23 @@ pub(super) fn name_differences(
     report.bytes_different = found.iter().map(|found| found.length).sum();
     report.differences = found;
     Ok(())
+}
+
+/// A tree, and of which point it is.
+type Tree = (PointId, Arc<dyn StoredFile>);
+type TreeReader = SignatureReader<BufReader<Reader<Arc<dyn StoredFile>>>>;
+
+/// The tree that was kept, if it is whole and that of its point: a number can have passed to another state.
+fn usable_tree(store: &Store) -> Result<Option<Tree>, JobError> {
+    let Some(StoredTree { point, file }) = store.open_tree()? else { return Ok(None) };
+    let file: Arc<dyn StoredFile> = file.into();
+    let root = open(store, &file).map(|reader| reader.root()).ok();
+    Ok((root == store.catalogue().point(point).map(|point| point.root)).then_some((point, file)))
+}
+
+fn open(store: &Store, file: &Arc<dyn StoredFile>) -> Result<TreeReader, JobError> {
+    let reader = Reader::new(Arc::clone(file)).map_err(|source| failed(store, source))?;
+    Ok(SignatureReader::open(BufReader::with_capacity(AT_ONCE, reader))?)
 }
 
 fn failed(store: &Store, source: io::Error) -> JobError {
@@ -182,7 +195,9 @@ impl Witness for Looking {
     fn sees(&mut self, _: usize, _: usize, extent: &Extent, content: &[u8], is_old: bool) {
         let Some(shapes) = self.shapes else { return };
         let bytes = extent.old_bytes(&shapes);
-        let range = Difference { start: bytes.start().get(), length: bytes.count().get().min(content.len() as u64) };
+        // What has no weight is seen in parts; it is named as one.
+        let length = if extent.is_weighty() { content.len() as u64 } else { bytes.count().get() };
+        let range = Difference { start: bytes.start().get(), length: bytes.count().get().min(length) };
         self.now.push(range);
         // Where a nearer link has touched a part, the values of the whole say nothing.
         if !is_old && overlapping(&self.touched, range).next().is_none() {

@@ -11,7 +11,8 @@ use failback_blockio::{Device, Engine};
 use failback_delta::{BaseFree, Coverage, DeltaHeader, DeltaWriter, FileKind, FreeBlocks, Identity, PointKind};
 use failback_hashtree::Shape;
 use failback_retention::{
-    BetweenError, Direction, Leg, LinkReader, MoveError, Point, PointDevice, PointId, Store, between, shapes_over,
+    BetweenError, Direction, Leg, LinkReader, MoveError, Point, PointDevice, PointId, Store, between, reach_of,
+    shapes_over,
 };
 use std::fs::{self, File};
 use std::path::Path;
@@ -197,8 +198,9 @@ pub fn export_delta(
         .zip(&links)
         .map(|(reader, link)| Leg { link: reader, along: (link.direction == Direction::Reverse) == down })
         .collect();
+    let (shapes, reach) = (shapes_over(&legs)?, reach_of(&legs));
     let header = DeltaHeader {
-        shapes: shapes_over(&legs)?,
+        shapes,
         base_coverage: base.point.coverage,
         result_coverage: goal.point.coverage,
         kind: goal.point.kind,
@@ -209,7 +211,8 @@ pub fn export_delta(
     };
     let mut writer = DeltaWriter::new(Output::file(path, FileKind::Delta)?, header, &goal.free)?;
     let key = writer.key();
-    let (values, proven) = between::<JobError>(&legs, &base.device, &goal.device, |frame| {
+    let (from_device, to_device) = (base.device.reaching(reach), goal.device.reaching(reach));
+    let (values, proven) = between::<JobError>(&legs, &from_device, &to_device, |frame| {
         Ok(writer.frame(&frame.table, &frame.seal(&key, LEVEL))?)
     })?;
     if (proven.base, proven.result) != (base.point.root, goal.point.root) {
@@ -233,7 +236,9 @@ impl From<BetweenError> for JobError {
         match error {
             BetweenError::Link(error) => error.into(),
             BetweenError::Disk(error) => error.into(),
-            BetweenError::BlockSizes => Self::Refused(format!("{error}: choose points that were made alike")),
+            BetweenError::BlockSizes | BetweenError::Behind => {
+                Self::Refused(format!("{error}: choose points that were made alike"))
+            }
             BetweenError::Disagree => Self::Mismatch(error.to_string()),
         }
     }

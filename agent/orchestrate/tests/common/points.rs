@@ -101,7 +101,7 @@ impl Trail {
     }
 
     pub fn moving(&self) -> MoveOptions {
-        MoveOptions { now: 1_700_000_000, seed: [9; 16], pace: self.pace, policy: self.policy }
+        MoveOptions { now: 1_700_000_000, seed: [9; 16], certain: true, pace: self.pace, policy: self.policy }
     }
 
     /// The store, open for changes; it is made if there is none.

@@ -251,15 +251,17 @@ impl Catalogue {
         next.checked()
     }
 
-    /// Drops the oldest point. If it is the committed one, an undo returns to the one after it from then on, so the caller
-    /// names it.
+    /// Drops the oldest point.
     ///
     /// # Errors
     ///
-    /// When something is under way, or that point is not the oldest, is present or is pinned.
+    /// When something is under way, or that point is not the oldest, is committed, present or pinned.
     pub fn drop_oldest(&self, id: PointId) -> Result<Self, MoveError> {
         self.nothing_under_way()?;
         let index = self.removable(id)?;
+        if id == self.committed {
+            return Err(MoveError::IsCommitted(id));
+        }
         if index != 0 {
             return Err(MoveError::NotOldest(id));
         }
@@ -267,9 +269,6 @@ impl Catalogue {
         next.points.remove(0);
         next.links.remove(0);
         next.present -= 1;
-        if self.committed == id {
-            next.committed = next.points[0].id;
-        }
         next.checked()
     }
 

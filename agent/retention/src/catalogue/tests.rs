@@ -395,11 +395,12 @@ fn points_go_only_where_nothing_needs_them() {
     let merged = four.merge(PointId(2), with).unwrap();
     assert_eq!(merged.links().iter().map(|link| link.file.0).collect::<Vec<_>>(), [0, 10]);
     assert_eq!((merged.present().id, merged.next_file()), (PointId(3), FileId(11)));
-    // To drop the committed point by its name makes the next one the committed one.
-    let dropped = merged.drop_oldest(PointId(0)).unwrap();
-    assert_eq!((dropped.committed(), dropped.present_index()), (PointId(1), 1));
-    assert_eq!(dropped.drop_oldest(PointId(1)), Err(MoveError::IsPinned(PointId(1))));
-    let there = dropped.unpin(PointId(1)).unwrap().drop_oldest(PointId(1)).unwrap();
+    assert_eq!(merged.drop_oldest(PointId(0)), Err(MoveError::IsCommitted(PointId(0))));
+    // A pinned point survives a commit, and so can be older than the committed one.
+    let committed = merged.commit().unwrap();
+    assert_eq!((committed.committed(), committed.present_index()), (PointId(3), 1));
+    assert_eq!(committed.drop_oldest(PointId(1)), Err(MoveError::IsPinned(PointId(1))));
+    let there = committed.unpin(PointId(1)).unwrap().drop_oldest(PointId(1)).unwrap();
     assert_eq!((there.points().len(), there.links().len()), (1, 0));
     assert_eq!(there.drop_oldest(PointId(3)), Err(MoveError::IsPresent(PointId(3))));
     let back = chain(2).begin_rollback(PointId(1), 0).unwrap();

@@ -172,6 +172,12 @@ impl Index {
             })
         });
         let extents = extents.collect::<Option<Vec<_>>>()?;
+        let in_order = extents
+            .windows(2)
+            .all(|pair| pair[0].blocks.end() <= pair[1].blocks.start() && pair[0].frame <= pair[1].frame);
+        if !in_order || extents.iter().any(|extent| extent.blocks.is_empty()) {
+            return None;
+        }
         let frames = frames.iter().map(|raw| {
             (raw.len.get() <= FRAME_LEN_MAX).then_some(IndexFrame {
                 offset: raw.offset.get(),

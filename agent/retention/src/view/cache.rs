@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Pieces that are held: 32 MiB of content.
 const PIECES_HELD: usize = 512;
 
+/// Frames of which it is remembered that they are whole, and how they are cut: at most 8 MiB.
+const FRAMES_KNOWN: usize = 32 << 10;
+
 /// A piece of a frame of a link.
 type Place = (u32, u32, usize);
 
@@ -44,6 +47,9 @@ impl Cache {
             }
             let content = self.piece(reader, (link, frame, number), &pieces)?;
             let from = at - pieces.content(number).start;
+            if from >= content.len() {
+                return Err(reader.does_not_fit_its_index());
+            }
             let count = into.len().min(content.len() - from);
             let (now, later) = into.split_at_mut(count);
             now.copy_from_slice(&content[from..from + count]);
@@ -57,7 +63,12 @@ impl Cache {
             return Ok(Arc::clone(pieces));
         }
         let pieces = Arc::new(reader.check_frame(frame)?);
-        self.lock().checked.insert((link, frame), Arc::clone(&pieces));
+        let mut state = self.lock();
+        if state.checked.len() >= FRAMES_KNOWN {
+            // They are checked again when they are next used.
+            state.checked.clear();
+        }
+        state.checked.insert((link, frame), Arc::clone(&pieces));
         Ok(pieces)
     }
 

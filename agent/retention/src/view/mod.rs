@@ -18,8 +18,8 @@ const PARTS_AT_ONCE: usize = 16;
 /// A recovery point, read without moving the disk: for whoever has the disk and the links between the disk and the point.
 ///
 /// It is a device that refuses to be written. Free space that a link knows of reads as zeroes. Every frame of a link is checked
-/// against its hash when it is first used. It takes 32 bytes of memory for each run of blocks that differs from the disk, and
-/// 32 MiB for content that was read lately.
+/// against its hash when it is first used. It takes 32 bytes of memory for each run of blocks that differs from the disk, the
+/// indices of the links (24 bytes for each of their extents and frames), and 40 MiB for what was read lately.
 pub struct PointDevice<D> {
     disk: D,
     links: Vec<LinkReader>,
@@ -35,6 +35,12 @@ impl<D: Device> PointDevice<D> {
     pub fn new(disk: D, links: Vec<LinkReader>, size: ByteCount, name: &str) -> Self {
         let layers = (0..).zip(&links).map(|(number, link)| runs_of(link, number)).collect();
         Self { disk, runs: stacked(layers), links, size, cache: Cache::default(), name: name.into() }
+    }
+
+    /// The same point to be read as far as `reach`: what lies behind its end is what the disk holds there, or what a link keeps.
+    #[must_use]
+    pub fn reaching(self, reach: ByteCount) -> Self {
+        Self { size: reach.min(self.disk.size()).max(self.size), ..self }
     }
 
     /// The links, the farthest from the disk first.

@@ -75,7 +75,10 @@ fn a_damaged_catalogue_is_refused_and_nothing_is_removed() {
     overwrite(&*directory, "catalogue", &[b"\x89FBCAT\r\n\x01\0".as_slice(), &[0; 9000]].concat());
     for result in [open(&directory), look(&directory)] {
         let text = told(result);
-        assert!(text.contains("cannot be used: restore it from a backup, and remove nothing: both"), "{text}");
+        assert!(
+            text.contains("cannot be used: restore the whole directory from a backup, and remove nothing: both"),
+            "{text}"
+        );
     }
     overwrite(&*directory, "catalogue", b"\x89FBCAT\r\n\x02\0");
     assert!(matches!(open(&directory), Err(StoreError::Catalogue { source: CatalogueError::Damaged(_), .. })));

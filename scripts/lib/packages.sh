@@ -15,6 +15,8 @@ mke2fs      demo   e2fsprogs   e2fsprogs         need
 busybox     test   busybox-static  -             want
 git         test   git         git-core          need
 qemu-img    test   qemu-utils  qemu-img          need
+nbdinfo     test   libnbd-bin  libnbd            need
+nbdfuse     test   libnbd-bin  nbdfuse           need
 losetup     test   mount       util-linux        need
 linux.uml   test   user-mode-linux   -             want
 mkreiserfs  test   reiserfsprogs     -             want
@@ -22,6 +24,7 @@ mkfs.xfs    test   xfsprogs    xfsprogs          need
 partclone.extfs test partclone epel:partclone    need
 modinfo     test   kmod        kmod              need
 qemu-system-x86_64  test  qemu-system-x86  -     want
+qemu-storage-daemon test qemu-system-common -    want
 lvm         test   lvm2        lvm2              need
 sfdisk      test   fdisk       util-linux        need
 sgdisk      test   gdisk       gdisk             need

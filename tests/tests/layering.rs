@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("retention", &["blockio", "delta", "hashtree", "units"]),
     ("volumes", &["blockio", "units"]),
     ("image", &["blockio", "units"]),
+    ("nbd", &["blockio", "units"]),
     ("delta", &["hashtree", "units"]),
     ("hashtree", &["units"]),
     ("hostdev", &["units"]),

@@ -82,36 +82,39 @@ pub trait Resizable: Device {
     fn resize(&self, to: ByteCount) -> Result<(), IoError>;
 }
 
-/// A shared device is a device.
-impl<D: Device + ?Sized> Device for Arc<D> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
+/// A device that is shared or borrowed is a device.
+macro_rules! passed_on {
+    ($($type:ty),+) => { $(impl<D: Device + ?Sized> Device for $type {
+        fn name(&self) -> &str {
+            (**self).name()
+        }
 
-    fn size(&self) -> ByteCount {
-        (**self).size()
-    }
+        fn size(&self) -> ByteCount {
+            (**self).size()
+        }
 
-    fn logical_block(&self) -> u32 {
-        (**self).logical_block()
-    }
+        fn logical_block(&self) -> u32 {
+            (**self).logical_block()
+        }
 
-    fn engine(&self) -> &'static str {
-        (**self).engine()
-    }
+        fn engine(&self) -> &'static str {
+            (**self).engine()
+        }
 
-    fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError> {
-        (**self).queue(depth)
-    }
+        fn queue(&self, depth: usize) -> Result<Box<dyn Queue + '_>, IoError> {
+            (**self).queue(depth)
+        }
 
-    fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
-        (**self).extent_at(from)
-    }
+        fn extent_at(&self, from: ByteOffset) -> Result<Option<Extent>, IoError> {
+            (**self).extent_at(from)
+        }
 
-    fn is_resident(&self, range: ByteRange) -> bool {
-        (**self).is_resident(range)
-    }
+        fn is_resident(&self, range: ByteRange) -> bool {
+            (**self).is_resident(range)
+        }
+    })+ };
 }
+passed_on!(Arc<D>, &D);
 
 impl<D: Resizable + ?Sized> Resizable for Arc<D> {
     fn resize(&self, to: ByteCount) -> Result<(), IoError> {

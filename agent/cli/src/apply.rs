@@ -1,16 +1,21 @@
 //! The verbs for a target: plan and apply.
 
 use crate::args::{ApplyArgs, Applying, PlanArgs};
+use crate::config::Config;
 use crate::meter::Meter;
+use crate::points::open;
 use crate::report::{Lines, print, tell};
-use crate::{confirm, exit, files};
+use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, DeltaInput, DiskIdentity, Engine, JobError, Medium, PlanReport, Progress, SeenTarget,
-    SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target,
+    ApplyOptions, ApplyReport, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileIntents, FsDirectory,
+    HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport, PointReport, Policy, Progress,
+    SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target, open_spool,
+    plan_keeping, spool,
 };
 use serde_json::{Value, json};
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -38,12 +43,54 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let target = SourceDisk::open(&args.disk, source)?;
     let mut intents = files::intents(&disk, args.applying.state.as_deref());
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
+    let retention = open::directory(&args.applying.retention, &Config::load()?);
+    let keeping = retention.map(|directory| keeping(&directory, &disk, &mut delta)).transpose()?;
     meter.finish();
+    if let Some(keeping) = &keeping {
+        report.refusals.extend(keeping.plan.refusals.iter().cloned());
+    }
     report.refusals.extend(check_uuid(&disk, args.applying.expect_uuid).err().map(|error| error.to_string()));
     report.refusals.extend(reasons);
-    let (object, lines) = planned(&args.disk, &disk, &report, options.zeroes_free());
+    let (mut object, mut lines) = planned(&args.disk, &disk, &report, options.zeroes_free());
+    object["bytes_to_keep"] = json!(keeping.as_ref().map(|keeping| keeping.plan.bytes_to_keep));
+    object["retention_available"] = json!(keeping.as_ref().and_then(|keeping| keeping.available));
+    if let Some(keeping) = &keeping {
+        lines.add("to keep for undo", keeping.sentence());
+    }
     print(args.applying.common.json, &object, &lines)?;
     Ok(if report.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
+}
+
+/// What keeping the way back would need, and what there is for it.
+struct Keeping {
+    plan: KeepingPlan,
+    available: Option<u64>,
+}
+
+fn keeping(directory: &Path, disk: &DiskIdentity, delta: &mut BufReader<File>) -> Result<Keeping, JobError> {
+    let found = open::look(directory, disk)?;
+    let mut plan = plan_keeping(delta, found.as_ref().map(|(store, _)| store))?;
+    if found.is_some_and(|(_, running)| running) {
+        plan.refusals.push(format!("the recovery points of {} are in use: wait until that ends", disk.path.display()));
+    }
+    let space = FsDirectory::open(directory).and_then(|directory| directory.space());
+    Ok(Keeping { plan, available: space.ok().map(|space| space.available.get()) })
+}
+
+impl Keeping {
+    fn sentence(&self) -> String {
+        let needed = HumanBytes(self.plan.bytes_to_keep);
+        match self.available {
+            Some(available) if available < self.plan.bytes_to_keep => {
+                format!(
+                    "at most {needed} before compression, and {} are left: that may not be enough",
+                    HumanBytes(available)
+                )
+            }
+            Some(available) => format!("at most {needed}, of {} that are left", HumanBytes(available)),
+            None => format!("at most {needed}"),
+        }
+    }
 }
 
 fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: bool) -> (Value, Lines) {
@@ -107,7 +154,9 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let disk = look_at_target(&args.disk)?.identity;
     let options = options(applying, args.verify, &disk)?;
     check_uuid(&disk, applying.expect_uuid)?;
-    check_undo(args, &disk)?;
+    let config = Config::load()?;
+    let retention = if args.no_undo { None } else { open::directory(&applying.retention, &config) };
+    check_undo(args, &disk, retention.as_deref(), &config)?;
     let loses =
         options.zeroes_free().then_some("All space that is free in the result becomes zero, whatever it holds now");
     confirm::overwriting(&disk, args.yes, loses)?;
@@ -127,26 +176,98 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
         meter.note(&note);
     }
     let mut intents = files::intents(&disk, applying.state.as_deref());
-    intents.prepare()?;
-    let mut stdin = io::stdin().lock();
-    let input = match &mut file {
-        Some(file) => DeltaInput::File(file),
-        None => DeltaInput::Stream(&mut stdin),
+    let report = if let Some(directory) = &retention {
+        refuse_unrecorded(&mut intents)?;
+        let policy = open::policy(&args.keeping, &config)?;
+        let report = recorded(&target, args, file.as_mut(), directory, &options, &policy, &meter);
+        report.map(|report| (report.applied.clone(), Some(report)))
+    } else {
+        intents.prepare()?;
+        let mut stdin = io::stdin().lock();
+        let input = match &mut file {
+            Some(file) => DeltaInput::File(file),
+            None => DeltaInput::Stream(&mut stdin),
+        };
+        failback_orchestrate::apply(target.device(), input, &mut intents, &options, &meter).map(|report| (report, None))
     };
-    let report = failback_orchestrate::apply(target.device(), input, &mut intents, &options, &meter);
     meter.finish();
     let engine = target.device().engine();
     let released = target.release();
-    let report = report?;
+    let (report, kept) = report?;
     released?;
     let seconds = started.elapsed().as_secs_f64();
-    let (object, lines) = applied(&args.disk, &report, seconds, engine);
+    let (object, lines) = applied(&args.disk, &report, kept.as_ref(), seconds, engine);
     print(applying.common.json, &object, &lines)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// An original disk is not overwritten before it was said that there is no way back.
-fn check_undo(args: &ApplyArgs, disk: &DiskIdentity) -> Result<(), JobError> {
+/// What the disk was before an apply without recovery points that was interrupted is kept nowhere.
+fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobError> {
+    match intents.load().map_err(JobError::from)? {
+        None => Ok(()),
+        Some(_) => Err(JobError::Refused(format!(
+            "an apply to this disk without recovery points was interrupted ({}): finish it with --no-undo first",
+            intents.place()
+        ))),
+    }
+}
+
+/// Applies with recovery points, and removes older ones as the limits say.
+fn recorded(
+    target: &TargetDisk,
+    args: &ApplyArgs,
+    file: Option<&mut BufReader<File>>,
+    directory: &Path,
+    options: &ApplyOptions,
+    policy: &Policy,
+    meter: &Meter,
+) -> Result<PointReport, JobError> {
+    let mut points = open::for_changes(directory, target.identity(), true)?;
+    let device = target.device();
+    let moving = MoveOptions { policy: *policy, ..points::moving()? };
+    let report = if let Some(file) = file {
+        let path = fs::canonicalize(&args.delta);
+        let path = path.map_err(|source| JobError::File { action: "find", path: args.delta.clone(), source })?;
+        let source = DeltaSource::Path(path.to_string_lossy().into_owned());
+        apply_recorded(device, file, source, &mut points.store, options, &moving, meter)?
+    } else {
+        let spooled = spool(&mut points.store, &mut io::stdin().lock(), meter)?;
+        let mut delta = open_spool(&points.store, spooled)?;
+        let source = DeltaSource::Spooled(spooled);
+        let report = apply_recorded(device, &mut delta, source, &mut points.store, options, &moving, meter);
+        if points.store.catalogue().pending().is_none() {
+            // What is not under way needs no delta; if it stays, it goes when the points are next opened.
+            let _ = points.store.discard(spooled);
+        }
+        report?
+    };
+    if let Err(error) = points::keep_to_limits(device, &mut points, policy, meter) {
+        meter.note(&format!("the change is applied, but older recovery points could not be removed: {error}"));
+    }
+    Ok(report)
+}
+
+/// An original disk is not overwritten before it was said that there is no way back, and never behind the back of its points.
+fn check_undo(
+    args: &ApplyArgs,
+    disk: &DiskIdentity,
+    retention: Option<&Path>,
+    config: &Config,
+) -> Result<(), JobError> {
+    if retention.is_some() {
+        return Ok(());
+    }
+    if let Some(directory) = &config.retention.directory
+        && let Some((store, _)) = open::look(directory, disk)?
+        && !store.catalogue().links().is_empty()
+    {
+        return Err(JobError::Refused(format!(
+            "{} has recovery points in {}, which an apply without them would make worthless: leave out --no-undo, or failback commit \
+             first",
+            args.disk.display(),
+            directory.display()
+        )));
+    }
     match disk.medium {
         _ if args.no_undo => {}
         Medium::Image => {
@@ -154,7 +275,8 @@ fn check_undo(args: &ApplyArgs, disk: &DiskIdentity) -> Result<(), JobError> {
         }
         Medium::BlockDevice { .. } => {
             return Err(JobError::Refused(format!(
-                "what this overwrites on {} would be kept nowhere: keep a copy and add --no-undo if that is what you want",
+                "what this overwrites on {} would be kept nowhere: add --retention DIR to keep it, or --no-undo if that is not \
+                 wanted",
                 args.disk.display()
             )));
         }
@@ -162,7 +284,13 @@ fn check_undo(args: &ApplyArgs, disk: &DiskIdentity) -> Result<(), JobError> {
     Ok(())
 }
 
-fn applied(path: &Path, report: &ApplyReport, seconds: f64, engine: &str) -> (Value, Lines) {
+fn applied(
+    path: &Path,
+    report: &ApplyReport,
+    kept: Option<&PointReport>,
+    seconds: f64,
+    engine: &str,
+) -> (Value, Lines) {
     let (examined, totals) = (&report.examined, &report.totals);
     let in_place = report.already_in_place();
     let object = json!({
@@ -185,6 +313,9 @@ fn applied(path: &Path, report: &ApplyReport, seconds: f64, engine: &str) -> (Va
         "resumed": report.resumed,
         "torn_rewritten": examined.torn,
         "proven": report.proven.name(),
+        "point": kept.map(|kept| kept.point.id.0),
+        "retention_bytes": kept.and_then(|kept| kept.link).map(|link| link.bytes.get()),
+        "retention_content_bytes": kept.and_then(|kept| kept.link).map(|link| link.content_bytes.get()),
         "verified_bytes_read": report.verified.map(|scan| scan.bytes_read),
         "seconds": seconds,
         "engine": engine,
@@ -203,6 +334,13 @@ fn applied(path: &Path, report: &ApplyReport, seconds: f64, engine: &str) -> (Va
             "resumed",
             format!("an interrupted apply was finished; {} half-written runs rewritten", examined.torn),
         );
+    }
+    if let Some(kept) = kept {
+        lines.add("recovery point", format!("{}, {}", kept.point.id, kept.point.kind));
+        if let Some(link) = kept.link {
+            let (stored, content) = (link.bytes.human(), link.content_bytes.human());
+            lines.add("kept for undo", format!("{content} in {stored}"));
+        }
     }
     lines.add("proven", report.proven.name());
     lines.rate(totals.data_bytes + totals.zero_bytes, seconds).add("engine", engine);

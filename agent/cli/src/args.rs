@@ -1,10 +1,11 @@
 //! What can be said on the command line. The first line of a description is what `--help` shows; the rest is for the man page.
 
 use crate::exit;
+use crate::points::args::{CommitArgs, Keeping, MoveArgs, PointArgs, ResumeArgs, Retention, parse_point};
 use crate::report::print_bytes;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use failback_orchestrate::{BlockSize, ByteCount, Engine, Root, ScsiUuid};
+use failback_orchestrate::{BlockSize, ByteCount, Engine, PointId, Root, ScsiUuid};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -40,9 +41,17 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Bring a target disk from the base of a delta to its result
     Apply(ApplyArgs),
-    /// Say whether an apply to this disk is under way or was interrupted
+    /// Say where a disk is, and whether a change of it is under way or was interrupted
     Status(StatusArgs),
-    /// Read a disk and compare it with a root or a signature
+    /// Finish a change that was interrupted
+    Resume(ResumeArgs),
+    /// Take back what was interrupted, or everything since the last commit
+    Undo(MoveArgs),
+    /// Keep the present state of a disk, and give the way back up
+    Commit(CommitArgs),
+    /// List, reach, keep, remove and copy out recovery points
+    Point(PointArgs),
+    /// Read a disk and compare it with a root, a signature or a recovery point
     Verify(VerifyArgs),
     /// Look at, check, make and convert VMDKs
     Vmdk(crate::vmdk::VmdkArgs),
@@ -218,6 +227,8 @@ pub(crate) struct Applying {
     #[arg(long)]
     pub(crate) discard_intent: bool,
     #[command(flatten)]
+    pub(crate) retention: Retention,
+    #[command(flatten)]
     pub(crate) common: Common,
 }
 
@@ -242,9 +253,12 @@ pub(crate) struct ApplyArgs {
     pub(crate) yes: bool,
     /// Accept that the change cannot be undone
     ///
-    /// What is overwritten is kept nowhere. A block device is written only with this; for an image it is implied and said.
-    #[arg(long)]
+    /// What is overwritten is kept nowhere. A block device is written only with this or with a retention directory; for an image
+    /// it is implied and said.
+    #[arg(long, conflicts_with = "retention")]
     pub(crate) no_undo: bool,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
     /// Read the whole disk at the end and compare its root
     #[arg(long)]
     pub(crate) verify: bool,
@@ -259,23 +273,33 @@ pub(crate) struct StatusArgs {
     /// Where the intent record was kept
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) retention: Retention,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("expected").required(true))]
 pub(crate) struct VerifyArgs {
     /// The disk: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
     /// The root it should have: 64 hexadecimal digits, as b3sum prints them
-    #[arg(long, value_name = "HEX", required_unless_present = "signature", conflicts_with = "signature")]
+    #[arg(long, value_name = "HEX", group = "expected")]
     pub(crate) root: Option<Root>,
     /// The signature it should have; names the ranges that differ
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "expected")]
     pub(crate) signature: Option<PathBuf>,
+    /// The recovery point that is read, and whose root it should have; names the ranges that differ where they are known
+    ///
+    /// The present point is what the disk itself holds. Any other is read without moving the disk.
+    #[arg(long, value_name = "ID", group = "expected", value_parser = parse_point)]
+    pub(crate) point: Option<PointId>,
+    #[command(flatten)]
+    pub(crate) retention: Retention,
     /// Look at the first BYTES only, for a disk larger than what it holds
-    #[arg(long, value_name = "BYTES", conflicts_with = "signature")]
+    #[arg(long, value_name = "BYTES", requires = "root")]
     pub(crate) size: Option<u64>,
     /// Count free space as zeroes, as a root of coverage `used` does
     ///

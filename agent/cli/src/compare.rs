@@ -2,16 +2,18 @@
 
 use crate::args::{DiffArgs, InspectArgs, Reading, SignArgs, VerifyArgs};
 use crate::meter::Meter;
+use crate::points::open;
 use crate::report::{Lines, print};
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
     Against, ByteCount, Content, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts,
     FileKind, FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions,
-    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of,
+    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of, verify_point,
 };
 use serde::Serialize;
 use serde_json::json;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -314,16 +316,28 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let options = SourceOptions { engine: args.common.engine.into(), fuzzy: false };
     let source = open_source(&args.disk, options, &meter)?;
     let companions = companions(&args.with, options, &meter)?;
-    let against = match (&args.root, &args.signature) {
-        (_, Some(path)) => {
+    let report = match (&args.root, &args.signature, args.point) {
+        (_, Some(path), _) => {
             let open = || Ok::<_, anyhow::Error>(SignatureReader::open(files::open(path)?).map_err(JobError::from)?);
             let free = free_blocks_of(open()?)?;
-            Against::Signature(Box::new(open()?), free)
+            let against = Against::Signature(Box::new(open()?), free);
+            failback_orchestrate::verify(source.device(), against, args.threads, &meter)?
         }
-        (Some(root), None) => Against::Root(expected_root(args, *root, &source, &companions)?),
-        (None, None) => unreachable!("clap demands one of the two"),
+        (Some(root), None, _) => {
+            let against = Against::<File>::Root(expected_root(args, *root, &source, &companions)?);
+            failback_orchestrate::verify(source.device(), against, args.threads, &meter)?
+        }
+        (None, None, Some(id)) => {
+            let directory = open::needed_directory(&args.retention)?;
+            // Others may serve a point meanwhile: then nothing is kept of what is read.
+            let (mut points, keep) = match open::for_changes(&directory, source.identity(), false) {
+                Err(JobError::Lock(_)) => (open::for_reading(&directory, source.identity())?, false),
+                opened => (opened?, true),
+            };
+            verify_point(source.device(), &mut points.store, id, keep, args.threads, &meter)?.report
+        }
+        (None, None, None) => unreachable!("clap demands one of them"),
     };
-    let report = failback_orchestrate::verify(source.device(), against, args.threads, &meter)?;
     check_unchanged(&source, &companions)?;
     meter.finish();
     let seconds = started.elapsed().as_secs_f64();

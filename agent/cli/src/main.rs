@@ -4,11 +4,13 @@
 mod apply;
 mod args;
 mod compare;
+mod config;
 mod confirm;
 mod disks;
 mod exit;
 mod files;
 mod meter;
+mod points;
 mod report;
 mod scan;
 mod status;
@@ -30,6 +32,10 @@ fn main() -> ExitCode {
         Command::Plan(args) => apply::plan(args),
         Command::Apply(args) => apply::apply(args),
         Command::Status(args) => status::status(args),
+        Command::Resume(args) => points::resume(args),
+        Command::Undo(args) => points::undo(args),
+        Command::Commit(args) => points::commit(args),
+        Command::Point(args) => points::point(args),
         Command::Vmdk(args) => vmdk::vmdk(args),
         Command::Completions(args) => args::completions(args.shell),
         Command::Man(args) => args::man_pages(&args.directory),

@@ -1,18 +1,40 @@
-//! The verb status: what state a target is in, from its intent record.
+//! The verb status: where a disk is, from its intent record and its recovery points.
 
 use crate::args::StatusArgs;
+use crate::config::Config;
 use crate::files;
+use crate::points::{open, report};
 use crate::report::{Lines, print};
 use anyhow::Result;
-use failback_orchestrate::{Intent, IntentStore, JobError, look_at_target};
-use serde_json::json;
+use failback_orchestrate::{Catalogue, DiskIdentity, Intent, IntentStore, JobError, Pending, Store, look_at_target};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
     let seen = look_at_target(&args.disk)?;
+    let points = match open::directory(&args.retention, &Config::load()?) {
+        Some(directory) => open::look(&directory, &seen.identity)?,
+        None => None,
+    };
+    // A store that was made for an apply that was then refused tells nothing.
+    let points = points.filter(|(store, _)| !report::is_unknown(store.catalogue()));
     let mut intents = files::intents(&seen.identity, args.state.as_deref());
     let intent = intents.load().map_err(JobError::from)?;
-    let (state, meaning, next) = match (&intent, seen.claimed) {
+    let (mut object, lines) = match (&intent, &points) {
+        (None, Some((store, running))) => of_points(store, *running || seen.claimed),
+        (intent, _) => of_intent(intent.as_ref(), seen.claimed, &intents.place()),
+    };
+    object["disk"] = json!(args.disk.display().to_string());
+    if let Some((store, _)) = &points {
+        object["points"] = points_of(&seen.identity, store);
+    }
+    print(args.json, &object, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without recovery points an intent record tells.
+fn of_intent(intent: Option<&Intent>, claimed: bool, place: &str) -> (Value, Lines) {
+    let (state, meaning, next) = match (intent, claimed) {
         (None, false) => ("at-rest", "no apply is under way, and none was interrupted", None),
         (None, true) => {
             ("in-use", "another program has claimed this disk, and has changed nothing that is on record", None)
@@ -25,31 +47,102 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
         ),
     };
     let object = json!({
-        "disk": args.disk.display().to_string(),
         "state": state,
         "next": next,
         "base_root": intent.map(|intent| intent.base_root.to_string()),
         "result_root": intent.and_then(|intent| intent.result_root).map(|root| root.to_string()),
-        "window_start": intent.map(|intent| window(&intent).0),
-        "window_bytes": intent.map(|intent| window(&intent).1),
+        "window_start": intent.map(|intent| window(intent).0),
+        "window_bytes": intent.map(|intent| window(intent).1),
         "started": intent.map(|intent| intent.started),
-        "record": intents.place(),
+        "record": place,
     });
     let mut lines = Lines::default();
     lines.add("state", meaning);
     if let Some(next) = next {
         lines.add("next", next);
     }
-    if let Some(intent) = &intent {
+    if let Some(intent) = intent {
         lines.add("base root", intent.base_root);
         let result = intent.result_root.map_or("unknown: the delta came from a pipe".into(), |root| root.to_string());
         lines.add("result root", result);
         let (start, bytes) = window(intent);
         lines.add("half written", format!("at most {bytes} bytes, from {start} on"));
-        lines.add("record", intents.place());
+        lines.add("record", place);
     }
-    print(args.json, &object, &lines)?;
-    Ok(ExitCode::SUCCESS)
+    (object, lines)
+}
+
+/// With recovery points their catalogue tells.
+fn of_points(store: &Store, running: bool) -> (Value, Lines) {
+    let catalogue = store.catalogue();
+    let present = catalogue.present();
+    let under_way = report::under_way(catalogue);
+    let (state, meaning, next) = match (&under_way, running) {
+        (None, false) => ("at-rest", format!("the disk is at recovery point {}", present.id), None),
+        (None, true) => (
+            "in-use",
+            format!("the disk is at recovery point {}, and another program uses it or its recovery points", present.id),
+            None,
+        ),
+        (Some((what, _)), true) => ("running", format!("an {what} is under way now: the disk is not to be used"), None),
+        (Some((_, sentence)), false) => {
+            ("interrupted", format!("{sentence}: the disk is not to be used as it is"), Some(possible(catalogue)))
+        }
+    };
+    let (base, result) = ends(catalogue);
+    let object = json!({
+        "state": state,
+        "next": next,
+        "under_way": under_way.as_ref().map(|(what, _)| what),
+        "can_resume": under_way.is_some() && !running,
+        "can_undo": !running && (under_way.is_some() || present.id != catalogue.committed()),
+        "present": present.id.0,
+        "root": under_way.is_none().then(|| present.root.to_string()),
+        "base_root": base,
+        "result_root": result,
+        "committed": catalogue.committed().0,
+        "record": store.directory().place(),
+    });
+    let mut lines = Lines::default();
+    lines.add("state", meaning);
+    if let Some(next) = next {
+        lines.add("next", next);
+    }
+    if under_way.is_none() {
+        lines.add("root", present.root).add("kind", present.kind);
+    }
+    for (name, root) in [("base root", base), ("result root", result)] {
+        if let Some(root) = root {
+            lines.add(name, root);
+        }
+    }
+    lines.add("undo leads to", format!("recovery point {}", catalogue.committed()));
+    lines.add("recovery points", store.directory().place());
+    (object, lines)
+}
+
+/// The roots of what is under way.
+fn ends(catalogue: &Catalogue) -> (Option<String>, Option<String>) {
+    let root = |id| catalogue.point(id).map(|point| point.root.to_string());
+    match catalogue.pending() {
+        None => (None, None),
+        Some(Pending::Apply(apply)) => (root(catalogue.present().id), Some(apply.result.root.to_string())),
+        Some(Pending::Rollback { goal, from, .. }) => (root(*from), root(*goal)),
+        Some(Pending::Undo { goal, .. }) => (None, root(*goal)),
+    }
+}
+
+/// What can be done about what was interrupted.
+fn possible(catalogue: &Catalogue) -> &'static str {
+    match catalogue.pending() {
+        Some(Pending::Apply(_)) => "failback resume finishes it, failback undo goes back to the point before",
+        Some(Pending::Rollback { .. }) => "failback resume finishes it, failback undo goes back to where it began",
+        Some(Pending::Undo { .. }) | None => "failback resume or failback undo finishes it",
+    }
+}
+
+fn points_of(disk: &DiskIdentity, store: &Store) -> Value {
+    report::list(disk, store, false).0["points"].take()
 }
 
 /// The first byte and the length of the blocks that may be half written.

@@ -282,6 +282,11 @@ fn check(args: &InfoArgs) -> Result<ExitCode> {
 }
 
 /// A new disk of this size.
+/// A growing VMDK of this size, as VMware makes one for a hosted machine.
+pub(crate) fn plain(size: ByteCount) -> Result<NewDisk, JobError> {
+    new_disk(Subformat::MonolithicSparse, size, &Shape { adapter: Adapter::Lsilogic, hardware_version: 14, uuid: None })
+}
+
 fn new_disk(subformat: Subformat, size: ByteCount, shape: &Shape) -> Result<NewDisk, JobError> {
     let chance = files::random()?;
     let cid = u32::from_le_bytes([chance[0], chance[1], chance[2], chance[3]]);

@@ -111,7 +111,8 @@ impl JobError {
         match self {
             Self::Source(error) if error.is_io() => Outcome::Io,
             Self::Claim(error) if error.is_io() => Outcome::Io,
-            Self::Refused(_) | Self::Source(_) | Self::Claim(_) => Outcome::Refused,
+            Self::Lock(error) if error.is_io() => Outcome::Io,
+            Self::Refused(_) | Self::Source(_) | Self::Claim(_) | Self::Lock(_) => Outcome::Refused,
             Self::WrongBase { .. } | Self::Mismatch(_) => Outcome::Mismatch,
             Self::Device(error) if Damage::caused(error) => Outcome::Damaged,
             Self::Device(_) | Self::File { .. } => Outcome::Io,
@@ -123,8 +124,6 @@ impl JobError {
             Self::Format(error) if error.is_io() => Outcome::Io,
             Self::Format(_) | Self::DamagedDisk(_) => Outcome::Damaged,
             Self::Intent(error) => error.outcome(),
-            Self::Lock(error) if error.is_io() => Outcome::Io,
-            Self::Lock(_) => Outcome::Refused,
             Self::Link(error) | Self::Store(StoreError::Link(error)) => {
                 if error.is_io() {
                     Outcome::Io

@@ -35,8 +35,9 @@ pub use look::{SeenDisk, look_at};
 pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use points::{
-    MoveOptions, OpenPoint, PointCheck, PointReport, PruneReport, TravelReport, apply_recorded, export_delta,
-    export_image, open_point, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point, verify_point,
+    DeltaFile, KeepingPlan, MoveOptions, OpenPoint, PointCheck, PointReport, PruneReport, TravelReport, apply_recorded,
+    export_delta, export_image, open_point, open_spool, plan_keeping, prune, refuse_fuzzy, resume, rollback, spool,
+    undo, unknown_point, verify_point,
 };
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;

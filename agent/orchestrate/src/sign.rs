@@ -62,10 +62,25 @@ pub fn sign(
         created: options.created,
         identity: options.identity.clone(),
     };
-    let mut writer = SignatureWriter::new(out, &header)?;
     progress.phase("signing", Some(device.size().get()));
-    let how =
-        ScanOptions { shape, free: &free, highest: shape.top_level(), keep_bytes: false, threads: options.threads };
+    let (writer, scan) = values_of(device, out, &header, &free, options.threads, progress)?;
+    (options.before_end)()?;
+    let (_, root, output_bytes) = writer.finish()?;
+    Ok(SignReport { root, coverage, scan, output_bytes })
+}
+
+/// Reads a disk once and writes its values; what is left to be written is the end.
+pub(crate) fn values_of<W: Write>(
+    device: &dyn Device,
+    out: W,
+    header: &SignatureHeader,
+    free: &FreeBlocks,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<(SignatureWriter<W>, ScanReport), JobError> {
+    let shape = header.shape;
+    let mut writer = SignatureWriter::new(out, header)?;
+    let how = ScanOptions { shape, free, highest: shape.top_level(), keep_bytes: false, threads };
     let scan = scan(device, how, progress, |Chunk { content, origin, .. }| {
         match content {
             ChunkContent::Zero(nodes) => {
@@ -78,7 +93,5 @@ pub fn sign(
         }
         Ok(())
     })?;
-    (options.before_end)()?;
-    let (_, root, output_bytes) = writer.finish()?;
-    Ok(SignReport { root, coverage, scan, output_bytes })
+    Ok((writer, scan))
 }

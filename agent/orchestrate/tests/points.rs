@@ -32,14 +32,15 @@ fn every_point_can_be_read_where_it_is() {
             trail.rollback(present).unwrap();
         }
         for id in 0..=5 {
-            let store = trail.open();
+            let mut store = trail.open();
             let point = failback_orchestrate::open_point(trail.target.clone(), &store, PointId(id)).unwrap();
             let expected = trail.counted(id);
             assert!(trail.masked(&content_of(&point.device), id) == expected, "{id} from {present}");
             let check = failback_orchestrate::verify_point(
                 &trail.target,
-                &store,
+                &mut store,
                 PointId(id),
+                true,
                 1,
                 &failback_orchestrate::Silent,
             );
@@ -140,6 +141,50 @@ fn bytes_that_are_free_for_the_base_alone_come_back() {
     assert_eq!(trail.target.size(), ByteCount::of_memory(trail.len()));
 }
 
+/// What differs is named: in what links have changed by their values, elsewhere by the tree that was kept.
+#[test]
+fn what_differs_is_named() {
+    use failback_orchestrate::{Silent, verify_point};
+    let mut trail = Trail::new(8, 3);
+    trail.apply(1).unwrap();
+    let verify = |trail: &Trail, id| verify_point(&trail.target, &mut trail.open(), PointId(id), true, 1, &Silent);
+    let ranges = |check: failback_orchestrate::PointCheck| {
+        assert!(!check.report.matches());
+        check.report.differences.iter().map(|range| (range.start, range.length)).collect::<Vec<_>>()
+    };
+    let within = |found: &[(u64, u64)], block: usize| {
+        let at = (block * 4096) as u64;
+        found.iter().any(|(start, length)| *start <= at && at < start + length)
+    };
+    let (changed, quiet) = (trail.changed_block(1), trail.quiet_block());
+    let before = trail.world.snapshot();
+    trail.scribble(changed);
+    assert!(within(&ranges(verify(&trail, 1).unwrap()), changed), "the link tells");
+    trail.world.restore(&before);
+    trail.scribble(quiet);
+    assert_eq!(ranges(verify(&trail, 1).unwrap()), [], "nothing tells where");
+    trail.world.restore(&before);
+    assert!(verify(&trail, 1).unwrap().report.matches());
+    assert!(trail.directory.names().unwrap().iter().any(|name| name.starts_with("tree-")));
+    trail.apply(2).unwrap();
+    trail.apply(3).unwrap();
+    let before = trail.world.snapshot();
+    trail.scribble(quiet);
+    assert_eq!(ranges(verify(&trail, 3).unwrap()), [((quiet * 4096) as u64, 4096)], "the tree of point 1 tells");
+    trail.world.restore(&before);
+    let changed = trail.changed_block(2);
+    trail.scribble(changed);
+    let found = ranges(verify(&trail, 3).unwrap());
+    assert!(within(&found, changed) && found.iter().all(|(_, length)| *length <= 1 << 20), "{found:?}");
+    trail.world.restore(&before);
+    assert!(verify(&trail, 3).unwrap().report.matches());
+    let trees: Vec<_> = trail.directory.names().unwrap().into_iter().filter(|name| name.starts_with("tree")).collect();
+    assert_eq!(trees, ["tree-0000000000000003.signature"]);
+    trail.undo().unwrap();
+    trail.open();
+    assert!(trail.directory.names().unwrap().iter().all(|name| !name.starts_with("tree")), "the tree of a lost point");
+}
+
 /// However far it gets: what keeps the way back has no room, and that is found out before the disk is touched.
 #[test]
 fn a_full_retention_drive_is_refused_before_anything_is_written() {
@@ -189,5 +234,40 @@ fn a_full_retention_drive_is_refused_before_a_journey() {
             trail.is_at(2);
             trail.is_sound();
         }
+    }
+}
+
+/// What the limits no longer keep goes before the drive is full, and only then; the rest is kept whatever happens.
+#[test]
+fn points_go_before_the_retention_drive_is_full() {
+    use failback_orchestrate::{Policy, plan_keeping};
+    let mut trail = Trail::new(9, 4);
+    trail.rewrite_last();
+    for state in 1..=3 {
+        trail.apply(state).unwrap();
+    }
+    let before = trail.world.snapshot();
+    let space = trail.directory.space().unwrap();
+    let used = space.total.get() - space.available.get();
+    let needed = plan_keeping(&mut std::io::Cursor::new(&trail.deltas[3]), None).unwrap().bytes_to_keep;
+    let known = |trail: &Trail| trail.open().catalogue().points().iter().map(|point| point.id.0).collect::<Vec<_>>();
+    let limits = Policy { keep_points: Some(2), ..Policy::default() };
+    for (room, policy, expected) in [
+        (needed * 2, limits, vec![0, 1, 2, 3, 4]),
+        (needed - 5000, limits, vec![0, 2, 3, 4]),
+        // Without limits nothing goes; what is kept may be small enough once it is compressed, or not.
+        (needed - 5000, Policy::default(), vec![0, 1, 2, 3, 4]),
+        (needed / 10 * 7, Policy::default(), vec![0, 1, 2, 3]),
+        (needed / 4, limits, vec![0, 1, 2, 3]),
+    ] {
+        trail.world.restore(&before);
+        trail.policy = policy;
+        trail.directory.limit_space(Some(used + room));
+        let applied = trail.apply(4);
+        trail.directory.limit_space(None);
+        assert_eq!(known(&trail), expected, "{room} of {needed}: {:?}", applied.map(|report| report.link));
+        trail.is_at(*expected.last().unwrap());
+        trail.undo().unwrap();
+        trail.is_at(0);
     }
 }

@@ -272,7 +272,7 @@ fn part_of(shape: Shape, blocks: BlockRange, block: BlockRange, bytes: &[u8]) ->
 
 /// The values of what a delta does not change, read from left to right.
 struct GapCursor<'a> {
-    reader: Option<DeltaReader<crate::link::Stream<'a>>>,
+    reader: Option<DeltaReader<crate::link::Stream>>,
     link: &'a LinkReader,
     nodes: VecDeque<(Node, ChainingValue)>,
     end: BlockIndex,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 const CATALOGUE: &str = "catalogue";
 const NEW_CATALOGUE: &str = "catalogue.new";
+const NEW_TREE: &str = "tree.new";
 
 /// Why the recovery points of a disk cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +124,14 @@ impl std::fmt::Display for Gap {
         }
         f.write_str(": restore it from a backup; the points that do not need it can still be used")
     }
+}
+
+/// A hash tree of a point, in a file.
+pub struct StoredTree {
+    /// The point.
+    pub point: PointId,
+    /// The file: a signature.
+    pub file: Box<dyn StoredFile>,
 }
 
 /// The recovery points of a disk, open for reading or for changes.
@@ -278,6 +287,50 @@ impl Store {
         self.directory.create(&name).map_err(|error| self.failed("create", &name, error))
     }
 
+    /// Makes the file for the hash tree of a point, to be given its name by [`keep_tree`](Self::keep_tree).
+    ///
+    /// # Errors
+    ///
+    /// As [`create_link`](Self::create_link).
+    pub fn create_tree(&mut self) -> Result<Box<dyn StoredFile>, StoreError> {
+        self.check_writable()?;
+        self.remove_if_there(NEW_TREE)?;
+        self.directory.create(NEW_TREE).map_err(|error| self.failed("create", NEW_TREE, error))
+    }
+
+    /// Makes the file that was made last the tree of a point, in the place of any other. The caller has synced it. A tree can
+    /// be made again: what becomes of it in a power loss matters to nobody, as long as it is whole.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails.
+    pub fn keep_tree(&mut self, point: PointId) -> Result<(), StoreError> {
+        self.check_writable()?;
+        for old in self.trees()? {
+            self.remove_if_there(&tree_name(old))?;
+        }
+        let name = tree_name(point);
+        self.directory.rename(NEW_TREE, &name).map_err(|error| self.failed("rename", NEW_TREE, error))?;
+        self.sync()
+    }
+
+    /// The hash tree that was kept last, and of which point it is; none if there is none of a point that is still there.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails.
+    pub fn open_tree(&self) -> Result<Option<StoredTree>, StoreError> {
+        let known = self.trees()?.into_iter().find(|point| self.catalogue.point(*point).is_some());
+        let Some(point) = known else { return Ok(None) };
+        Ok(self.open_if_there(&tree_name(point))?.map(|file| StoredTree { point, file }))
+    }
+
+    /// The points of whose trees there are files.
+    fn trees(&self) -> Result<Vec<PointId>, StoreError> {
+        let names = self.directory.names().map_err(|error| self.failed("read", "the names", error))?;
+        Ok(names.iter().filter_map(|name| point_of_tree(name)).collect())
+    }
+
     /// Removes a file that was made and is not going to be named: that of a link, its index, or that of a delta.
     ///
     /// # Errors
@@ -416,8 +469,11 @@ impl Store {
     fn tidy(&self) -> Result<(), StoreError> {
         let named: HashSet<_> = self.catalogue.files().collect();
         let there = self.directory.names().map_err(|error| self.failed("read", "the names", error))?;
-        let is_leftover =
-            |name: &&String| *name == NEW_CATALOGUE || FileId::of_name(name).is_some_and(|file| !named.contains(&file));
+        let is_leftover = |name: &&String| {
+            matches!(name.as_str(), NEW_CATALOGUE | NEW_TREE)
+                || FileId::of_name(name).is_some_and(|file| !named.contains(&file))
+                || point_of_tree(name).is_some_and(|point| self.catalogue.point(point).is_none())
+        };
         let leftovers: Vec<_> = there.iter().filter(is_leftover).collect();
         for name in &leftovers {
             self.remove_if_there(name)?;
@@ -527,6 +583,17 @@ impl Store {
     fn failed(&self, action: &'static str, name: &str, source: io::Error) -> StoreError {
         failed(&*self.directory, action, name, source)
     }
+}
+
+fn tree_name(PointId(point): PointId) -> String {
+    format!("tree-{point:016x}.signature")
+}
+
+/// The point of a name that [`tree_name`] gave.
+fn point_of_tree(name: &str) -> Option<PointId> {
+    let digits = name.strip_prefix("tree-")?.get(..16)?;
+    let point = PointId(u64::from_str_radix(digits, 16).ok()?);
+    (tree_name(point) == name).then_some(point)
 }
 
 /// Whether there is no room, for anybody or for this user.

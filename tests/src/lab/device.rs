@@ -11,7 +11,7 @@ use std::{env, thread};
 /// Set for a test that runs again in a mount namespace of its own.
 const INSIDE: &str = "FAILBACK_TEST_INSIDE";
 
-/// How long others may have all loop devices.
+/// How long others may have all loop devices, or something of them.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a test that needs root begins: `false`, with the reason printed, where the machine has not what it needs.
@@ -24,6 +24,11 @@ pub fn has_devices() -> bool {
         return true;
     };
     skipped(reason)
+}
+
+/// The same for a test that needs FUSE as well.
+pub fn has_fuse() -> bool {
+    has_devices() && (Path::new("/dev/fuse").exists() || skipped("there is no /dev/fuse: modprobe fuse"))
 }
 
 /// Says why a test is skipped, and returns `false`; where skips are not accepted, the test fails.
@@ -58,6 +63,20 @@ pub fn tool<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// The same for what cannot be done while others have a device: waits for a while until they let go of it.
+#[track_caller]
+fn patiently<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let output = try_tool(program, arguments);
+        if output.status.success() {
+            return String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        }
+        assert!(Instant::now() < end, "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// An attached loop device.
 #[must_use]
 pub struct Loop {
@@ -68,18 +87,14 @@ pub struct Loop {
 impl Loop {
     /// Attaches an image; waits for a while if others have all devices.
     pub fn attach(image: &Path, options: &[&str]) -> Self {
-        let arguments: Vec<&OsStr> =
-            ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]).collect();
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let output = try_tool("losetup", &arguments);
-            if output.status.success() {
-                return Self { path: String::from_utf8(output.stdout).unwrap().trim().into() };
-            }
-            let error = String::from_utf8_lossy(&output.stderr);
-            assert!(Instant::now() < end, "{error}");
-            thread::sleep(Duration::from_millis(100));
-        }
+        let arguments = ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]);
+        Self { path: patiently("losetup", &arguments.collect::<Vec<_>>()).into() }
+    }
+
+    /// Attaches an image to the device of this name, which may have been somebody else's in the meantime.
+    pub fn attach_as(device: &Path, image: &Path) -> Self {
+        patiently("losetup", &[device, image]);
+        Self { path: device.to_owned() }
     }
 
     /// Adds partition 1 from 1 MiB on, `sectors` of 512 bytes long, as the kernel would for a partition table.
@@ -150,11 +165,18 @@ impl Mount {
     pub fn resize(&self, size: &str) {
         tool("mount", &["-o".as_ref(), format!("remount,size={size}").as_ref(), self.0.as_os_str()]);
     }
+
+    /// Unmounts, and wants that to succeed. What a process had there that was killed is gone a moment after it.
+    pub fn end(mut self) {
+        patiently("umount", &[&std::mem::take(&mut self.0)]);
+    }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        try_tool("umount", &[&self.0]);
+        if !self.0.as_os_str().is_empty() {
+            try_tool("umount", &[&self.0]);
+        }
     }
 }
 

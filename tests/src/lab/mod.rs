@@ -12,12 +12,15 @@ mod device;
 mod dice;
 pub mod guest;
 mod place;
+pub mod power;
 mod program;
 mod running;
 mod uml;
 
 pub use content::{changed, hash, noise};
-pub use device::{Loop, Mount, Swap, has_devices, is_inside, lone, run_inside, sectors_written, tool, try_tool};
+pub use device::{
+    Loop, Mount, Swap, has_devices, has_fuse, is_inside, lone, run_inside, sectors_written, tool, try_tool,
+};
 pub use dice::Dice;
 pub use place::{Place, Unchanged, hash_of, root_of_file};
 pub use program::{Program, Run};

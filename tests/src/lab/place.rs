@@ -1,6 +1,6 @@
 //! A directory for a test, and watching that something stays as it is.
 
-use super::noise;
+use super::{noise, tool};
 use crate::failback;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -55,6 +55,17 @@ impl Place {
             file.write_all_at(bytes, *at).unwrap();
         }
         file.sync_all().unwrap();
+        path
+    }
+
+    /// An image of `size` bytes with an ext4 that has these files in it.
+    pub fn ext4(&self, name: &str, size: u64, files: &[&Path]) -> PathBuf {
+        let content = self.directory(&format!("{name}.content"));
+        for file in files {
+            fs::copy(file, content.join(file.file_name().unwrap())).unwrap();
+        }
+        let path = self.sparse(name, size, &[]);
+        tool("mkfs.ext4", &["-q".as_ref(), "-d".as_ref(), content.as_os_str(), path.as_os_str()]);
         path
     }
 

@@ -16,7 +16,7 @@ mod zeroing;
 pub(crate) use batches::{Batch, Checked, Recording, check_all, length_of, open};
 pub use intent::{DiskBinding, FileIntents, Intent, IntentError, IntentStore};
 pub(crate) use refusals::{check_signer, fits, prove_disk, same_disk};
-pub(crate) use run::{Applied, End, Ledger, finish, write_all};
+pub(crate) use run::{Applied, End, Ledger, finish, proven_by, write_all};
 pub use target::Examined;
 pub(crate) use target::{Target, Witness, Written};
 

@@ -300,7 +300,7 @@ pub(crate) fn finish(
 }
 
 /// What is proven after the disk was read, in this coverage, or was not.
-const fn proven_by(read: Option<Coverage>) -> Proven {
+pub(crate) const fn proven_by(read: Option<Coverage>) -> Proven {
     match read {
         None => Proven::ChangedBlocks,
         Some(Coverage::Used) => Proven::UsedSpace,

@@ -2,13 +2,15 @@
 
 use super::moving::{DeltaFile, Moving, Start, is_the_one};
 use super::recorder::{Recorder, bytes_lost_to_zeroes, header_of_inverse};
-use super::space::{begin, full, full_or};
+use super::space::{begin, full, full_or, make_room};
 use super::survey::Survey;
+use super::tree::read_and_keep;
 use super::{MoveOptions, nothing_under_way};
 use crate::apply::{
-    Applied, Checked, End, Written, check_all, check_signer, finish, fits, prove_disk, same_disk, write_all,
+    Applied, Checked, End, Written, check_all, check_signer, finish, fits, prove_disk, proven_by, same_disk, write_all,
 };
 use crate::free::free_blocks;
+use crate::scan::ScanReport;
 use crate::{ApplyOptions, ApplyReport, JobError, Progress, Proven, ReadSeek, likeness};
 use failback_blockio::Device;
 use failback_delta::{Coverage, FreeBlocks, PointKind, Shapes};
@@ -103,7 +105,9 @@ pub fn apply_recorded(
     if stands_at_the_result(&survey, store) {
         return already_there(device, delta, &survey, store, options, progress);
     }
+    store.catalogue().check_apply()?;
     begin_at(&survey, store, options.now)?;
+    make_room(device, store, survey.old_bytes + survey.uncounted_bytes, moving, progress)?;
     let trusted = trusted_free(device, &survey, options)?;
     let Some((checked, link)) = record(device, delta, &survey, trusted, store, moving, progress)? else {
         return already_there(device, delta, &survey, store, options, progress);
@@ -159,12 +163,43 @@ fn conclude(
     progress: &dyn Progress,
 ) -> Result<PointReport, JobError> {
     let applied = applied(survey, checked, written);
+    // What is read of the disk becomes its hash tree. Where free space is going to be made zero, it is read again after that.
+    let zeroes = options.zeroes_free() && !survey.free.is_empty();
+    let read = if options.verify && !zeroes { Some(read_result(device, survey, store, progress)?) } else { None };
+    let rest = ApplyOptions { verify: options.verify && zeroes, ..options.clone() };
     let end = End { must_verify: false, resumed, verify_first: true };
-    let applied = finish(device, applied, end, options, progress, |_, proven| {
+    let mut applied = finish(device, applied, end, &rest, progress, |_, proven| {
+        let proven = if read.is_some() { proven_by(Some(survey.free.coverage())) } else { proven };
         store.change(|catalogue| catalogue.finish_apply(proof(proven), options.now)).map_err(Into::into)
     })?;
+    if let Some(scan) = read {
+        applied.proven = proven_by(Some(survey.free.coverage()));
+        applied.verified = Some(scan);
+    }
     let catalogue = store.catalogue();
     Ok(PointReport { applied, point: *catalogue.present(), link: catalogue.links().last().copied() })
+}
+
+/// Reads the disk, which should hold the result.
+fn read_result(
+    device: &dyn Device,
+    survey: &Survey,
+    store: &mut Store,
+    progress: &dyn Progress,
+) -> Result<ScanReport, JobError> {
+    let Some(Pending::Apply(apply)) = store.catalogue().pending() else { unreachable!("an apply is concluded") };
+    let result = apply.result;
+    let report = read_and_keep(device, store, &result, &survey.free, 0, progress)?;
+    if report.matches() {
+        return Ok(report.scan);
+    }
+    Err(JobError::Mismatch(format!(
+        "the changed blocks are in place and durable, but {} has the root {} and not {}: blocks outside the delta are not those \
+         of the base; failback undo goes back to the point before",
+        device.name(),
+        report.root,
+        result.root
+    )))
 }
 
 fn applied(survey: &Survey, checked: &Checked, written: Written) -> Applied {
@@ -224,13 +259,21 @@ fn already_there(
 /// Sees to it that the delta begins where the disk is: at the present point. Where no other point depends on that one, it
 /// becomes what the delta says of its base.
 fn begin_at(survey: &Survey, store: &mut Store, now: i64) -> Result<(), JobError> {
-    let (header, present) = (&survey.header, *store.catalogue().present());
+    begins_at_present(survey, store)?;
+    let (header, present) = (&survey.header, store.catalogue().present());
     if present.root == header.base_root && present.size == header.shapes.base.size() {
         return Ok(());
     }
-    if store.catalogue().links().is_empty() {
-        let base = base_point(survey, now);
-        return begin(store, |catalogue| catalogue.rebase(base));
+    let base = base_point(survey, now);
+    begin(store, |catalogue| catalogue.rebase(base))
+}
+
+/// Refuses a delta that begins elsewhere than at the present point, unless no other point depends on that one.
+fn begins_at_present(survey: &Survey, store: &Store) -> Result<(), JobError> {
+    let (header, present) = (&survey.header, store.catalogue().present());
+    let same = present.root == header.base_root && present.size == header.shapes.base.size();
+    if same || store.catalogue().links().is_empty() {
+        return Ok(());
     }
     Err(JobError::Refused(format!(
         "this delta starts from the root {} and the disk is at recovery point {} with the root {}: make the delta from a signature \
@@ -258,6 +301,37 @@ pub const fn unknown_point(size: ByteCount, now: i64) -> Point {
         proven: Proof::ChangedBlocks,
         delta: [0; 32],
     }
+}
+
+/// What keeping the way back of a delta would need.
+#[derive(Clone, Debug)]
+pub struct KeepingPlan {
+    /// Bytes of old content that would be kept, at most and before compression.
+    pub bytes_to_keep: u64,
+    /// Why it would be refused, in sentences.
+    pub refusals: Vec<String>,
+}
+
+/// Finds out what keeping the way back of a delta would need, and writes nothing. `store` are the points that there are.
+///
+/// # Errors
+///
+/// When the delta is damaged or cannot be read.
+pub fn plan_keeping(delta: &mut dyn ReadSeek, store: Option<&Store>) -> Result<KeepingPlan, JobError> {
+    let survey = Survey::of(delta)?;
+    let mut refusals = Vec::new();
+    if let Some(store) = store {
+        let is_this_one = match store.catalogue().pending() {
+            Some(Pending::Apply(apply)) => apply.delta == survey.key,
+            _ => false,
+        };
+        if !is_this_one {
+            let begins =
+                || if stands_at_the_result(&survey, store) { Ok(()) } else { begins_at_present(&survey, store) };
+            refusals.extend(nothing_under_way(store).and_then(|()| begins()).err().map(|error| error.to_string()));
+        }
+    }
+    Ok(KeepingPlan { bytes_to_keep: survey.old_bytes + survey.uncounted_bytes, refusals })
 }
 
 /// The state before the first delta, as that delta states it.
@@ -348,8 +422,12 @@ fn half_there(device: &dyn Device, runs: u64) -> JobError {
     ))
 }
 
-/// The delta of what is under way, as it was stored or named; none if it is not there any more.
-pub(super) fn stored_delta(store: &Store, file: FileId) -> Result<DeltaFile, JobError> {
+/// A delta that was stored, to be read from its start.
+///
+/// # Errors
+///
+/// When it cannot be opened.
+pub fn open_spool(store: &Store, file: FileId) -> Result<DeltaFile, JobError> {
     let place = || store.directory().place().into();
     let file = store.open_spool(file)?;
     failback_retention::Reader::new(file).map_err(|source| JobError::File { action: "read", path: place(), source })

@@ -1,6 +1,6 @@
 //! Removing points: dropping those at the end of the chain, and merging what leads past the others.
 
-use super::view::{ByRef, not_the_points, open_point};
+use super::view::{not_the_points, open_point};
 use super::{MoveOptions, nothing_under_way};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
@@ -75,7 +75,7 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
     // From the point that is nearer to the disk to the one that is farther.
     let (near, far) = if below { (index + 1, index - 1) } else { (index - 1, index + 1) };
     let (near, far) = (catalogue.points()[near].id, catalogue.points()[far].id);
-    let (base, goal) = (open_point(ByRef(disk), store, near)?, open_point(ByRef(disk), store, far)?);
+    let (base, goal) = (open_point(disk, store, near)?, open_point(disk, store, far)?);
     let readers = catalogue.links_between(near, far).unwrap_or_default();
     let readers =
         readers.into_iter().map(|link| Ok(LinkReader::open(store, link)?)).collect::<Result<Vec<_>, JobError>>()?;

@@ -19,16 +19,18 @@ mod recorder;
 mod space;
 mod survey;
 mod travel;
+mod tree;
 mod view;
 
-pub use apply::{PointReport, apply_recorded, spool, unknown_point};
+pub use apply::{KeepingPlan, PointReport, apply_recorded, open_spool, plan_keeping, spool, unknown_point};
 pub use merge::{PruneReport, prune};
+pub use moving::DeltaFile;
 pub use travel::{TravelReport, resume, rollback, undo};
 pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, refuse_fuzzy, verify_point};
 
 use crate::apply::Checked;
 use crate::{JobError, Pace};
-use failback_retention::{FileId, Store};
+use failback_retention::{FileId, Policy, Store};
 
 /// How to move a disk between points.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +41,8 @@ pub struct MoveOptions {
     pub seed: [u8; 16],
     /// How much is done at a time.
     pub pace: Pace,
+    /// How much is kept, at least: what it no longer keeps goes if the retention drive would become full.
+    pub policy: Policy,
 }
 
 impl MoveOptions {

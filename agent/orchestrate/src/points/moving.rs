@@ -11,7 +11,7 @@ use failback_units::{BlockIndex, BlockRange};
 use std::sync::Arc;
 
 /// The file of a link or of a stored delta, from its start.
-pub(super) type DeltaFile = Reader<Box<dyn StoredFile>>;
+pub type DeltaFile = Reader<Box<dyn StoredFile>>;
 
 const ON_THE_WAY: &str = "the disk is between two recovery points and is not to be used as it is";
 

@@ -1,14 +1,16 @@
-//! A retention drive that is full.
+//! A retention drive that is full, or is going to be.
 
-use crate::JobError;
-use failback_retention::{Catalogue, LinkError, MoveError, Store, StoreError};
+use super::{MoveOptions, prune};
+use crate::{JobError, Progress};
+use failback_blockio::Device;
+use failback_retention::{Catalogue, LinkError, MoveError, Store, StoreError, plan_free};
 use failback_units::{ByteCount, HumanBytes};
 use std::io;
 
 /// The sentence for a retention drive that is full; `None` if that is not what went wrong. `needed` are the bytes that were to
 /// be kept, at most.
 pub(super) fn full(store: &Store, needed: u64, source: &io::Error) -> Option<JobError> {
-    if !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+    if !says_full(source) {
         return None;
     }
     let free = store.directory().space().map_or(ByteCount::ZERO, |space| space.available);
@@ -23,12 +25,27 @@ pub(super) fn full(store: &Store, needed: u64, source: &io::Error) -> Option<Job
 
 /// What a failure means that came before the disk was written: if the drive is full, what is to be done about it.
 pub(super) fn full_or(store: &Store, needed: u64, error: JobError) -> JobError {
-    let source = match &error {
+    source_of(&error).and_then(|source| full(store, needed, source)).unwrap_or(error)
+}
+
+/// What the retention drive said, if it is what failed.
+fn source_of(error: &JobError) -> Option<&io::Error> {
+    match error {
         JobError::Link(LinkError::Io { source, .. })
-        | JobError::Store(StoreError::Io { source, .. } | StoreError::Link(LinkError::Io { source, .. })) => source,
-        _ => return error,
-    };
-    full(store, needed, source).unwrap_or(error)
+        | JobError::Store(StoreError::Io { source, .. } | StoreError::Link(LinkError::Io { source, .. })) => {
+            Some(source)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the retention drive has no room left.
+fn is_full(error: &JobError) -> bool {
+    source_of(error).is_some_and(says_full)
+}
+
+fn says_full(source: &io::Error) -> bool {
+    matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Puts on record what is going to be done to the disk.
@@ -37,4 +54,40 @@ pub(super) fn begin(
     change: impl FnOnce(&Catalogue) -> Result<Catalogue, MoveError>,
 ) -> Result<(), JobError> {
     store.change(change).map_err(|error| full_or(store, 0, error.into()))
+}
+
+/// Sees to it that there is room for what is going to be kept: removes points that the limits no longer keep, and says which.
+///
+/// What is kept is compressed, so what it needs is known when it is there. Where the limits do not give enough, the attempt is made
+/// all the same: it ends before the disk is touched.
+pub(super) fn make_room(
+    device: &dyn Device,
+    store: &mut Store,
+    needed: u64,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    let Ok(space) = store.directory().space() else { return Ok(()) };
+    let Some(missing) = needed.checked_sub(space.available.get()).and_then(ByteCount::new) else { return Ok(()) };
+    if missing.is_zero() {
+        return Ok(());
+    }
+    let plan = plan_free(store.catalogue(), &options.policy, options.now, missing);
+    for step in &plan.steps {
+        progress.note(&format!(
+            "recovery point {} is removed to make room for up to {}: {}",
+            step.prune.point(),
+            HumanBytes(needed),
+            step.reason
+        ));
+    }
+    let steps: Vec<_> = plan.steps.iter().map(|step| step.prune).collect();
+    if steps.is_empty() {
+        return Ok(());
+    }
+    match prune(device, store, &steps, options, progress) {
+        // Merging needs room of its own for a moment. Whether there is enough without it is soon found out.
+        Err(error) if is_full(&error) => Ok(()),
+        pruned => pruned.map(|_| ()),
+    }
 }

@@ -1,15 +1,16 @@
 //! Going from point to point: rollback, undo, and going on after an interruption.
 
-use super::apply::{PointReport, finish_apply, record, stored_delta};
+use super::apply::{PointReport, finish_apply, open_spool, record};
 use super::moving::{DeltaFile, Start, check, is_the_one, write};
 use super::space::begin;
 use super::survey::Survey;
+use super::view::refuse_fuzzy;
 use super::{MoveOptions, nothing_under_way};
 use crate::apply::Written;
 use crate::free::free_blocks;
 use crate::{ApplyOptions, JobError, Progress, ReadSeek, likeness};
 use failback_blockio::Device;
-use failback_delta::{FreeBlocks, PointKind};
+use failback_delta::FreeBlocks;
 use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Reader, Store};
 use std::fs::File;
 use std::io::BufReader;
@@ -63,12 +64,7 @@ pub fn rollback(
 ) -> Result<TravelReport, JobError> {
     nothing_under_way(store)?;
     let point = store.catalogue().point(goal).ok_or(MoveError::NoSuchPoint(goal)).map_err(JobError::from)?;
-    if point.kind == PointKind::Fuzzy && !fuzzy {
-        return Err(JobError::Refused(format!(
-            "recovery point {goal} is fuzzy: it was read while it was being written, so nothing may boot from it; choose another \
-             one, or add --fuzzy to use it as a base for the next pass"
-        )));
-    }
+    refuse_fuzzy(point, fuzzy)?;
     let mut report = TravelReport::starting_at(store);
     begin(store, |catalogue| catalogue.begin_rollback(goal, options.now))?;
     travel(device, store, &mut report, options, progress)?;
@@ -112,11 +108,22 @@ pub fn undo(
                     "nothing is to be undone: the disk is at recovery point {present}, which is the committed one"
                 )));
             }
+            check_way(store, committed)?;
             begin(store, |catalogue| catalogue.begin_undo(committed, options.now))?;
         }
     }
     travel(device, store, &mut report, options, progress)?;
     Ok(report)
+}
+
+/// Reads all links on the way to a point: what is passed in an undo cannot be gone back to, so all of it must lead there.
+fn check_way(store: &Store, goal: PointId) -> Result<(), JobError> {
+    let catalogue = store.catalogue();
+    for link in catalogue.links_between(catalogue.present().id, goal).unwrap_or_default() {
+        let (_, survey) = open_link(store, link)?;
+        is_the_one(&survey, &link.key, "the link")?;
+    }
+    Ok(())
 }
 
 /// Goes on with what was interrupted. `delta` is the one that was being applied, if it is not where it was.
@@ -145,7 +152,7 @@ pub fn resume(
             let applied = match (delta, pending.source) {
                 (Some(delta), _) => go_on(device, delta, &pending.delta, store, apply, progress)?,
                 (None, DeltaSource::Spooled(file)) => {
-                    let mut delta = stored_delta(store, file)?;
+                    let mut delta = open_spool(store, file)?;
                     go_on(device, &mut delta, &pending.delta, store, apply, progress)?
                 }
                 (None, DeltaSource::Path(path)) => {
@@ -221,27 +228,38 @@ fn travel(
         };
         match passed {
             Ok((written, bytes_read)) => report.add(written, bytes_read),
+            // Before a step is begun nothing is written for it, but those before it were taken.
+            Err(JobError::Interrupted(_)) if report.steps > 0 && !is_stepping(store) => return Err(stopped_at(store)),
             Err(error) => return Err(give_up(store, report.steps, error)),
         }
         if progress.stop_requested() && store.catalogue().pending().is_some() {
-            return Err(JobError::Interrupted(format!(
-                "the disk is at recovery point {} on its way: failback resume to go on, or failback undo to go back",
-                store.catalogue().present().id
-            )));
+            return Err(stopped_at(store));
         }
     }
     report.to = store.catalogue().present().id;
     Ok(())
 }
 
-/// A journey that could not begin is none: nothing was written, so nothing is left to be finished or taken back.
-fn give_up(store: &mut Store, steps: u64, error: JobError) -> JobError {
-    let begun = match store.catalogue().pending() {
+fn stopped_at(store: &Store) -> JobError {
+    JobError::Interrupted(format!(
+        "the disk is at recovery point {} on its way: failback resume to go on, or failback undo to go back",
+        store.catalogue().present().id
+    ))
+}
+
+/// Whether the disk may be between two points.
+fn is_stepping(store: &Store) -> bool {
+    match store.catalogue().pending() {
         Some(Pending::Rollback { inverse, .. }) => inverse.is_some(),
         Some(Pending::Undo { stepping, .. }) => *stepping,
-        Some(Pending::Apply(_)) | None => true,
-    };
-    if steps == 0 && !begun {
+        Some(Pending::Apply(_)) => true,
+        None => false,
+    }
+}
+
+/// A journey that could not begin is none: nothing was written, so nothing is left to be finished or taken back.
+fn give_up(store: &mut Store, steps: u64, error: JobError) -> JobError {
+    if steps == 0 && !is_stepping(store) {
         // If this fails as well, the status says so, and it can be undone.
         let _ = store.change(Catalogue::cancel_pending);
     }

@@ -1,6 +1,7 @@
 //! Looking at a point without moving the disk: reading it, checking it, copying it out.
 
 use super::nothing_under_way;
+use super::tree::{name_differences, read_and_keep};
 use crate::free::free_blocks;
 use crate::vmdk::{ConvertReport, NewImage, convert};
 use crate::{
@@ -105,21 +106,32 @@ pub struct PointCheck {
     pub report: VerifyReport,
 }
 
-/// Reads a point from end to end and compares it with its root. Of the present point the hash tree is kept on the retention
-/// drive, so that later on what differs can be named.
+/// Reads a point from end to end and compares it with its root.
+///
+/// If it is the present one, what differs is named as far as that is known, and if `keep` says so and nothing differs, the hash
+/// tree is kept on the retention drive, so that it is known the next time. `keep` needs a store that is open for changes.
 ///
 /// # Errors
 ///
 /// As [`open_point`], and when something cannot be read, or the user stops it. A point that differs is a report, not an error.
 pub fn verify_point(
     disk: &dyn Device,
-    store: &Store,
+    store: &mut Store,
     id: PointId,
+    keep: bool,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<PointCheck, JobError> {
-    let open = open_point(ByRef(disk), store, id)?;
-    let report = verify(&open.device, Against::<File>::Root(open.expected()), threads, progress)?;
+    let open = open_point(disk, store, id)?;
+    let is_present = store.catalogue().present().id == id;
+    let mut report = if is_present && keep {
+        read_and_keep(disk, store, &open.point, &open.free, threads, progress)?
+    } else {
+        verify(&open.device, Against::<File>::Root(open.expected()), threads, progress)?
+    };
+    if is_present && !report.matches() {
+        name_differences(disk, store, &mut report, progress)?;
+    }
     Ok(PointCheck { point: open.point, report })
 }
 
@@ -171,7 +183,7 @@ pub fn export_delta(
     identity: Identity,
 ) -> Result<u64, JobError> {
     let catalogue = store.catalogue();
-    let (base, goal) = (open_point(ByRef(disk), store, from)?, open_point(ByRef(disk), store, to)?);
+    let (base, goal) = (open_point(disk, store, from)?, open_point(disk, store, to)?);
     let links = catalogue.links_between(from, to).unwrap_or_default();
     if links.is_empty() {
         return Err(JobError::Refused(format!(
@@ -214,43 +226,6 @@ pub(super) fn not_the_points(from: PointId, to: PointId) -> JobError {
         "what was read does not have the roots of the recovery points {from} and {to}: something wrote to the disk since; \
          failback verify --point tells where"
     ))
-}
-
-/// A disk that is used by several devices at a time.
-#[derive(Clone, Copy)]
-pub(super) struct ByRef<'a>(pub(super) &'a dyn Device);
-
-impl Device for ByRef<'_> {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn size(&self) -> failback_units::ByteCount {
-        self.0.size()
-    }
-
-    fn logical_block(&self) -> u32 {
-        self.0.logical_block()
-    }
-
-    fn engine(&self) -> &'static str {
-        self.0.engine()
-    }
-
-    fn queue(&self, depth: usize) -> Result<Box<dyn failback_blockio::Queue + '_>, failback_blockio::IoError> {
-        self.0.queue(depth)
-    }
-
-    fn extent_at(
-        &self,
-        from: failback_units::ByteOffset,
-    ) -> Result<Option<failback_blockio::Extent>, failback_blockio::IoError> {
-        self.0.extent_at(from)
-    }
-
-    fn is_resident(&self, range: failback_units::ByteRange) -> bool {
-        self.0.is_resident(range)
-    }
 }
 
 impl From<BetweenError> for JobError {

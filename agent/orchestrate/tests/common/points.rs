@@ -5,8 +5,8 @@ use failback_blockio::sim::{SimDisk, Snapshot, World};
 use failback_blockio::{Buffer, Device, Operation, run};
 use failback_delta::{Content, DeltaReader, Identity, Item};
 use failback_orchestrate::{
-    ApplyOptions, DeltaSource, DiskBinding, JobError, MoveOptions, Pace, PointId, PointReport, Proven, Root, Silent,
-    Store, TravelReport, apply_recorded, export_delta, resume, rollback, undo, unknown_point,
+    ApplyOptions, DeltaSource, DiskBinding, JobError, MoveOptions, Pace, PointId, PointReport, Policy, Proven, Root,
+    Silent, Store, TravelReport, apply_recorded, export_delta, resume, rollback, undo, unknown_point,
 };
 use failback_retention::sim::SimDirectory;
 use failback_retention::{Direction, Directory, Disk, StoreError};
@@ -30,6 +30,7 @@ pub struct Trail {
     pub deltas: Vec<Vec<u8>>,
     pub start: Snapshot,
     pub pace: Pace,
+    pub policy: Policy,
 }
 
 impl Trail {
@@ -90,7 +91,17 @@ impl Trail {
         let directory = Arc::new(SimDirectory::new(&world, "retention", creations));
         let start = world.snapshot();
         let pace = Pace { frames_in_batch: 1, batches_in_window: 2 };
-        Self { world, target, directory, states, free, deltas, start, pace }
+        let policy = Policy::default();
+        Self { world, target, directory, states, free, deltas, start, pace, policy }
+    }
+
+    /// Makes the last change one of every block.
+    pub fn rewrite_last(&mut self) {
+        let last = self.states.len() - 1;
+        self.states[last] = noise(last as u64, self.states[0].len());
+        self.free[last].fill(false);
+        let signature = signature_used(&self.states[last - 1], Some(&self.free[last - 1]));
+        self.deltas[last - 1] = delta_used(&signature, &self.states[last], Some(&self.free[last]));
     }
 
     /// The length of the target: the largest state fits, with a tail behind it.
@@ -142,7 +153,7 @@ impl Trail {
     }
 
     pub fn moving(&self) -> MoveOptions {
-        MoveOptions { now: 1_700_000_000, seed: [9; 16], pace: self.pace }
+        MoveOptions { now: 1_700_000_000, seed: [9; 16], pace: self.pace, policy: self.policy }
     }
 
     /// The store, open for changes; it is made if there is none.
@@ -285,6 +296,16 @@ impl Trail {
             old[range.clone()] != new[range] && !self.free[state - 1][*block] && !self.free[state][*block]
         };
         (0..self.free[0].len() - 1).find(changed).unwrap()
+    }
+
+    /// A block that is in use at every state and never changes.
+    pub fn quiet_block(&self) -> usize {
+        let quiet = |block: &usize| {
+            let range = block * BLOCK..(block + 1) * BLOCK;
+            let same = self.states.iter().all(|state| state[range.clone()] == self.states[0][range.clone()]);
+            same && self.free.iter().all(|free| !free[*block])
+        };
+        (0..self.free[0].len() - 1).find(quiet).unwrap()
     }
 
     /// Others write to a block of the disk.

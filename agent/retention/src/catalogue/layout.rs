@@ -203,6 +203,7 @@ const _: () = assert!(size_of::<RawUndo>() == 24);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::layout::{RawIndexEnd, RawIndexExtent, RawIndexFrame, RawIndexHeader};
     use std::mem::offset_of;
 
     const fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
@@ -243,6 +244,10 @@ mod tests {
             fields!("Apply", RawApply: delta started result inverse spool path_len source reserved),
             fields!("Rollback", RawRollback: goal from started inverse stepping reserved),
             fields!("Undo", RawUndo: goal started stepping reserved),
+            fields!("Index header", RawIndexHeader: magic version reserved key),
+            fields!("Index extent", RawIndexExtent: first count frame data new old reserved),
+            fields!("Index frame", RawIndexFrame: offset after len reserved),
+            fields!("Index end", RawIndexEnd: extents frames hash),
         ];
         for (title, size, fields) in structures {
             let told = table(text, title);

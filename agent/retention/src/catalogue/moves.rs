@@ -70,14 +70,7 @@ impl Catalogue {
     ///
     /// When something else is under way, the disk is not at the newest point, or what is given does not fit.
     pub fn begin_apply(&self, apply: Apply) -> Result<Self, MoveError> {
-        self.nothing_under_way()?;
-        if self.present != self.links.len() {
-            let newest = self.points.last().map_or(self.present().id, |point| point.id);
-            return Err(MoveError::NotAtTheEnd { present: self.present().id, newest });
-        }
-        if self.points.len() >= POINTS_MAX || self.next_point.0 == u64::MAX {
-            return Err(MoveError::Full);
-        }
+        self.check_apply()?;
         let mut next = self.clone();
         next.give(apply.inverse.file)?;
         if let DeltaSource::Spooled(file) = apply.source {
@@ -85,6 +78,20 @@ impl Catalogue {
         }
         next.pending = Some(Pending::Apply(Box::new(apply)));
         next.checked()
+    }
+
+    /// Refuses where no delta can be applied now.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin_apply`](Self::begin_apply), as far as that can be said without the delta.
+    pub fn check_apply(&self) -> Result<(), MoveError> {
+        self.nothing_under_way()?;
+        if self.present != self.links.len() {
+            let newest = self.points.last().map_or(self.present().id, |point| point.id);
+            return Err(MoveError::NotAtTheEnd { present: self.present().id, newest });
+        }
+        if self.points.len() >= POINTS_MAX || self.next_point.0 == u64::MAX { Err(MoveError::Full) } else { Ok(()) }
     }
 
     /// The delta was applied, and the disk is durably at the result: publishes it, with what was read of it by then.

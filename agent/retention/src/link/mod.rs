@@ -1,7 +1,7 @@
 //! Links: the deltas between neighbouring points, each a file with an index beside it.
 
 mod index;
-mod layout;
+pub(crate) mod layout;
 mod reader;
 mod writer;
 

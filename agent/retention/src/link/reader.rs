@@ -5,13 +5,14 @@ use crate::{Link, Reader, Store, StoreError, StoredFile};
 use failback_delta::{DeltaHeader, DeltaReader, FormatError, FreeBlocks, Pieces, SealedFrame};
 use std::io::{self, BufReader};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What is read ahead of a delta that is read from end to end, in bytes.
 const READ_AHEAD: usize = 1 << 20;
 
 /// A link that is open for reading.
 pub struct LinkReader {
-    file: Box<dyn StoredFile>,
+    file: Arc<dyn StoredFile>,
     header: DeltaHeader,
     key: [u8; 32],
     free: FreeBlocks,
@@ -20,7 +21,7 @@ pub struct LinkReader {
 }
 
 /// The file of a link as a stream.
-pub(crate) type Stream<'a> = BufReader<Reader<&'a Box<dyn StoredFile>>>;
+pub(crate) type Stream = BufReader<Reader<Arc<dyn StoredFile>>>;
 
 impl LinkReader {
     /// Opens a link: its header, the map of its result, and its index, which is made anew from the delta if it is missing or
@@ -42,6 +43,7 @@ impl LinkReader {
         wanted: [u8; 32],
         place: String,
     ) -> Result<Self, LinkError> {
+        let file: Arc<dyn StoredFile> = file.into();
         let failed = |source| LinkError::io("read", place.clone(), source);
         let damaged = |source| LinkError::format(place.clone(), source);
         let reader = DeltaReader::open(stream(&file).map_err(failed)?).map_err(damaged)?;
@@ -83,7 +85,7 @@ impl LinkReader {
     /// # Errors
     ///
     /// When it cannot be read, or is damaged.
-    pub(crate) fn stream(&self) -> Result<DeltaReader<Stream<'_>>, LinkError> {
+    pub(crate) fn stream(&self) -> Result<DeltaReader<Stream>, LinkError> {
         let stream = stream(&self.file).map_err(|source| LinkError::io("read", self.place.clone(), source))?;
         DeltaReader::open(stream).map_err(|error| self.failed(error))
     }
@@ -134,6 +136,6 @@ impl LinkReader {
     }
 }
 
-fn stream(file: &Box<dyn StoredFile>) -> io::Result<Stream<'_>> {
-    Ok(BufReader::with_capacity(READ_AHEAD, Reader::new(file)?))
+fn stream(file: &Arc<dyn StoredFile>) -> io::Result<Stream> {
+    Ok(BufReader::with_capacity(READ_AHEAD, Reader::new(Arc::clone(file))?))
 }

@@ -164,15 +164,13 @@ impl<D: Device> Device for PointDevice<D> {
             return Ok(None);
         };
         let Some((part, source)) = self.parts(rest).next() else { return Ok(None) };
-        Ok(Some(match source {
-            Some(source) => Extent { range: part, hole: source == Source::Zero },
-            None => {
-                let below = self.disk.extent_at(from)?;
-                let hole = below.is_none_or(|extent| extent.hole);
-                let end = below.map_or(part.end(), |extent| extent.range.end().min(part.end()));
-                Extent { range: ByteRange::between(from, end).unwrap_or(part), hole }
-            }
-        }))
+        if let Some(source) = source {
+            return Ok(Some(Extent { range: part, hole: source == Source::Zero }));
+        }
+        let below = self.disk.extent_at(from)?;
+        let hole = below.is_none_or(|extent| extent.hole);
+        let end = below.map_or(part.end(), |extent| extent.range.end().min(part.end()));
+        Ok(Some(Extent { range: ByteRange::between(from, end).unwrap_or(part), hole }))
     }
 }
 

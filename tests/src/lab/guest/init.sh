@@ -31,6 +31,15 @@ result() {
     echo "RESULT $name $code $(base64 -w 0 /tmp/.out)- $(base64 -w 0 /tmp/.err)-" >/dev/ttyS1
 }
 
+# shown NAME COMMAND...: the same for a command to be watched: what it says on standard error is seen on the console meanwhile.
+shown() {
+    name=$1
+    shift
+    code=0
+    "$@" >/tmp/.out </dev/null || code=$?
+    echo "RESULT $name $code $(base64 -w 0 /tmp/.out)- -" >/dev/ttyS1
+}
+
 # await WHAT COMMAND...: repeats a command until it succeeds, for at most half a minute.
 await() {
     what=$1
@@ -40,6 +49,12 @@ await() {
         sleep 0.2
     done
     die "waited in vain for $what"
+}
+
+# disk TARGET: prints the name of the SCSI disk at this target, once it is there. Names differ from one start to the next.
+disk() {
+    await "the disk at target $1" sh -c "ls -d /sys/bus/scsi/devices/*:0:$1:0/block/* >/dev/null 2>&1"
+    basename /sys/bus/scsi/devices/*:0:"$1":0/block/* | sed 's,^,/dev/,'
 }
 
 while read -r module; do

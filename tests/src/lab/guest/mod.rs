@@ -46,12 +46,13 @@ pub struct GuestDisk {
     bus: Bus,
     serial: Option<String>,
     scsi_version: Option<u8>,
+    writes_per_second: Option<u64>,
 }
 
 impl GuestDisk {
     /// A raw image, which the guest writes to.
     pub fn new(bus: Bus, image: &Path) -> Self {
-        Self { image: image.to_owned(), bus, serial: None, scsi_version: None }
+        Self { image: image.to_owned(), bus, serial: None, scsi_version: None, writes_per_second: None }
     }
 
     /// With a serial number: what a SCSI disk shows on VPD page 0x80.
@@ -66,11 +67,18 @@ impl GuestDisk {
         self
     }
 
+    /// As a slow disk that takes so many bytes in a second: what is written stays in flight for a while.
+    pub fn slow(mut self, bytes_per_second: u64) -> Self {
+        self.writes_per_second = Some(bytes_per_second);
+        self
+    }
+
     /// QEMU's arguments for the disk that is attached at place `index`.
     fn arguments(&self, index: usize) -> [String; 4] {
         let serial = self.serial.as_ref().map(|serial| format!(",serial={serial}")).unwrap_or_default();
         let image = self.image.display();
-        let drive = format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}");
+        let slow = self.writes_per_second.map(|bytes| format!(",throttling.bps-write={bytes}")).unwrap_or_default();
+        let drive = format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}{slow}");
         let version = self.scsi_version.map(|version| format!(",scsi_version={version}")).unwrap_or_default();
         let on_scsi = |bus| {
             format!(
@@ -217,18 +225,36 @@ impl RunningGuest {
     /// Waits until the guest has reported the result of this name; panics if it ends or hangs before.
     #[track_caller]
     pub fn await_result(&mut self, name: &str) -> Run {
+        self.await_that(&format!("result {name}"), |guest| guest.results().remove(name))
+    }
+
+    /// Waits until these words stand on its console; panics if it ends or hangs before.
+    #[track_caller]
+    pub fn await_printed(&mut self, words: &str) {
+        self.await_that(&format!("words {words:?}"), |guest| guest.read("console").contains(words).then_some(()));
+    }
+
+    /// Waits until an image of the guest's holds what is to be seen, or anything else is there; panics if the guest ends or hangs
+    /// before.
+    #[track_caller]
+    pub fn await_that<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
             let ended = self.has_ended();
-            if let Some(run) = self.results().remove(name) {
-                return run;
+            if let Some(found) = found(self) {
+                return found;
             }
-            assert!(!ended, "the guest ended without a result {name}\n{}", self.log());
-            assert!(Instant::now() < self.deadline, "the guest has no result {name}\n{}", self.log());
+            assert!(!ended, "the guest ended without a {what}\n{}", self.log());
+            assert!(Instant::now() < self.deadline, "the guest has no {what}\n{}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Cuts its power: what it had not flushed is lost as far as QEMU had not written it yet. Returns what it reported.
+    /// Cuts its power. Returns what it reported.
+    ///
+    /// Lost is what the guest had in its memory, and what QEMU had not written yet of what was in flight: a request of which a part
+    /// may be there. What a disk had told the guest to be written is in the page cache of this machine, flushed or not, and stays; so
+    /// this shows what a crash of the machine does, with a real kernel and a real controller, and nothing of a disk's cache, as
+    /// [`power`](super::power) does. QEMU's `cache=unsafe`, which ignores flushes, would change nothing in that.
     pub fn cut_power(mut self) -> Results {
         self.kill();
         Results { results: self.results(), log: self.log() }

@@ -1,0 +1,208 @@
+//! The hash tree of a point beside its links: what tells where a disk differs, and not only that it does.
+//!
+//! It is a signature in the block size of the point, since which bytes count for a root of used space depends on that size. It is
+//! made whenever all of a disk is read anyway, and names its point. What links have changed since is not in it, and need
+//! not be: a link has the values of all that it changes, on both sides.
+
+use crate::apply::{Recording, Target, Witness, check_all};
+use crate::sign::values_of;
+use crate::verify::Difference;
+use crate::{Against, JobError, Pace, Progress, VerifyReport, free_blocks_of, verify};
+use failback_blockio::Device;
+use failback_delta::{Extent, FreeBlocks, Identity, SealedFrame, Shapes, SignatureHeader, SignatureReader};
+use failback_hashtree::Shape;
+use failback_retention::{LinkReader, Point, PointId, Reader, Store, StoredFile, StoredTree};
+use failback_units::BlockRange;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::sync::Arc;
+
+/// What is written of a tree at a time, in bytes.
+const AT_ONCE: usize = 1 << 20;
+
+/// Reads the disk, which should be at a point, and compares its root. The tree is kept if it is the right one.
+pub(super) fn read_and_keep(
+    disk: &dyn Device,
+    store: &mut Store,
+    point: &Point,
+    free: &FreeBlocks,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<VerifyReport, JobError> {
+    let shape = Shape::new(point.size, point.block_size);
+    let header = SignatureHeader {
+        shape,
+        coverage: free.coverage(),
+        kind: point.kind,
+        created: point.time,
+        identity: Identity::default(),
+    };
+    progress.phase("verifying", Some(point.size.get()));
+    let place = store.directory().place();
+    let failed = |source| JobError::File { action: "write to", path: place.clone().into(), source };
+    let mut out = Optional { file: store.create_tree().ok(), failed: false };
+    let (writer, scan) =
+        values_of(disk, BufWriter::with_capacity(AT_ONCE, &mut out), &header, free, threads, progress)?;
+    let (_, root, _) = writer.finish()?;
+    let report = VerifyReport {
+        root,
+        expected: point.root,
+        coverage: free.coverage(),
+        size: point.size,
+        differences: Vec::new(),
+        bytes_different: 0,
+        scan,
+    };
+    if root == point.root
+        && let Some(file) = out.file.take().filter(|_| !out.failed)
+    {
+        file.sync().map_err(failed)?;
+        store.keep_tree(point.id)?;
+    }
+    Ok(report)
+}
+
+/// A file that is worth having and not worth failing for: a full retention drive is no reason not to verify a disk.
+struct Optional {
+    file: Option<Box<dyn StoredFile>>,
+    failed: bool,
+}
+
+impl Write for Optional {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(file) = self.file.as_mut().filter(|_| !self.failed) {
+            self.failed = file.append(bytes).is_err();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where a disk differs from the present point, as far as that is known: the blocks that links have changed are compared with
+/// the values in them, all others with the tree, if there is one of a point on the way.
+pub(super) fn name_differences(
+    disk: &dyn Device,
+    store: &Store,
+    report: &mut VerifyReport,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    let tree = store.open_tree()?;
+    let since = tree.as_ref().map_or(store.catalogue().points()[0].id, |tree| tree.point);
+    let (touched, mut found) = differences_by_links(disk, store, since, progress)?;
+    if let Some(StoredTree { file, .. }) = tree {
+        let file: Arc<dyn StoredFile> = file.into();
+        let open = || {
+            let reader = Reader::new(Arc::clone(&file)).map_err(|source| failed(store, source))?;
+            Ok::<_, JobError>(SignatureReader::open(BufReader::with_capacity(AT_ONCE, reader))?)
+        };
+        let against = Against::Signature(Box::new(open()?), free_blocks_of(open()?)?);
+        let differences = verify(disk, against, 0, progress)?.differences;
+        found.extend(differences.into_iter().flat_map(|found| without(found, &touched)));
+    }
+    found.sort_unstable_by_key(|found| found.start);
+    report.bytes_different = found.iter().map(|found| found.length).sum();
+    report.differences = found;
+    Ok(())
+}
+
+fn failed(store: &Store, source: io::Error) -> JobError {
+    JobError::File { action: "read", path: store.directory().place().into(), source }
+}
+
+/// The parts of a difference that no link has touched.
+fn without(found: Difference, touched: &[Difference]) -> Vec<Difference> {
+    let mut parts = Vec::new();
+    let (mut at, end) = (found.start, found.start + found.length);
+    for range in overlapping(touched, found) {
+        if range.start > at {
+            parts.push(Difference { start: at, length: range.start - at });
+        }
+        at = at.max(range.start + range.length);
+    }
+    if at < end {
+        parts.push(Difference { start: at, length: end - at });
+    }
+    parts
+}
+
+/// What links between a point and the present one have touched, in order, and what of that is not as the one that touched it
+/// last says.
+fn differences_by_links(
+    disk: &dyn Device,
+    store: &Store,
+    since: PointId,
+    progress: &dyn Progress,
+) -> Result<(Vec<Difference>, Vec<Difference>), JobError> {
+    let catalogue = store.catalogue();
+    let links = catalogue.links_between(catalogue.present().id, since).unwrap_or_default();
+    // Links lead away from the disk, so that what they expect to replace is what the disk holds, unless a nearer one did.
+    let mut looking = Looking::default();
+    for link in links {
+        looking.shapes = Some(LinkReader::open(store, link)?.header().shapes);
+        let mut delta = Reader::new(store.open_link(link)?).map_err(|source| failed(store, source))?;
+        let nothing_torn = |_: &[u8; 32], _: &Shapes| BlockRange::default();
+        check_all(disk, &mut delta, nothing_torn, Some(&mut looking), Pace::default(), progress)?;
+        looking.next_link();
+    }
+    Ok((looking.touched, looking.found))
+}
+
+/// Looks at what stands where links have changed something, from the nearest link on.
+#[derive(Default)]
+struct Looking {
+    shapes: Option<Shapes>,
+    /// What nearer links have touched, in order and joined.
+    touched: Vec<Difference>,
+    /// What this one touches.
+    now: Vec<Difference>,
+    /// What is not as it should be.
+    found: Vec<Difference>,
+}
+
+impl Looking {
+    fn next_link(&mut self) {
+        self.touched.append(&mut self.now);
+        self.touched.sort_unstable_by_key(|range| range.start);
+        let mut joined: Vec<Difference> = Vec::with_capacity(self.touched.len());
+        for range in self.touched.drain(..) {
+            match joined.last_mut() {
+                Some(last) if range.start <= last.start + last.length => {
+                    last.length = last.length.max(range.start + range.length - last.start);
+                }
+                _ => joined.push(range),
+            }
+        }
+        self.touched = joined;
+    }
+}
+
+impl Witness for Looking {
+    fn sees(&mut self, _: usize, _: usize, extent: &Extent, content: &[u8], is_old: bool) {
+        let Some(shapes) = self.shapes else { return };
+        let bytes = extent.old_bytes(&shapes);
+        let range = Difference { start: bytes.start().get(), length: bytes.count().get().min(content.len() as u64) };
+        self.now.push(range);
+        // Where a nearer link has touched a part, the values of the whole say nothing.
+        if !is_old && overlapping(&self.touched, range).next().is_none() {
+            self.found.push(range);
+        }
+    }
+}
+
+impl Recording for Looking {
+    fn witness(&mut self, _: &[Arc<SealedFrame>]) -> &mut dyn Witness {
+        self
+    }
+
+    fn record(&mut self, _: &mut Target<'_>, _: &[Arc<SealedFrame>]) -> Result<(), JobError> {
+        Ok(())
+    }
+}
+
+/// Those of some ranges, in order and joined, that overlap another.
+fn overlapping(ranges: &[Difference], with: Difference) -> impl Iterator<Item = &Difference> {
+    let first = ranges.partition_point(|range| range.start + range.length <= with.start);
+    ranges[first..].iter().take_while(move |range| range.start < with.start + with.length)
+}

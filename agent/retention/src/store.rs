@@ -314,6 +314,16 @@ impl Store {
         self.sync()
     }
 
+    /// Removes the file that was made for a tree and is not going to be one.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails.
+    pub fn discard_tree(&self) -> Result<(), StoreError> {
+        self.check_writable()?;
+        self.remove_if_there(NEW_TREE)
+    }
+
     /// The hash tree that was kept last, and of which point it is; none if there is none of a point that is still there.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ pub struct Trail {
     pub start: Snapshot,
     pub pace: Pace,
     pub policy: Policy,
+    /// Whether an apply reads the disk in the end.
+    pub verify: bool,
 }
 
 impl Trail {
@@ -92,7 +94,7 @@ impl Trail {
         let start = world.snapshot();
         let pace = Pace { frames_in_batch: 1, batches_in_window: 2 };
         let policy = Policy::default();
-        Self { world, target, directory, states, free, deltas, start, pace, policy }
+        Self { world, target, directory, states, free, deltas, start, pace, policy, verify: false }
     }
 
     /// Makes the last change one of every block.
@@ -149,7 +151,8 @@ impl Trail {
     }
 
     pub fn options(&self) -> ApplyOptions {
-        ApplyOptions { pace: self.pace, disk: DiskBinding { id: BINDING, certain: true }, ..ApplyOptions::default() }
+        let (pace, verify, disk) = (self.pace, self.verify, DiskBinding { id: BINDING, certain: true });
+        ApplyOptions { pace, verify, disk, ..ApplyOptions::default() }
     }
 
     pub fn moving(&self) -> MoveOptions {

@@ -271,3 +271,23 @@ fn points_go_before_the_retention_drive_is_full() {
         trail.is_at(0);
     }
 }
+
+/// A tree is worth having, and not worth failing for: where an apply has room without it, it has room with it.
+#[test]
+fn a_hash_tree_takes_no_room_that_the_catalogue_needs() {
+    let mut trail = Trail::plain(10, 1, 2400, 60);
+    let fits = |trail: &mut Trail, room: u64, verify: bool| {
+        trail.world.restore(&trail.start);
+        trail.verify = verify;
+        trail.directory.limit_space(Some(room));
+        let applied = trail.apply(1);
+        trail.directory.limit_space(None);
+        applied.map(|report| assert_eq!(report.applied.verified.is_some(), verify))
+    };
+    let enough = (3_300_000..).step_by(4000).find(|room| fits(&mut trail, *room, false).is_ok()).unwrap();
+    let tree = 2401 * 32;
+    for room in [enough, enough + 2000, enough + tree / 2, enough + tree, enough + tree + 2000, enough + 2 * tree] {
+        fits(&mut trail, room, true).unwrap_or_else(|error| panic!("{room}, {enough} without a tree: {error}"));
+        trail.is_at(1);
+    }
+}

@@ -10,7 +10,7 @@ use crate::verify::Difference;
 use crate::{Against, JobError, Pace, Progress, VerifyReport, free_blocks_of, verify};
 use failback_blockio::Device;
 use failback_delta::{Extent, FreeBlocks, Identity, SealedFrame, Shapes, SignatureHeader, SignatureReader};
-use failback_hashtree::Shape;
+use failback_hashtree::{ChainingValue, Shape};
 use failback_retention::{LinkReader, Point, PointId, Reader, Store, StoredFile, StoredTree};
 use failback_units::BlockRange;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -18,6 +18,10 @@ use std::sync::Arc;
 
 /// What is written of a tree at a time, in bytes.
 const AT_ONCE: usize = 1 << 20;
+
+/// What a tree leaves free, in bytes: more than the largest catalogue takes, without which no point is published and nothing
+/// that was begun ends.
+const LEFT_FREE: u64 = 32 << 20;
 
 /// Reads the disk, which should be at a point, and compares its root. The tree is kept if it is the right one.
 pub(super) fn read_and_keep(
@@ -37,7 +41,8 @@ pub(super) fn read_and_keep(
         identity: Identity::default(),
     };
     progress.phase("verifying", Some(point.size.get()));
-    let mut out = Optional { file: store.create_tree().ok(), failed: false };
+    let file = if has_room(store, shape) { store.create_tree().ok() } else { None };
+    let mut out = Optional { file, failed: false };
     let read = values_of(disk, BufWriter::with_capacity(AT_ONCE, &mut out), &header, free, threads, progress);
     let read = read.and_then(|(writer, scan)| Ok((writer.finish()?.1, scan)));
     let (root, scan) = read.inspect_err(|_| store.discard_tree())?;
@@ -60,6 +65,13 @@ pub(super) fn read_and_keep(
         store.discard_tree();
     }
     Ok(report)
+}
+
+/// Whether the tree of a disk leaves enough free: it is worth having, and not worth failing for.
+fn has_room(store: &Store, shape: Shape) -> bool {
+    let blocks = shape.block_size().blocks_in(shape.size()).get();
+    let needed = blocks.saturating_mul(size_of::<ChainingValue>() as u64).saturating_add(LEFT_FREE);
+    store.directory().space().is_ok_and(|space| space.available.get() >= needed)
 }
 
 /// A file that is worth having and not worth failing for: a full retention drive is no reason not to verify a disk.

@@ -6,6 +6,11 @@
     reason = "shared by several tests; a test fails by panicking"
 )]
 
+pub mod crash;
+pub mod drive;
+pub mod faults;
+pub mod judge;
+pub mod lab;
 pub mod points;
 
 use failback_blockio::sim::{DropFlushes, ReadsFrom, SimDisk, Snapshot, World};

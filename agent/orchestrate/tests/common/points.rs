@@ -31,6 +31,8 @@ pub struct Trail {
     pub start: Snapshot,
     pub pace: Pace,
     pub policy: Policy,
+    /// Whether an apply reads the disk in the end.
+    pub verify: bool,
 }
 
 impl Trail {
@@ -40,6 +42,12 @@ impl Trail {
 
     /// Disks of so many blocks and a ragged end, changed in about a third of their blocks each time: content, zeroes, free space.
     pub fn sized(seed: u64, changes: usize, blocks: usize) -> Self {
+        let (states, free) = Self::changed(seed, changes, blocks);
+        Self::of(seed, states, free, 400)
+    }
+
+    /// The states of such disks, and which of their blocks are free.
+    pub fn changed(seed: u64, changes: usize, blocks: usize) -> (Vec<Vec<u8>>, Vec<Vec<bool>>) {
         let len = blocks * BLOCK + 777;
         let all = blocks + 1;
         let dice = noise(seed ^ 0xD1CE, all * (changes + 1) * 2);
@@ -66,21 +74,27 @@ impl Trail {
             states.push(disk);
             free.push(map);
         }
-        let deltas = (1..=changes)
+        (states, free)
+    }
+
+    /// The disks of `states`, with these blocks free, and a retention drive on which so many files can be made.
+    pub fn of(seed: u64, states: Vec<Vec<u8>>, free: Vec<Vec<bool>>, creations: usize) -> Self {
+        let deltas = (1..states.len())
             .map(|state| {
                 let signature = signature_used(&states[state - 1], Some(&free[state - 1]));
                 delta_used(&signature, &states[state], Some(&free[state]))
             })
             .collect();
+        let len = states.iter().map(Vec::len).max().unwrap();
         let world = World::new(seed);
         let target = world.disk("target", ByteCount::of_memory(len + TAIL), 512);
         target.write_durably(ByteOffset::ZERO, &states[0]);
         target.write_durably(ByteOffset::new(len as u64).unwrap(), &[0xEE; TAIL]);
-        let directory = Arc::new(SimDirectory::new(&world, "retention", 400));
+        let directory = Arc::new(SimDirectory::new(&world, "retention", creations));
         let start = world.snapshot();
         let pace = Pace { frames_in_batch: 1, batches_in_window: 2 };
         let policy = Policy::default();
-        Self { world, target, directory, states, free, deltas, start, pace, policy }
+        Self { world, target, directory, states, free, deltas, start, pace, policy, verify: false }
     }
 
     /// Makes the last change one of every block.
@@ -92,12 +106,53 @@ impl Trail {
         self.deltas[last - 1] = delta_used(&signature, &self.states[last], Some(&self.free[last]));
     }
 
+    /// The length of the target: the largest state fits, with a tail behind it.
+    /// A trail whose second change writes nothing but what was free: nothing that its delta replaces tells of the disk.
+    pub fn into_free_space(seed: u64, blocks: usize, creations: usize) -> Self {
+        let (mut states, mut free) = Self::changed(seed, 1, blocks);
+        let (mut disk, mut map) = (states[1].clone(), free[1].clone());
+        for (number, (block, free)) in disk.chunks_mut(BLOCK).zip(&mut map).enumerate() {
+            if std::mem::take(free) {
+                block.copy_from_slice(&noise(seed + 77 + number as u64, block.len()));
+            }
+        }
+        states.push(disk);
+        free.push(map);
+        Self::of(seed, states, free, creations)
+    }
+
+    /// A trail whose changes are content over content alone, every third block of all.
+    pub fn plain(seed: u64, changes: usize, blocks: usize, creations: usize) -> Self {
+        let (mut states, free) = Self::changed(seed, 0, blocks);
+        for change in 1..=changes {
+            let mut disk = states[change - 1].clone();
+            for (number, block) in disk.chunks_mut(BLOCK).enumerate().filter(|(number, _)| number % 3 == change % 3) {
+                block.copy_from_slice(&noise(seed + (number * 7 + change) as u64, block.len()));
+            }
+            states.push(disk);
+        }
+        let free = vec![vec![false; free[0].len()]; states.len()];
+        Self::of(seed, states, free, creations)
+    }
+
+    /// A trail on which the disk becomes longer, and shorter again, each time with a ragged end.
+    pub fn resized(seed: u64, blocks: usize, creations: usize) -> Self {
+        let (mut states, mut free) = Self::changed(seed, 2, blocks);
+        for (state, shorter) in [(0, 9), (2, 5)] {
+            states[state].truncate((blocks - shorter) * BLOCK + 1000 * state);
+            free[state].truncate(states[state].len().div_ceil(BLOCK));
+        }
+        Self::of(seed, states, free, creations)
+    }
+
+    /// The length of the target: the largest state fits, with a tail behind it.
     pub fn len(&self) -> usize {
-        self.states[0].len() + TAIL
+        self.target.size().to_usize().unwrap()
     }
 
     pub fn options(&self) -> ApplyOptions {
-        ApplyOptions { pace: self.pace, disk: DiskBinding { id: BINDING, certain: true }, ..ApplyOptions::default() }
+        let (pace, verify, disk) = (self.pace, self.verify, DiskBinding { id: BINDING, certain: true });
+        ApplyOptions { pace, verify, disk, ..ApplyOptions::default() }
     }
 
     pub fn moving(&self) -> MoveOptions {
@@ -106,7 +161,11 @@ impl Trail {
 
     /// The store, open for changes; it is made if there is none.
     pub fn try_open(&self) -> Result<Store, StoreError> {
-        let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as Arc<dyn Directory>;
+        self.open_in(Arc::clone(&self.directory) as Arc<dyn Directory>)
+    }
+
+    /// The same in a directory that is not quite what it should be.
+    pub fn open_in(&self, directory: Arc<dyn Directory>) -> Result<Store, StoreError> {
         match Store::open_for_changes(Arc::clone(&directory), &BINDING) {
             Err(StoreError::Empty(_)) => {
                 let size = self.target.size();
@@ -201,7 +260,8 @@ impl Trail {
     /// What is wrong with the target if it should hold a state.
     pub fn wrong_at(&self, state: u64) -> Option<String> {
         let content = self.target.content();
-        let (disk, tail) = content.split_at(self.states[0].len());
+        let disk = &content[..self.disk(state).len()];
+        let tail = &content[content.len() - TAIL..];
         if self.masked(disk, state) != self.counted(state) {
             return Some(format!("the target does not hold state {state}"));
         }
@@ -271,23 +331,34 @@ pub fn content_of(device: &dyn Device) -> Vec<u8> {
     content
 }
 
-/// Applies a delta in memory, without any check.
-pub fn patch(delta: &[u8], disk: &mut [u8]) {
+/// A stretch of a disk, and what a delta makes of it.
+pub type Change = (usize, Vec<u8>);
+
+/// What each frame of a delta writes.
+pub fn changes_of(delta: &[u8]) -> Vec<Vec<Change>> {
     let mut reader = DeltaReader::open(delta).unwrap();
     let shapes = reader.header().shapes;
     let mut hasher = failback_hashtree::LeafHasher::new();
+    let mut frames = Vec::new();
     while let Item::Frame(frame) = reader.next_item().unwrap() {
         let mut data = vec![0; frame.table.data_len()];
         frame.open(&shapes, &mut hasher, &mut data).unwrap();
-        for extent in &frame.table.extents {
+        let changes = frame.table.extents.iter().filter(|extent| extent.new.is_written()).map(|extent| {
             let bytes = extent.new_bytes(&shapes);
-            let place = |at: ByteOffset| usize::try_from(at.get()).unwrap();
-            let place = place(bytes.start())..place(bytes.end());
-            match extent.new {
-                Content::Data | Content::Kept => disk[place].copy_from_slice(&data[extent.data.clone()]),
-                Content::Zero => disk[place].fill(0),
-                Content::Free | Content::Absent => {}
-            }
-        }
+            let content = match extent.new {
+                Content::Zero => vec![0; bytes.count().to_usize().unwrap()],
+                _ => data[extent.data.clone()].to_vec(),
+            };
+            (usize::try_from(bytes.start().get()).unwrap(), content)
+        });
+        frames.push(changes.collect());
+    }
+    frames
+}
+
+/// Applies a delta in memory, without any check.
+pub fn patch(delta: &[u8], disk: &mut [u8]) {
+    for (at, content) in changes_of(delta).into_iter().flatten() {
+        disk[at..at + content.len()].copy_from_slice(&content);
     }
 }

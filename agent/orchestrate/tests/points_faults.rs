@@ -6,7 +6,7 @@
 
 mod common;
 
-use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo};
+use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo, Verified, Verify};
 use Kind::{IntoFreeSpace, Mixed, Resized};
 use Step::{Cut, Done};
 use common::crash::Tally;
@@ -33,6 +33,8 @@ const CASES: &[Case] = &[
     case(Mixed, 12, TWO, Commit),
     case(Mixed, 13, TWO, Drop(0)),
     case(Mixed, 14, TWO, Merge(1)),
+    case(Mixed, 15, &[Done(Verified(1))], Verified(2)),
+    case(Mixed, 16, &[Done(Verified(1)), Done(Apply(2))], Verify),
 ];
 
 fn survives(cases: &[Case], try_all: impl Fn(&Lab) -> Tally, at_least: u64) {

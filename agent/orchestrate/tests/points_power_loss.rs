@@ -7,8 +7,8 @@
 
 mod common;
 
-use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo};
-use Kind::{IntoFreeSpace, Mixed, Plain, Resized, Unchanged, Wide};
+use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo, Verified, Verify};
+use Kind::{IntoFreeSpace, Mixed, Plain, Resized, Tight, Unchanged, Wide};
 use Step::{Cut, Done};
 use common::crash::Tally;
 use common::drive::LeftOut;
@@ -57,8 +57,10 @@ fn another_apply() {
         case(Mixed, 1, ONE, Apply(2)),
         case(Mixed, 2, TWO, Pipe(3)),
         case(Mixed, 3, &[Done(Apply(1)), Done(Commit)], Apply(2)),
+        case(Mixed, 4, &[Done(Verified(1))], Verified(2)),
+        case(Tight, 5, TWO, Apply(3)),
     ];
-    survives(&cases, 16, 2500);
+    survives(&cases, 16, 4500);
 }
 
 #[test]
@@ -175,6 +177,7 @@ fn keeping_and_giving_up() {
         case(Mixed, 2, &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3)), Done(Pin(1))], Commit),
         case(Mixed, 3, THREE, Pin(1)),
         case(Mixed, 4, THREE, Drop(0)),
+        case(Mixed, 5, &[Done(Verified(1)), Done(Apply(2))], Verify),
     ];
     survives(&cases, 24, 1300);
 }

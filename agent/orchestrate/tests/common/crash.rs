@@ -47,7 +47,7 @@ impl Lab {
         world.crash_after(n);
         let drive = Drive::new(&self.trail.directory, self.left_out);
         let target = self.left_out.target(&self.trail.target);
-        let done = self.run_on(self.case.command, &*target, Arc::clone(&drive) as Arc<dyn Directory>).is_ok();
+        let done = self.run_command(&*target, Arc::clone(&drive) as Arc<dyn Directory>).is_ok();
         world.crash_now();
         Crashed { down: world.snapshot(), saves: drive.saves(), done }
     }

@@ -68,7 +68,7 @@ impl Lab {
         world.fail_after(n, on, errno);
         let drive = Drive::new(&self.trail.directory, self.left_out);
         let target = self.left_out.target(&self.trail.target);
-        let result = self.run_on(self.case.command, &*target, Arc::clone(&drive) as Arc<dyn Directory>);
+        let result = self.run_command(&*target, Arc::clone(&drive) as Arc<dyn Directory>);
         world.trace_reads(false);
         let trace = world.trace();
         let number = trace.iter().position(|event| event.errno.is_some())?;
@@ -113,8 +113,8 @@ impl Lab {
     /// Whether the command is one that first keeps what leads back, in a store that is there.
     fn begins(&self) -> bool {
         let facts = self.history[0].facts.as_ref();
-        let moves =
-            matches!(self.case.command, Command::Apply(_) | Command::Pipe(_) | Command::Rollback(_) | Command::Undo);
+        let command = self.case.command;
+        let moves = command.applies().is_some() || matches!(command, Command::Rollback(_) | Command::Undo);
         moves && facts.is_some_and(|facts| facts.pending.is_none())
     }
 

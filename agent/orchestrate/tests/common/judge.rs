@@ -1,10 +1,11 @@
 //! What must be true of a disk and its retention drive, whatever was interrupted, and the ways on from there.
 
-use super::drive::{Facts, Seen};
+use super::drive::{Facts, Seen, bytes_of};
 use super::lab::{Command, End, Lab};
-use failback_delta::{DeltaReader, Item};
+use failback_delta::{DeltaReader, Item, SignatureReader};
 use failback_orchestrate::{Directory, Link, Pending, PointId, Reader, Silent, Store, verify_point};
-use std::io::BufReader;
+use failback_units::BlockCount;
+use std::io::{BufReader, Cursor};
 use std::sync::Arc;
 
 const SECTOR: usize = 512;
@@ -29,6 +30,7 @@ impl Lab {
         for link in facts.all_links() {
             Self::read_through(&store, link).map_err(|error| format!("link {}: {error}", link.file))?;
         }
+        self.look_at_trees()?;
         for point in &facts.points {
             let unknown = facts.points.len() == 1 && point.root.0 == [0; 32];
             if !unknown && point.root != self.roots[usize::try_from(point.id.0).unwrap()] {
@@ -45,6 +47,18 @@ impl Lab {
                 strange.map_or(Ok(()), |sector| Err(format!("sector {sector} of the target is none of both points")))
             }
         }
+    }
+
+    /// A hash tree that has its name is whole.
+    fn look_at_trees(&self) -> Result<(), String> {
+        let names = self.trail.directory.names().map_err(|error| error.to_string())?;
+        for name in names.iter().filter(|name| name.starts_with("tree-")) {
+            let tree = bytes_of(&*self.trail.directory, name).map_err(|error| error.to_string())?;
+            let told = |error| format!("{name}: {error}");
+            let mut tree = SignatureReader::open(Cursor::new(tree)).map_err(told)?;
+            while tree.next_run(BlockCount::new(1 << 20)).map_err(told)?.is_some() {}
+        }
+        Ok(())
     }
 
     /// The point at the other side of the step that is being taken, if one is.
@@ -92,7 +106,7 @@ impl Lab {
         match pending {
             Some(Pending::Apply(apply)) => {
                 // The same command finishes as well; not through a pipe, which ends with the program.
-                let again = matches!(self.case.command, Command::Apply(_)) && seed % 2 == 1;
+                let again = matches!(self.case.command, Command::Apply(_) | Command::Verified(_)) && seed % 2 == 1;
                 let on = if again { self.case.command } else { Command::Resume };
                 vec![way(Some(on), &here.with(apply.result.id.0)), way(Some(Command::Undo), &here)]
             }
@@ -107,7 +121,7 @@ impl Lab {
                 let was_pending = start.facts.as_ref().is_some_and(|facts| facts.pending.is_some());
                 let is_last = last.facts.as_ref().is_some_and(|facts| facts.pending.is_none()) && here == last_end;
                 match self.case.command {
-                    Command::Apply(_) if is_last => vec![
+                    Command::Apply(_) | Command::Verified(_) if is_last => vec![
                         way(Some(self.case.command), &here),
                         way(Some(Command::Undo), &here.up_to(here.committed)),
                         way(Some(Command::Rollback(start_end.present)), &here.at(start_end.present)),
@@ -115,7 +129,17 @@ impl Lab {
                     Command::Rollback(_) if is_last => {
                         vec![way(Some(Command::Rollback(start_end.present)), &here.at(start_end.present))]
                     }
-                    Command::Pin(_) | Command::Commit => vec![way(Some(self.case.command), &last_end)],
+                    // Points may have gone to make room, and the rest of it was not begun.
+                    command
+                        if command.applies().is_some()
+                            && here.present == start_end.present
+                            && here.points.iter().all(|point| start_end.points.contains(point)) =>
+                    {
+                        vec![way(Some(command), &here.with(last_end.present)), way(None, &here)]
+                    }
+                    Command::Pin(_) | Command::Commit | Command::Verify => {
+                        vec![way(Some(self.case.command), &last_end)]
+                    }
                     _ if is_last || was_pending || here != start_end => vec![way(None, &here)],
                     command => vec![way(Some(command), &last_end), way(None, &here)],
                 }
@@ -148,6 +172,7 @@ impl Lab {
     fn look_at_all(&self, here: &End) -> Result<(), String> {
         let mut store = self.trail.open();
         let files = self.trail.directory.names().map_err(|error| error.to_string())?;
+        let files: Vec<_> = files.into_iter().filter(|name| !name.starts_with("tree-")).collect();
         if files.len() != 1 + 2 * store.catalogue().links().len() {
             return Err(format!("something is left behind: {files:?}"));
         }

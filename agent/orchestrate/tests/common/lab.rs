@@ -5,7 +5,7 @@ use super::points::Trail;
 use failback_blockio::sim::Snapshot;
 use failback_orchestrate::{
     Catalogue, DeltaSource, Device, Directory, JobError, Pending, PointId, Prune, ReadSeek, Reader, Root, Silent,
-    Store, apply_recorded, prune, resume, rollback, spool, undo,
+    Store, apply_recorded, plan_keeping, prune, resume, rollback, spool, undo, verify_point,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +19,8 @@ pub enum Command {
     Apply(usize),
     /// The same through a pipe, so that it is stored first.
     Pipe(usize),
+    /// The same from a file, and the disk is read before the point is published.
+    Verified(usize),
     Resume,
     Undo,
     Rollback(u64),
@@ -26,6 +28,18 @@ pub enum Command {
     Drop(u64),
     Merge(u64),
     Pin(u64),
+    /// Reads the present point, and keeps its hash tree.
+    Verify,
+}
+
+impl Command {
+    /// The state that a delta leads to, if one is applied.
+    pub const fn applies(self) -> Option<usize> {
+        match self {
+            Self::Apply(state) | Self::Pipe(state) | Self::Verified(state) => Some(state),
+            _ => None,
+        }
+    }
 }
 
 /// What was before the command.
@@ -49,6 +63,8 @@ pub enum Kind {
     Resized,
     /// The first change changes nothing.
     Unchanged,
+    /// The last change is one of every block, and the retention drive has less room than that may need, so that a point goes.
+    Tight,
     /// Content over content on so many blocks, a third of which each delta changes: 256 make a frame.
     Wide(usize),
 }
@@ -84,12 +100,15 @@ impl Case {
         let commands = self.before.iter().map(|step| match step {
             Step::Done(command) | Step::Cut(command, _) => *command,
         });
-        let changes = commands.chain([self.command]).map(|command| match command {
-            Command::Apply(state) | Command::Pipe(state) => state,
-            _ => 0,
-        });
-        let changes = changes.max().unwrap();
+        let changes = commands.chain([self.command]).filter_map(Command::applies).max().unwrap_or_default();
         match self.kind {
+            Kind::Tight => {
+                let (states, free) = Trail::changed(self.seed, changes, BLOCKS);
+                let mut trail = Trail::of(self.seed, states, free, CREATIONS);
+                trail.rewrite_last();
+                trail.policy.keep_points = Some(2);
+                trail
+            }
             Kind::Mixed => {
                 let (states, free) = Trail::changed(self.seed, changes, BLOCKS);
                 Trail::of(self.seed, states, free, CREATIONS)
@@ -154,6 +173,8 @@ pub struct Lab {
     pub(super) history: Vec<Seen>,
     /// Changes that the command makes.
     pub(super) total: u64,
+    /// How much the retention drive holds while the command runs, and not later.
+    limit: Option<u64>,
 }
 
 impl Lab {
@@ -170,6 +191,7 @@ impl Lab {
             roots,
             history: Vec::new(),
             total: 0,
+            limit: None,
         };
         lab.note_content();
         for step in case.before {
@@ -180,6 +202,12 @@ impl Lab {
             lab.note_content();
         }
         lab.start = lab.trail.world.snapshot();
+        if case.kind == Kind::Tight {
+            let delta = lab.trail.deltas.last().unwrap();
+            let needed = plan_keeping(&mut Cursor::new(delta), None).unwrap().bytes_to_keep;
+            let space = lab.trail.directory.space().unwrap();
+            lab.limit = Some(space.total.get() - space.available.get() + needed - 1);
+        }
         lab.rehearse();
         lab
     }
@@ -200,7 +228,7 @@ impl Lab {
         let drive = Drive::watched(&inner.clone(), LeftOut::Nothing, move || {
             into.lock().unwrap().push(Seen::now(&inner).unwrap());
         });
-        self.run_on(self.case.command, &self.trail.target, drive).unwrap();
+        self.run_command(&self.trail.target, drive).unwrap();
         self.total = self.trail.world.mutations() - before;
         self.history.extend(std::mem::take(&mut *seen.lock().unwrap()));
         self.note_content();
@@ -258,7 +286,15 @@ impl Lab {
     pub fn run_watched(&self, watcher: impl FnMut() + Send + 'static) -> Result<(), JobError> {
         self.start_over(0);
         let drive = Drive::watched(&self.trail.directory, self.left_out, watcher);
-        self.run_on(self.case.command, &*self.left_out.target(&self.trail.target), drive)
+        self.run_command(&*self.left_out.target(&self.trail.target), drive)
+    }
+
+    /// Gives the command that is tried.
+    pub fn run_command(&self, target: &dyn Device, drive: Arc<dyn Directory>) -> Result<(), JobError> {
+        self.trail.directory.limit_space(self.limit);
+        let result = self.run_on(self.case.command, target, drive);
+        self.trail.directory.limit_space(None);
+        result
     }
 
     pub fn run(&self, command: Command) -> Result<(), JobError> {
@@ -269,10 +305,11 @@ impl Lab {
     /// Gives a command to a program that knows nothing of what was before.
     pub fn run_on(&self, command: Command, target: &dyn Device, drive: Arc<dyn Directory>) -> Result<(), JobError> {
         let trail = &self.trail;
-        let (options, moving) = (trail.options(), trail.moving());
+        let (mut options, moving) = (trail.options(), trail.moving());
+        options.verify = matches!(command, Command::Verified(_));
         let mut store = trail.open_in(drive)?;
         match command {
-            Command::Apply(state) => {
+            Command::Apply(state) | Command::Verified(state) => {
                 let mut delta = Cursor::new(&trail.deltas[state - 1]);
                 let source = DeltaSource::Path(format!("{state}.delta"));
                 apply_recorded(target, &mut delta, source, &mut store, &options, &moving, &Silent).map(drop)
@@ -293,6 +330,12 @@ impl Lab {
                 let mut delta = trail.deltas.get(next).filter(|_| by_path).map(Cursor::new);
                 let delta = delta.as_mut().map(|delta| delta as &mut dyn ReadSeek);
                 resume(target, delta, &mut store, &options, &moving, &Silent).map(drop)
+            }
+            Command::Verify => {
+                let present = store.catalogue().present().id;
+                let check = verify_point(target, &mut store, present, true, 1, &Silent)?;
+                assert!(check.report.matches());
+                Ok(())
             }
             Command::Undo => undo(target, &mut store, &moving, &Silent).map(drop),
             Command::Rollback(goal) => rollback(target, &mut store, PointId(goal), false, &moving, &Silent).map(drop),

@@ -6,7 +6,7 @@
 
 mod common;
 
-use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo, Verified, Verify};
+use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo, Unpin, Verified, Verify};
 use Kind::{IntoFreeSpace, Mixed, Resized};
 use Step::{Cut, Done};
 use common::crash::Tally;
@@ -15,6 +15,9 @@ use common::lab::{Case, Command, Kind, Lab, Step, case};
 use failback_blockio::sim::FaultOn;
 use std::time::Instant;
 
+/// The first point was pinned when the second was committed: so it is older than the committed one, and can be dropped.
+const COMMITTED: &[Step] =
+    &[Done(Apply(1)), Done(Apply(2)), Done(Pin(1)), Done(Commit), Done(Unpin(1)), Done(Apply(3))];
 const ONE: &[Step] = &[Done(Apply(1))];
 const TWO: &[Step] = &[Done(Apply(1)), Done(Apply(2))];
 
@@ -31,7 +34,7 @@ const CASES: &[Case] = &[
     case(Mixed, 10, TWO, Undo),
     case(Mixed, 11, TWO, Pin(1)),
     case(Mixed, 12, TWO, Commit),
-    case(Mixed, 13, TWO, Drop(0)),
+    case(Mixed, 13, COMMITTED, Drop(1)),
     case(Mixed, 14, TWO, Merge(1)),
     case(Mixed, 15, &[Done(Verified(1))], Verified(2)),
     case(Mixed, 16, &[Done(Verified(1)), Done(Apply(2))], Verify),

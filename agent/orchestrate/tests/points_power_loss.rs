@@ -7,7 +7,7 @@
 
 mod common;
 
-use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo, Verified, Verify};
+use Command::{Apply, Commit, Drop, Merge, Pin, Pipe, Resume, Rollback, Undo, Unpin, Verified, Verify};
 use Kind::{IntoFreeSpace, Mixed, Plain, Resized, Tight, Unchanged, Wide};
 use Step::{Cut, Done};
 use common::crash::Tally;
@@ -33,6 +33,11 @@ fn told(tally: &Tally, began: Instant) {
     assert!(violations.is_empty(), "{} of {states} states are wrong: {some:#?}", violations.len());
 }
 
+/// The first point was pinned when the second was committed: so it is older than the committed one, and can be dropped.
+const COMMITTED: &[Step] =
+    &[Done(Apply(1)), Done(Apply(2)), Done(Pin(1)), Done(Commit), Done(Unpin(1)), Done(Apply(3))];
+const COMMITTED_AND_DROPPED: &[Step] =
+    &[Done(Apply(1)), Done(Apply(2)), Done(Pin(1)), Done(Commit), Done(Unpin(1)), Done(Apply(3)), Done(Drop(1))];
 const ONE: &[Step] = &[Done(Apply(1))];
 const TWO: &[Step] = &[Done(Apply(1)), Done(Apply(2))];
 const THREE: &[Step] = &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3))];
@@ -176,7 +181,7 @@ fn keeping_and_giving_up() {
         case(Mixed, 1, &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3)), Done(Rollback(2))], Commit),
         case(Mixed, 2, &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3)), Done(Pin(1))], Commit),
         case(Mixed, 3, THREE, Pin(1)),
-        case(Mixed, 4, THREE, Drop(0)),
+        case(Mixed, 4, COMMITTED, Drop(1)),
         case(Mixed, 5, &[Done(Verified(1)), Done(Apply(2))], Verify),
     ];
     survives(&cases, 24, 1300);
@@ -192,7 +197,7 @@ fn merging() {
 fn going_on_where_points_were_removed() {
     let cases = [
         case(Mixed, 1, &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3)), Done(Merge(1)), Done(Merge(2))], Rollback(0)),
-        case(Mixed, 2, &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3)), Done(Drop(0))], Rollback(1)),
+        case(Mixed, 2, COMMITTED_AND_DROPPED, Rollback(2)),
     ];
     survives(&cases, 6, 1300);
 }

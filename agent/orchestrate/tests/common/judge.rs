@@ -137,7 +137,7 @@ impl Lab {
                     {
                         vec![way(Some(command), &here.with(last_end.present)), way(None, &here)]
                     }
-                    Command::Pin(_) | Command::Commit | Command::Verify => {
+                    Command::Pin(_) | Command::Unpin(_) | Command::Commit | Command::Verify => {
                         vec![way(Some(self.case.command), &last_end)]
                     }
                     _ if is_last || was_pending || here != start_end => vec![way(None, &here)],

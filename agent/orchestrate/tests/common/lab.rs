@@ -28,6 +28,7 @@ pub enum Command {
     Drop(u64),
     Merge(u64),
     Pin(u64),
+    Unpin(u64),
     /// Reads the present point, and keeps its hash tree.
     Verify,
 }
@@ -204,7 +205,7 @@ impl Lab {
         lab.start = lab.trail.world.snapshot();
         if case.kind == Kind::Tight {
             let delta = lab.trail.deltas.last().unwrap();
-            let needed = plan_keeping(&mut Cursor::new(delta), None).unwrap().bytes_to_keep;
+            let needed = plan_keeping(&mut Cursor::new(delta), None, &Silent).unwrap().bytes_to_keep;
             let space = lab.trail.directory.space().unwrap();
             lab.limit = Some(space.total.get() - space.available.get() + needed - 1);
         }
@@ -341,6 +342,7 @@ impl Lab {
             Command::Rollback(goal) => rollback(target, &mut store, PointId(goal), false, &moving, &Silent).map(drop),
             Command::Commit => Ok(store.change(Catalogue::commit)?),
             Command::Pin(point) => Ok(store.change(|catalogue| catalogue.pin(PointId(point)))?),
+            Command::Unpin(point) => Ok(store.change(|catalogue| catalogue.unpin(PointId(point)))?),
             Command::Drop(point) => {
                 prune(target, &mut store, &[Prune::Drop(PointId(point))], &moving, &Silent).map(drop)
             }

@@ -199,7 +199,7 @@ fn going_on_where_points_were_removed() {
         case(Mixed, 1, &[Done(Apply(1)), Done(Apply(2)), Done(Apply(3)), Done(Merge(1)), Done(Merge(2))], Rollback(0)),
         case(Mixed, 2, COMMITTED_AND_DROPPED, Rollback(2)),
     ];
-    survives(&cases, 6, 1300);
+    survives(&cases, 6, 1100);
 }
 
 /// With several frames some are in place after a power loss and others are not.

@@ -299,7 +299,8 @@ impl Store {
     }
 
     /// Makes the file that was made last the tree of a point, in the place of any other. The caller has synced it. A tree can
-    /// be made again: what becomes of it in a power loss matters to nobody, as long as it is whole.
+    /// be made again: which name it has after a power loss matters to nobody, as long as it is whole. So nothing is synced, and no
+    /// sync of it can fail.
     ///
     /// # Errors
     ///
@@ -310,8 +311,7 @@ impl Store {
             self.remove_if_there(&tree_name(old))?;
         }
         let name = tree_name(point);
-        self.directory.rename(NEW_TREE, &name).map_err(|error| self.failed("rename", NEW_TREE, error))?;
-        self.sync()
+        self.directory.rename(NEW_TREE, &name).map_err(|error| self.failed("rename", NEW_TREE, error))
     }
 
     /// Removes the file that was made last for a tree. If it stays, it goes when the points are next opened for changes.

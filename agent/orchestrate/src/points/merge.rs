@@ -37,6 +37,17 @@ pub fn prune(
     options: &MoveOptions,
     progress: &dyn Progress,
 ) -> Result<PruneReport, JobError> {
+    remove(disk, store, steps, options, progress).map_err(|error| full_or(store, 0, error))
+}
+
+/// The same, with what the retention drive said where it is full.
+pub(super) fn remove(
+    disk: &dyn Device,
+    store: &mut Store,
+    steps: &[Prune],
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<PruneReport, JobError> {
     nothing_under_way(store)?;
     let before = store.catalogue().link_bytes();
     let mut report = PruneReport::default();
@@ -101,9 +112,7 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
         Ok(writer.finish(&values, proven)?)
     });
     let direction = if below { Direction::Reverse } else { Direction::Forward };
-    let merged = made
-        .and_then(|link| Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?))
-        .map_err(|error| full_or(store, 0, error));
+    let merged = made.and_then(|link| Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?));
     if merged.is_err() {
         let _ = store.discard(file);
     }

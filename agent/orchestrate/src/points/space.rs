@@ -1,6 +1,7 @@
 //! A retention drive that is full, or is going to be.
 
-use super::{MoveOptions, prune};
+use super::MoveOptions;
+use super::merge::remove;
 use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_retention::{Catalogue, LinkError, MoveError, Store, StoreError, plan_free};
@@ -85,7 +86,7 @@ pub(super) fn make_room(
     if steps.is_empty() {
         return Ok(());
     }
-    match prune(device, store, &steps, options, progress) {
+    match remove(device, store, &steps, options, progress) {
         // Merging needs room of its own for a moment. Whether there is enough without it is soon found out.
         Err(error) if is_full(&error) => Ok(()),
         pruned => pruned.map(|_| ()),

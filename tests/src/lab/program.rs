@@ -62,7 +62,7 @@ fn newest_source(workspace: &Path) -> SystemTime {
 }
 
 /// A call of the program.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Program {
     arguments: Vec<OsString>,

@@ -384,7 +384,7 @@ fn slow_an_apply_goes_on_or_back_after_any_power_cut() {
     assert!(!seen.partly.is_empty(), "{seen:?}");
 }
 
-/// What is stored first is what it goes on with. Another point is there already, and is still there whatever happens.
+/// What is stored first is what it goes on with. At its end a point goes, for there is a limit.
 #[test]
 fn slow_an_apply_of_a_pipe_goes_on_or_back_after_any_power_cut() {
     if !inside("slow_an_apply_of_a_pipe_goes_on_or_back_after_any_power_cut") {
@@ -392,9 +392,10 @@ fn slow_an_apply_of_a_pipe_goes_on_or_back_after_any_power_cut() {
     }
     let mut scene = Scene::of_noise(1);
     let piped = failback!("apply", "-", scene.target, "--retention", scene.points, "--state", scene.state, "--yes");
-    let program = piped.fed(fs::read(&scene.deltas[1]).unwrap());
+    let program = piped.arg("--keep-points").arg("2").fed(fs::read(&scene.deltas[1]).unwrap());
     let journey = Journey { program, applies: None, ..Journey::apply(&scene, 1) };
     record(&mut scene, &journey);
+    scene.lab.prepare(|_| assert_eq!(scene.listed(), [0, 2]));
     let seen = scene.is_always_right(&journey, 40, 1000);
     assert!(!seen.partly.is_empty(), "{seen:?}");
 }

@@ -3,14 +3,10 @@
 
 use failback_tests::failback;
 use failback_tests::lab::power::{CrashState, Limits, PowerLab, has_power_lab};
-use failback_tests::lab::{Place, Program, Run, Running, changed, hash, is_inside, noise, root_of_file, run_inside};
-use nix::libc::{SYS_fdatasync, SYS_fsync};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use failback_tests::lab::{Place, Program, changed, hash, is_inside, noise, root_of_file, run_inside};
 use std::collections::BTreeMap;
-use std::env::consts::ARCH;
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 const SIZE: usize = 8 << 20;
@@ -137,7 +133,7 @@ fn slow_an_apply_without_flushes_is_caught() {
     let Some(mut scene) = scene("slow_an_apply_without_flushes_is_caught") else { return };
     let apply = scene.apply().arg("--engine").arg("blocking");
     scene.lab.record(|_| {
-        let run = without_flushes(&apply);
+        let run = apply.run_without_flushes();
         assert_eq!(run.code, 0, "{}", run.stderr);
     });
     let mut wrong = BTreeMap::new();
@@ -149,19 +145,4 @@ fn slow_an_apply_without_flushes_is_caught() {
     println!("{wrong:?}");
     assert!(wrong.contains_key("what was reported is lost"), "{wrong:?}");
     assert!(wrong.contains_key("a part of the change is on the disk, and no record says so"), "{wrong:?}");
-}
-
-/// Runs a program for which `fsync` and `fdatasync` do nothing and succeed.
-fn without_flushes(call: &Program) -> Run {
-    let calls = BTreeMap::from([(SYS_fsync, Vec::new()), (SYS_fdatasync, Vec::new())]);
-    let done = SeccompAction::Errno(0);
-    let filter = SeccompFilter::new(calls, SeccompAction::Allow, done, ARCH.try_into().unwrap());
-    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
-    let command = call.command();
-    // A filter holds for the thread that asks for it and for what that starts.
-    let starting = thread::spawn(move || {
-        seccompiler::apply_filter(&filter).unwrap();
-        Running::start(command)
-    });
-    starting.join().unwrap().finish()
 }

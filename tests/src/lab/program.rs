@@ -1,13 +1,17 @@
 //! Calling the program and looking at what it says.
 
 use super::Running;
+use nix::libc::{SYS_fdatasync, SYS_fsync};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
-use std::{env, fs};
+use std::{env, fs, thread};
 
 /// More than any call may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,7 +62,7 @@ fn newest_source(workspace: &Path) -> SystemTime {
 }
 
 /// A call of the program.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Program {
     arguments: Vec<OsString>,
@@ -104,6 +108,21 @@ impl Program {
         let code = output.status.code();
         let code = code.unwrap_or_else(|| panic!("it did not end by itself: {:?}\n{stderr}", self.arguments));
         Run { code, stdout: output.stdout, stderr }
+    }
+
+    /// Runs it on a kernel for which `fsync` and `fdatasync` do nothing and succeed. Flushes by way of `io_uring` are no such calls.
+    pub fn run_without_flushes(&self) -> Run {
+        let calls = BTreeMap::from([(SYS_fsync, Vec::new()), (SYS_fdatasync, Vec::new())]);
+        let done = SeccompAction::Errno(0);
+        let filter = SeccompFilter::new(calls, SeccompAction::Allow, done, ARCH.try_into().unwrap());
+        let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+        let command = self.command();
+        // A filter holds for the thread that asks for it and for what that starts.
+        let starting = thread::spawn(move || {
+            seccompiler::apply_filter(&filter).unwrap();
+            Running::start(command)
+        });
+        starting.join().unwrap().finish()
     }
 
     /// Runs it, expects it to do what it should, and returns its standard output.

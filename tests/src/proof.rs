@@ -95,6 +95,16 @@ pub fn file_hashes(directory: &Path) -> BTreeMap<String, String> {
     hashes
 }
 
+/// The same of all that is in the ext file system of an image, and that `e2fsck` has nothing to say about it. Nothing is mounted.
+#[track_caller]
+pub fn ext_files(image: &Path) -> BTreeMap<String, String> {
+    tool("e2fsck", &["-fn".as_ref(), image.as_os_str()]);
+    let place = Place::new();
+    let request = format!("rdump / {}", place.root().display());
+    tool("debugfs", &["-R".as_ref(), request.as_ref(), image.as_os_str()]);
+    file_hashes(place.root())
+}
+
 /// Runs something in a mount namespace of its own: whatever it mounts is gone when it is over, however it ends.
 pub fn in_own_namespace<R: Send>(run: impl FnOnce() -> R + Send) -> R {
     let outcome = thread::scope(|scope| {

@@ -5,13 +5,12 @@ use failback_blockio::{Caching, Engine, FileDevice, Options};
 use failback_nbd::{Export, Limits, Overlay, Server};
 use failback_tests::lab::guest::{Bus, Guest, GuestDisk};
 use failback_tests::lab::{
-    Loop, Mount, Place, Running, Unchanged, has_fuse, is_inside, lone, noise, root_of_file, run_inside, tool, try_tool,
+    Fused, Loop, Mount, Place, Unchanged, has_fuse, is_inside, lone, noise, root_of_file, run_inside, tool, try_tool,
 };
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -196,35 +195,6 @@ fn ext4(place: &Place) -> (PathBuf, Vec<u8>) {
         ],
     );
     (image, content)
-}
-
-/// A served disk as a file, by `nbdfuse`, until this is dropped.
-struct Fused {
-    file: PathBuf,
-    // In this order: unmounted, and then over.
-    mount: Mount,
-    running: Running,
-}
-
-impl Fused {
-    fn new(place: &Place, uri: &str, options: &[&str]) -> Self {
-        let at = place.directory("fused");
-        let file = at.join("disk");
-        let mut command = Command::new("nbdfuse");
-        command.args(options).arg(&file).arg(uri);
-        let mut running = Running::start(command);
-        assert!(running.wait_until(|| file.exists()), "nbdfuse ended");
-        Self { file, mount: Mount::taken(&at), running }
-    }
-
-    /// Unmounts, and waits until all is given back.
-    fn end(self) {
-        let Self { mount, running, file } = self;
-        drop(mount);
-        let run = running.finish();
-        assert_eq!(run.code, 0, "{}", run.stderr);
-        fs::remove_dir(file.parent().unwrap()).unwrap();
-    }
 }
 
 #[test]

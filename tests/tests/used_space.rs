@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::lab::{Loop, Mount, Place, has_devices, is_inside, noise, root_of_file, run_inside, tool};
+use failback_tests::proof::ext_files;
 use failback_tests::{failback, proof};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,16 +54,6 @@ fn spoil_free_space(image: &Path) {
     fs::rename(other, image).unwrap();
 }
 
-/// Every file of an ext file system, by its hash, and that fsck has nothing to say.
-fn files_of(place: &Place, image: &Path) -> Vec<(String, String)> {
-    tool("e2fsck", &["-fn", image.to_str().unwrap()]);
-    let out = place.path("dump");
-    let _ = fs::remove_dir_all(&out);
-    fs::create_dir(&out).unwrap();
-    tool("debugfs", &["-R", &format!("rdump / {}", out.display()), image.to_str().unwrap()]);
-    proof::file_hashes(&out).into_iter().collect()
-}
-
 #[test]
 fn a_change_travels_without_free_space() {
     let place = Place::new();
@@ -84,7 +75,7 @@ fn a_change_travels_without_free_space() {
     assert_eq!(planned["bytes_free"], diffed["bytes_free"]);
     let applied = failback!("apply", delta, old, "--yes", "--verify").json();
     assert_eq!(applied["proven"], "used space read");
-    assert_eq!(files_of(&place, &old), files_of(&place, &new));
+    assert_eq!(ext_files(&old), ext_files(&new));
     // The root is that of used space; b3sum prints it once free space is zero.
     let root = applied["result_root"].as_str().unwrap().to_owned();
     assert_ne!(root_of_file(&old), root);
@@ -94,7 +85,7 @@ fn a_change_travels_without_free_space() {
     assert_eq!(zeroed["proven"], "whole disk read");
     assert!(zeroed["bytes_free_zeroed"].as_u64().unwrap() > 40 * MIB);
     assert_eq!(root_of_file(&old), root);
-    assert_eq!(files_of(&place, &old), files_of(&place, &new));
+    assert_eq!(ext_files(&old), ext_files(&new));
 }
 
 #[test]
@@ -136,7 +127,7 @@ fn a_stranger_is_refused_unless_it_is_to_be_new() {
         let applied = failback!("apply", delta, target, "--yes", "--new-disk", "--verify").json();
         assert_eq!(applied["proven"], "whole disk read");
         assert_eq!(applied["result_root"], root_of_file(target), "free space of a new disk is zero");
-        assert_eq!(files_of(&place, target), files_of(&place, &source));
+        assert_eq!(ext_files(target), ext_files(&source));
         failback!("apply", delta, target, "--yes").done();
     }
 }
@@ -205,7 +196,7 @@ fn free_space_is_made_zero_only_where_all_else_is_the_result() {
     let bytes = fs::read(&site).unwrap();
     let mib = usize::try_from(MIB).unwrap();
     let partition = place.file("p1.img", &bytes[mib..65 * mib]);
-    assert_eq!(files_of(&place, &partition), files_of(&place, &on_site));
+    assert_eq!(ext_files(&partition), ext_files(&on_site));
 }
 
 #[test]

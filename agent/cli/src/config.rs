@@ -35,8 +35,9 @@ impl Config {
         let path = named.as_deref().unwrap_or(Path::new(PLACE));
         match fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text).map_err(|error| {
-                let why = error.to_string();
-                JobError::Refused(format!("{} cannot be understood: {}", path.display(), why.trim_end()))
+                let before = error.span().and_then(|at| text.get(..at.start)).unwrap_or_default();
+                let (line, why) = (1 + before.matches('\n').count(), error.message().replace('\n', ", "));
+                JobError::Refused(format!("{} cannot be understood, in line {line}: {why}", path.display()))
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(Self::default()),
             Err(source) => Err(JobError::File { action: "read", path: path.to_owned(), source }),

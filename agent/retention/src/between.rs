@@ -101,6 +101,15 @@ pub fn reach_of(legs: &[Leg<'_>]) -> ByteCount {
     legs.iter().map(|leg| leg.shapes().larger().size()).max().expect("a leg")
 }
 
+/// What becomes of bytes that no root counts: those in free space, and those behind the end of a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncounted {
+    /// What a link would bring back, the delta brings back: for a link of the same disk.
+    BroughtBack,
+    /// The delta says nothing of them: it is for any disk that has the content of the point.
+    LeftAlone,
+}
+
 /// Makes the frames of the delta over these legs, from the point `from` to the point `to`, both of which can be read as far as
 /// [`reach_of`] says. Returns the values for its trailer and
 /// both roots, which the caller compares with those of the points.
@@ -112,6 +121,7 @@ pub fn between<E: From<BetweenError>>(
     legs: &[Leg<'_>],
     from: &dyn Device,
     to: &dyn Device,
+    uncounted: Uncounted,
     mut sink: impl FnMut(Frame) -> Result<(), E>,
 ) -> Result<(Vec<ChainingValue>, Proven), E> {
     let shapes = shapes_over(legs)?;
@@ -140,7 +150,11 @@ pub fn between<E: From<BetweenError>>(
         let part = BlockRange::between(BlockIndex::new(start), BlockIndex::new(end.min(shapes.end().get())));
         if let Some(part) = part.filter(|part| !part.is_empty()) {
             walk.unchanged(part.start())?;
-            walk.changed(part, old.told, new.told, &mut sink)?;
+            let (old, new) = match uncounted {
+                Uncounted::BroughtBack => (old.told, new.told),
+                Uncounted::LeftAlone => (counted(old.told, part, shapes.base), counted(new.told, part, shapes.result)),
+            };
+            walk.changed(part, old, new, &mut sink)?;
         }
         if old.end == end {
             before.next();
@@ -155,6 +169,15 @@ pub fn between<E: From<BetweenError>>(
         sink(frame)?;
     }
     Ok((values, proven))
+}
+
+/// What some blocks are to whoever does not know what lies where no root counts.
+fn counted(content: Content, blocks: BlockRange, shape: Shape) -> Content {
+    match content {
+        Content::Kept if blocks.start() >= shape.blocks().as_end() => Content::Absent,
+        Content::Kept => Content::Free,
+        content => content,
+    }
 }
 
 struct Side<'a> {

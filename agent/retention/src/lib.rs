@@ -21,7 +21,7 @@ pub mod sim;
 mod store;
 mod view;
 
-pub use between::{BetweenError, Leg, between, reach_of, shapes_over};
+pub use between::{BetweenError, Leg, Uncounted, between, reach_of, shapes_over};
 pub use catalogue::{
     Apply, Catalogue, CatalogueError, Copies, DeltaSource, Direction, Disk, FileId, Inconsistency, Link, MoveError,
     Pending, Point, PointId, Proof,

@@ -10,6 +10,7 @@
 mod content;
 mod device;
 mod dice;
+mod fused;
 pub mod guest;
 mod place;
 pub mod power;
@@ -22,6 +23,7 @@ pub use device::{
     Loop, Mount, Swap, has_devices, has_fuse, is_inside, lone, run_inside, sectors_written, tool, try_tool,
 };
 pub use dice::Dice;
+pub use fused::Fused;
 pub use place::{Place, Unchanged, hash_of, root_of_file};
 pub use program::{Program, Run};
 pub use running::Running;

@@ -66,6 +66,7 @@ fn newest_source(workspace: &Path) -> SystemTime {
 #[must_use]
 pub struct Program {
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
 }
 
@@ -81,6 +82,17 @@ impl Program {
         self
     }
 
+    /// More arguments, separated by spaces.
+    pub fn args(self, arguments: &str) -> Self {
+        arguments.split_ascii_whitespace().fold(self, Self::arg)
+    }
+
+    /// A variable of its environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
     /// What it gets on standard input; nothing if this is not called.
     pub fn fed(mut self, stdin: Vec<u8>) -> Self {
         self.stdin = stdin;
@@ -90,7 +102,7 @@ impl Program {
     /// The command, for tests that need a hold on the process.
     pub fn command(&self) -> Command {
         let mut command = Command::new(program());
-        command.args(&self.arguments);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

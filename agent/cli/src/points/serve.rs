@@ -20,6 +20,11 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let source = open::quiet_disk(&args.disk, args.common.engine.into())?;
     let meter = Meter::new()?;
     let OpenPoint { device, .. } = open_point(source.device(), &points.store, args.id)?;
+    let overlay = if args.writable { Some(Overlay::new(&device as &dyn Device, &args.scratch)?) } else { None };
+    let export = match &overlay {
+        Some(overlay) => Export::throw_away("", overlay)?,
+        None => Export::read_only("", &device as &dyn Device)?,
+    };
     let server = Server::bind(&args.socket, Limits::default()).map_err(refused)?;
     let object = json!({
         "disk": args.disk.display().to_string(),
@@ -37,12 +42,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     lines.add("root", point.root).add("kind", point.kind);
     lines.add("writes", if args.writable { "are taken, and thrown away in the end" } else { "are refused" });
     print(args.common.json, &object, &lines)?;
-    if args.writable {
-        let overlay = Overlay::new(device, &args.scratch)?;
-        run(&server, &Export::throw_away("", &overlay)?, &meter)?;
-    } else {
-        run(&server, &Export::read_only("", &device as &dyn Device)?, &meter)?;
-    }
+    run(&server, &export, &meter)?;
     source.check_unchanged().map_err(|_| {
         JobError::Mismatch(format!(
             "{} was written to while it was served, so what clients read was no recovery point",

@@ -7,7 +7,7 @@ use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::DeltaHeader;
 use failback_retention::{
-    Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Prune, Store, between, reach_of, shapes_over,
+    Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Prune, Store, Uncounted, between, reach_of, shapes_over,
 };
 
 /// zstd's level.
@@ -102,7 +102,7 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
     let mut writer = LinkWriter::create(store, header, &goal.free)?;
     let (file, key) = (writer.file(), writer.key());
     let (from_device, to_device) = (base.device.reaching(reach), goal.device.reaching(reach));
-    let made = between::<JobError>(&legs, &from_device, &to_device, |frame| {
+    let made = between::<JobError>(&legs, &from_device, &to_device, Uncounted::BroughtBack, |frame| {
         Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?)
     });
     let made = made.and_then(|(values, proven)| {

@@ -11,8 +11,8 @@ use failback_blockio::{Device, Engine};
 use failback_delta::{BaseFree, Coverage, DeltaHeader, DeltaWriter, FileKind, FreeBlocks, Identity, PointKind};
 use failback_hashtree::Shape;
 use failback_retention::{
-    BetweenError, Direction, Leg, LinkReader, MoveError, Point, PointDevice, PointId, Store, between, reach_of,
-    shapes_over,
+    BetweenError, Direction, Leg, LinkReader, MoveError, Point, PointDevice, PointId, Store, Uncounted, between,
+    reach_of, shapes_over,
 };
 use std::fs::{self, File};
 use std::path::Path;
@@ -212,7 +212,7 @@ pub fn export_delta(
     let mut writer = DeltaWriter::new(Output::file(path, FileKind::Delta)?, header, &goal.free)?;
     let key = writer.key();
     let (from_device, to_device) = (base.device.reaching(reach), goal.device.reaching(reach));
-    let (values, proven) = between::<JobError>(&legs, &from_device, &to_device, |frame| {
+    let (values, proven) = between::<JobError>(&legs, &from_device, &to_device, Uncounted::LeftAlone, |frame| {
         Ok(writer.frame(&frame.table, &frame.seal(&key, LEVEL))?)
     })?;
     if (proven.base, proven.result) != (base.point.root, goal.point.root) {

@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// What is read ahead of a delta that is read from end to end, in bytes.
 const READ_AHEAD: usize = 1 << 20;
 
+/// What is read ahead of one of which only the start is needed, in bytes: a long chain has hundreds.
+const READ_OF_START: usize = 4096;
+
 /// A link that is open for reading.
 pub struct LinkReader {
     file: Arc<dyn StoredFile>,
@@ -46,8 +49,8 @@ impl LinkReader {
         let file: Arc<dyn StoredFile> = file.into();
         let failed = |source| LinkError::io("read", place.clone(), source);
         let damaged = |source| LinkError::format(place.clone(), source);
-        let reader = DeltaReader::open(stream(&file).map_err(failed)?).map_err(damaged)?;
-        let (header, key, free) = (reader.header().clone(), *reader.key(), reader.free().clone());
+        let start = DeltaReader::open(stream(&file, READ_OF_START).map_err(failed)?).map_err(damaged)?;
+        let (header, key, free) = (start.header().clone(), *start.key(), start.free().clone());
         if key != wanted {
             return Err(LinkError::Other { place });
         }
@@ -57,7 +60,10 @@ impl LinkReader {
         };
         let index = match stored {
             Some(index) => index,
-            None => Index::of_delta(reader).map_err(damaged)?,
+            None => {
+                let all = stream(&file, READ_AHEAD).map_err(failed)?;
+                Index::of_delta(DeltaReader::open(all).map_err(damaged)?).map_err(damaged)?
+            }
         };
         Ok(Self { file, header, key, free, index, place })
     }
@@ -86,7 +92,8 @@ impl LinkReader {
     ///
     /// When it cannot be read, or is damaged.
     pub(crate) fn stream(&self) -> Result<DeltaReader<Stream>, LinkError> {
-        let stream = stream(&self.file).map_err(|source| LinkError::io("read", self.place.clone(), source))?;
+        let stream =
+            stream(&self.file, READ_AHEAD).map_err(|source| LinkError::io("read", self.place.clone(), source))?;
         DeltaReader::open(stream).map_err(|error| self.failed(error))
     }
 
@@ -136,6 +143,6 @@ impl LinkReader {
     }
 }
 
-fn stream(file: &Arc<dyn StoredFile>) -> io::Result<Stream> {
-    Ok(BufReader::with_capacity(READ_AHEAD, Reader::new(Arc::clone(file))?))
+fn stream(file: &Arc<dyn StoredFile>, read_ahead: usize) -> io::Result<Stream> {
+    Ok(BufReader::with_capacity(read_ahead, Reader::new(Arc::clone(file))?))
 }

@@ -16,11 +16,12 @@ FRAME = MIB
 class Side:
     """A place where disks are: a source and a target of the same size, the target at the base."""
 
-    def __init__(self, name, source, target, memory_copy):
+    def __init__(self, name, source, target, memory_copy, retention):
         self.name = name
         self.source = source
         self.target = target
         self.memory_copy = memory_copy  # the target as a file that can be in memory, for b3sum
+        self.retention = retention  # a directory on a device like the target's
 
 
 class Bench:
@@ -71,9 +72,9 @@ class Bench:
     def rate(self, seconds):
         return self.size / MIB / seconds
 
-    def make_delta(self, side):
+    def make_delta(self, side, block="4K"):
         """Leaves base.sig and disk.delta for what is on the side now."""
-        self.sign(side.target, "4K")
+        self.sign(side.target, block)
         os.replace(self.path("disk.sig"), self.path("base.sig"))
         return self.diff(side.source)[1]
 

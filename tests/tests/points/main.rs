@@ -4,7 +4,6 @@
 mod exporting;
 mod fuzzy;
 mod journey;
-mod killed;
 mod misuse;
 mod pruning;
 mod serving;

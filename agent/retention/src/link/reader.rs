@@ -58,12 +58,11 @@ impl LinkReader {
             Some(index) => Index::read(index.as_ref(), &key).map_err(failed)?,
             None => None,
         };
-        let index = match stored {
-            Some(index) => index,
-            None => {
-                let all = stream(&file, READ_AHEAD).map_err(failed)?;
-                Index::of_delta(DeltaReader::open(all).map_err(damaged)?).map_err(damaged)?
-            }
+        let index = if let Some(index) = stored {
+            index
+        } else {
+            let all = stream(&file, READ_AHEAD).map_err(failed)?;
+            Index::of_delta(DeltaReader::open(all).map_err(damaged)?).map_err(damaged)?
         };
         Ok(Self { file, header, key, free, index, place })
     }

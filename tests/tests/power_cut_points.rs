@@ -387,7 +387,7 @@ fn slow_an_apply_goes_on_or_back_after_any_power_cut() {
     let mut scene = Scene::of_noise(0);
     let journey = Journey::apply(&scene, 0);
     record(&mut scene, &journey);
-    let seen = scene.is_always_right(&journey, 60, 1);
+    let seen = scene.is_always_right(&journey, 45, 1);
     assert!(!seen.partly.is_empty(), "{seen:?}");
 }
 
@@ -468,15 +468,15 @@ fn slow_a_recovery_goes_on_or_back_after_any_power_cut() {
     let mut scene = Scene::of_noise(0);
     let apply = Journey::apply(&scene, 0);
     record(&mut scene, &apply);
-    let first = scene.is_always_right(&apply, 25, 5000);
+    let first = scene.is_always_right(&apply, 15, 5000);
     scene.lab.continue_from(first.partly.last().unwrap().0);
     let resume = apply.then(scene.resume(), 1);
     record(&mut scene, &resume);
-    let second = scene.is_always_right(&resume, 25, 6000);
+    let second = scene.is_always_right(&resume, 15, 6000);
     scene.lab.continue_from(second.partly.last().unwrap().0);
     let undo = resume.then(scene.undo(), 0);
     record(&mut scene, &undo);
-    let third = scene.is_always_right(&undo, 25, 7000);
+    let third = scene.is_always_right(&undo, 15, 7000);
     assert!(!third.partly.is_empty(), "{third:?}");
 }
 

@@ -487,6 +487,13 @@ fn slow_points_are_removed_one_by_one_whenever_the_power_goes() {
         return;
     }
     let mut scene = Scene::of_noise(3);
+    // The committed point is never dropped: it is to be the newest one, and a pin keeps the older ones meanwhile.
+    scene.lab.prepare(|_| {
+        scene.call(&["point", "pin"]).arg("0").json();
+        scene.call(&["commit"]).arg("--yes").json();
+        scene.call(&["point", "unpin"]).arg("0").json();
+        assert_eq!(scene.listed(), [0, 1, 2, 3]);
+    });
     let merge = scene.call(&["point", "prune"]).arg("1").arg("--yes");
     let drop = scene.call(&["point", "prune"]).arg("0").arg("--yes");
     let commit = scene.call(&["commit"]).arg("--yes");

@@ -281,7 +281,12 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("expected").required(true))]
+#[command(
+    group = clap::ArgGroup::new("expected").required(true),
+    // What clap would write does not fit on a line.
+    override_usage = "failback verify [OPTIONS] --root <HEX> <DISK>\n       failback verify [OPTIONS] --signature <FILE> <DISK>\n       \
+                      failback verify [OPTIONS] --point <ID> <DISK>"
+)]
 pub(crate) struct VerifyArgs {
     /// The disk: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,

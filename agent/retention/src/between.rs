@@ -111,8 +111,7 @@ pub enum Uncounted {
 }
 
 /// Makes the frames of the delta over these legs, from the point `from` to the point `to`, both of which can be read as far as
-/// [`reach_of`] says. Returns the values for its trailer and
-/// both roots, which the caller compares with those of the points.
+/// [`reach_of`] says. Returns the values for its trailer and both roots, which the caller compares with those of the points.
 ///
 /// # Errors
 ///
@@ -186,6 +185,11 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
+    /// What stands at some blocks, if it is known by its values.
+    fn content(&mut self, shape: Shape, blocks: BlockRange, content: Content) -> Result<Option<Buffer>, BetweenError> {
+        if content.has_values() { self.read(shape, blocks).map(Some) } else { Ok(None) }
+    }
+
     fn read(&mut self, shape: Shape, blocks: BlockRange) -> Result<Buffer, BetweenError> {
         let bytes = shape.bytes_of(blocks);
         let buffer = Buffer::zeroed(bytes.count().to_usize().expect("a piece fits in memory"));
@@ -279,13 +283,6 @@ impl Walk<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl Side<'_> {
-    /// What stands at some blocks, if it is known by its values.
-    fn content(&mut self, shape: Shape, blocks: BlockRange, content: Content) -> Result<Option<Buffer>, BetweenError> {
-        if content.has_values() { self.read(shape, blocks).map(Some) } else { Ok(None) }
     }
 }
 

@@ -196,18 +196,25 @@ impl<F: AsRef<dyn StoredFile>> Seek for Reader<F> {
 }
 
 /// Appends to a stored file. To flush it makes nothing durable: [`StoredFile::sync`] does.
-pub struct Appender<'a> {
-    file: &'a mut dyn StoredFile,
+pub struct Appender {
+    file: Box<dyn StoredFile>,
 }
 
-impl<'a> Appender<'a> {
+impl Appender {
     /// A writer at the end of `file`.
-    pub fn new(file: &'a mut dyn StoredFile) -> Self {
+    #[must_use]
+    pub fn new(file: Box<dyn StoredFile>) -> Self {
         Self { file }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn into_inner(self) -> Box<dyn StoredFile> {
+        self.file
     }
 }
 
-impl Write for Appender<'_> {
+impl Write for Appender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.append(bytes)?;
         Ok(bytes.len())

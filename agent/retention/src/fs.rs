@@ -20,11 +20,11 @@ use std::thread;
 use std::time::Duration;
 
 /// The file that is locked. Nothing is in it.
-/// How often a lock is tried that another holds.
+const LOCK_NAME: &str = "lock";
+/// How often a lock is tried again that another holds.
 const ATTEMPTS: u32 = 5;
 /// How long to wait between two attempts.
 const PATIENCE: Duration = Duration::from_millis(40);
-const LOCK_NAME: &str = "lock";
 
 /// Only the owner, who is root: a recovery point holds everything that was on the disk.
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
@@ -67,7 +67,8 @@ impl FsDirectory {
         Ok(directory)
     }
 
-    /// Locks the directory, without waiting longer than for a moment: exclusively for everything that changes it, shared for reading and serving.
+    /// Locks the directory, without waiting longer than for a moment: exclusively for everything that changes it, shared for
+    /// reading and serving.
     ///
     /// The lock is the process's: the kernel ends it with the process, however that ends.
     ///
@@ -82,9 +83,8 @@ impl FsDirectory {
         let read_only = || openat(&self.opened, LOCK_NAME, flags | OFlag::O_RDONLY, FILE_MODE);
         let opened = if exclusive { Err(Errno::ENOENT) } else { read_only() };
         let opened = opened.or_else(|errno| if errno == Errno::ENOENT { writable() } else { Err(errno) });
-        let file = File::from(opened.map_err(failed)?);
+        let mut file = File::from(opened.map_err(failed)?);
         let kind = if exclusive { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
-        let mut file = file;
         // Whoever only looks holds a lock for a moment.
         for attempt in 0.. {
             file = match Flock::lock(file, kind) {

@@ -30,5 +30,5 @@ pub use directory::{Appender, Directory, Reader, Space, StoredFile};
 pub use fs::{FsDirectory, Lock, LockError};
 pub use link::{Index, IndexExtent, IndexFrame, LinkError, LinkFile, LinkReader, LinkWriter};
 pub use policy::{Forecast, Plan, Policy, Prune, PruneStep, Reason, Remark, plan_free, plan_prune};
-pub use store::{Gap, Missing, Store, StoreError, StoredTree};
+pub use store::{Gap, Missing, Store, StoreError, StoredTree, is_full};
 pub use view::PointDevice;

@@ -239,6 +239,27 @@ impl Directory for SimDirectory {
     }
 }
 
+/// A file that acknowledges syncs and does not carry them out, so that tests can be shown to notice.
+pub struct DropSyncs(pub Box<dyn StoredFile>);
+
+impl StoredFile for DropSyncs {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(at, into)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct SimFile {
     directory: SimDirectory,
     disk: SimDisk,

@@ -15,6 +15,7 @@ pub use moves::MoveError;
 use failback_delta::{Coverage, PointKind};
 use failback_hashtree::Root;
 use failback_units::{BlockSize, ByteCount, MAX_DISK_BYTES};
+use std::cmp::Ordering;
 use std::fmt;
 
 /// The number of a recovery point. It is never given to another point of the same disk.
@@ -368,6 +369,17 @@ impl Catalogue {
     #[must_use]
     pub fn index_of(&self, id: PointId) -> Option<usize> {
         self.points.binary_search_by_key(&id, |point| point.id).ok()
+    }
+
+    /// The last link on the way from the disk to a point, whose delta leads there; none for the present point.
+    #[must_use]
+    pub fn link_to(&self, id: PointId) -> Option<&Link> {
+        let index = self.index_of(id)?;
+        match index.cmp(&self.present) {
+            Ordering::Less => self.links.get(index),
+            Ordering::Equal => None,
+            Ordering::Greater => self.links.get(index - 1),
+        }
     }
 
     /// The links on the way from one point to another, in the order in which they are passed; none if one of the points is

@@ -2,15 +2,14 @@
 
 use super::LinkError;
 use super::index::IndexWriter;
-use crate::{Direction, FileId, Link, Store, StoreError, StoredFile};
+use crate::{Appender, Direction, FileId, Link, Store, StoreError};
 use failback_delta::{DeltaHeader, DeltaWriter, FormatError, FrameTable, FreeBlocks, Proven};
 use failback_hashtree::ChainingValue;
 use failback_units::ByteCount;
-use std::io::{self, Write};
 
 /// A delta and its index on the way to the retention drive.
 pub struct LinkWriter {
-    delta: DeltaWriter<Output>,
+    delta: DeltaWriter<Appender>,
     index: IndexWriter,
     file: FileId,
     place: String,
@@ -38,20 +37,6 @@ impl LinkFile {
     }
 }
 
-/// A stored file as an output. To flush it makes nothing durable.
-struct Output(Box<dyn StoredFile>);
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.append(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl LinkWriter {
     /// Begins a link of a store.
     ///
@@ -62,7 +47,7 @@ impl LinkWriter {
         let (file, delta) = store.create_link()?;
         let index = store.create_index(file)?;
         let place = format!("{}/{}", store.directory().place(), file.delta_name());
-        let delta = DeltaWriter::new(Output(delta), header, free)
+        let delta = DeltaWriter::new(Appender::new(delta), header, free)
             .map_err(|error| StoreError::from(LinkError::format(place.clone(), error)))?;
         let index = IndexWriter::new(index, delta.key());
         Ok(Self { delta, index, file, place })
@@ -103,7 +88,7 @@ impl LinkWriter {
         let key = delta.key();
         let (output, totals, bytes) =
             delta.finish(values, proven, None).map_err(|error| LinkError::format(place.clone(), error))?;
-        output.0.sync().map_err(|source| LinkError::io("make durable", place.clone(), source))?;
+        output.into_inner().sync().map_err(|source| LinkError::io("make durable", place.clone(), source))?;
         index.finish().map_err(|source| LinkError::io("write the index of", place, source))?;
         let count = |bytes| ByteCount::new(bytes).unwrap_or_default();
         Ok(LinkFile { file, bytes: count(bytes), content_bytes: count(totals.data_bytes), key })

@@ -1,9 +1,13 @@
 //! A directory and its catalogue: the one place where a change of the recovery points comes about.
 
+mod error;
+
+pub use error::{Gap, Missing, StoreError, is_full};
+
 use crate::catalogue::{encode, read};
 use crate::{
-    Catalogue, CatalogueError, Copies, DeltaSource, Directory, Disk, FileId, Inconsistency, Link, LinkError, MoveError,
-    Pending, Point, PointId, StoredFile,
+    Catalogue, CatalogueError, Copies, DeltaSource, Directory, Disk, FileId, Link, MoveError, Pending, Point, PointId,
+    StoredFile,
 };
 use std::collections::HashSet;
 use std::io;
@@ -12,119 +16,6 @@ use std::sync::Arc;
 const CATALOGUE: &str = "catalogue";
 const NEW_CATALOGUE: &str = "catalogue.new";
 const NEW_TREE: &str = "tree.new";
-
-/// Why the recovery points of a disk cannot be used or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file system failed.
-    #[error("cannot {action} {name} in the retention directory {place}")]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// The file, or `the names` where it is the directory.
-        name: String,
-        /// The directory.
-        place: String,
-        /// What the file system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Nothing is there yet.
-    #[error(
-        "{0} holds no recovery points: name the retention directory of the disk, or apply a delta with it to make one"
-    )]
-    Empty(String),
-    /// There are files of recovery points, and nothing says what they are.
-    #[error(
-        "the retention directory {0} has lost its catalogue, while files of recovery points are there: restore the whole directory from a \
-         backup, and remove nothing"
-    )]
-    Lost(String),
-    /// The points of a disk are there already.
-    #[error("{0} holds recovery points already: name an empty directory")]
-    Exists(String),
-    /// The catalogue cannot be believed.
-    #[error(
-        "the catalogue of the retention directory {place} cannot be used: restore the whole directory from a backup, and remove nothing"
-    )]
-    Catalogue {
-        /// The directory.
-        place: String,
-        /// What is wrong with it.
-        #[source]
-        source: CatalogueError,
-    },
-    /// The points are those of another disk.
-    #[error(
-        "{place} is the retention directory of another disk ({}): name the directory of this one",
-        .description.escape_debug()
-    )]
-    OtherDisk {
-        /// The directory.
-        place: String,
-        /// The disk that it belongs to, as it was described when its first point was recorded.
-        description: String,
-    },
-    /// The file of a link is not there, or is not what the link says.
-    #[error("the recovery points cannot be changed: {0}")]
-    Gap(Gap),
-    /// It was opened for reading, or an earlier save failed and nobody looked what became of it.
-    #[error(
-        "the recovery points in {0} are not open for changes: open them again, and look at the status of the disk first"
-    )]
-    NotWritable(String),
-    /// The change contradicts itself.
-    #[error(transparent)]
-    Inconsistent(#[from] Inconsistency),
-    /// The change cannot be made.
-    #[error(transparent)]
-    Move(#[from] MoveError),
-    /// A link cannot be written.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-}
-
-/// A link that cannot be passed, since its file is not there as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// The place of the link in the chain; none if it is that of what is under way.
-    pub link: Option<usize>,
-    /// The name of its file.
-    pub name: String,
-    /// What is wrong with it.
-    pub what: Missing,
-    /// The points that cannot be reached because of it, oldest first. All others still can.
-    pub unreachable: Vec<PointId>,
-}
-
-/// What is wrong with the file of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// There is none.
-    Gone,
-    /// It is longer or shorter than it was.
-    Length {
-        /// The length that it had.
-        wanted: u64,
-        /// The length that it has.
-        found: u64,
-    },
-    /// It cannot be opened.
-    Unreadable(String),
-}
-
-impl std::fmt::Display for Gap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.what {
-            Missing::Gone => write!(f, "the file {} is missing", self.name)?,
-            Missing::Length { wanted, found } => {
-                write!(f, "the file {} has {found} bytes instead of {wanted}", self.name)?;
-            }
-            Missing::Unreadable(why) => write!(f, "the file {} cannot be opened ({why})", self.name)?,
-        }
-        f.write_str(": restore it from a backup; the points that do not need it can still be used")
-    }
-}
 
 /// A hash tree of a point, in a file.
 pub struct StoredTree {
@@ -280,10 +171,7 @@ impl Store {
     pub fn create_index(&mut self, link: FileId) -> Result<Box<dyn StoredFile>, StoreError> {
         self.check_writable()?;
         let name = link.index_name();
-        match self.directory.remove(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", &name, error)),
-            _ => {}
-        }
+        self.remove_if_there(&name)?;
         self.directory.create(&name).map_err(|error| self.failed("create", &name, error))
     }
 
@@ -599,11 +487,6 @@ fn point_of_tree(name: &str) -> Option<PointId> {
     let digits = name.strip_prefix("tree-")?.get(..16)?;
     let point = PointId(u64::from_str_radix(digits, 16).ok()?);
     (tree_name(point) == name).then_some(point)
-}
-
-/// Whether there is no room, for anybody or for this user.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn failed(directory: &dyn Directory, action: &'static str, name: &str, source: io::Error) -> StoreError {

@@ -139,12 +139,12 @@ fn only_names_of_files_are_taken(directory: &dyn Directory) {
 }
 
 fn adapters_read_and_write(directory: &dyn Directory) {
-    let mut file = directory.create("a").unwrap();
-    let mut appender = Appender::new(&mut *file);
+    let mut appender = Appender::new(directory.create("a").unwrap());
     write!(appender, "hello-{}", 1).unwrap();
     appender.flush().unwrap();
     let mut reader = Reader::new(directory.open("a").unwrap()).unwrap();
     // What is appended later is not seen.
+    let mut file = appender.into_inner();
     file.append(b"later").unwrap();
     assert_eq!((reader.len(), reader.is_empty()), (7, false));
     let mut text = String::new();

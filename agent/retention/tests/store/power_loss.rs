@@ -1,7 +1,7 @@
 //! The power fails at every change of a long life, and every time the store is the one before or the one after.
 
 use super::*;
-use failback_retention::{Pending, Space, StoredFile};
+use failback_retention::{Pending, Space, StoredFile, sim::DropSyncs};
 use std::io;
 
 type Step = fn(&mut Store) -> Result<(), StoreError>;
@@ -116,7 +116,7 @@ impl Directory for Careless {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StoredFile>> {
         let file = self.inner.create(name)?;
-        Ok(if self.left_out == LeftOut::Content { Box::new(Unsynced(file)) } else { file })
+        Ok(if self.left_out == LeftOut::Content { Box::new(DropSyncs(file)) } else { file })
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -127,26 +127,6 @@ impl Directory for Careless {
             LeftOut::Nothing | LeftOut::Content => false,
         };
         if left_out { Ok(()) } else { self.inner.sync() }
-    }
-}
-
-struct Unsynced(Box<dyn StoredFile>);
-
-impl StoredFile for Unsynced {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(at, into)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.append(bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -36,8 +36,8 @@ pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, lo
 pub use output::Output;
 pub use points::{
     DeltaFile, KeepingPlan, MoveOptions, OpenPoint, PointCheck, PointReport, PruneReport, TravelReport, apply_recorded,
-    export_delta, export_image, open_point, open_spool, plan_keeping, prune, refuse_fuzzy, resume, rollback, spool,
-    undo, unknown_point, verify_point,
+    export_delta, export_image, nothing_to_resume, nothing_to_undo, open_point, open_spool, plan_keeping, prune,
+    refuse_fuzzy, resume, rollback, spool, undo, unknown_point, verify_point,
 };
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;

@@ -16,7 +16,7 @@ use args::{
 use failback_orchestrate::{
     ApplyOptions, Catalogue, Device, DiskIdentity, Engine, JobError, MoveOptions, NewImage, OpenPoint, Pending, Plan,
     PointId, Progress, Prune, PruneStep, ReadSeek, TargetDisk, TravelReport, export_delta, export_image,
-    look_at_target, open_point, plan_prune, prune as prune_points, refuse_fuzzy,
+    look_at_target, nothing_to_resume, nothing_to_undo, open_point, plan_prune, prune as prune_points, refuse_fuzzy,
 };
 use open::Opened;
 use serde_json::json;
@@ -94,10 +94,7 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let moving_args = &args.moving;
     let ready = ready(moving_args, |catalogue| match catalogue.pending() {
         Some(pending) => Ok(format!("The {} that was interrupted is finished: {}", pending.name(), goal_of(catalogue))),
-        None => Err(JobError::Refused(
-            "nothing is to be resumed: no change of this disk was interrupted; failback status tells where it is"
-                .into(),
-        )),
+        None => Err(nothing_to_resume()),
     })?;
     let mut delta = args.delta.as_deref().map(files::open).transpose()?;
     let options = ApplyOptions {
@@ -133,10 +130,7 @@ pub(crate) fn undo(args: &MoveArgs) -> Result<ExitCode> {
             Ok(format!("The rollback that was interrupted is taken back: the disk goes to recovery point {from} again"))
         }
         Some(Pending::Undo { goal, .. }) => Ok(format!("The undo goes on to recovery point {goal}")),
-        None if catalogue.present().id == catalogue.committed() => Err(JobError::Refused(format!(
-            "nothing is to be undone: the disk is at recovery point {}, which is the committed one",
-            catalogue.committed()
-        ))),
+        None if catalogue.present().id == catalogue.committed() => Err(nothing_to_undo(catalogue.committed())),
         None => Ok(format!(
             "All changes since the last commit are given up: the disk goes back to recovery point {}, and newer points are removed",
             catalogue.committed()

@@ -5,8 +5,8 @@ use super::open::FoundDisk;
 use crate::confirm;
 use crate::report::Lines;
 use failback_orchestrate::{
-    Catalogue, DiskIdentity, Forecast, Gap, HumanBytes, JobError, Pending, Point, PointId, Prune, PruneStep, Store,
-    TravelReport,
+    Catalogue, DiskIdentity, Forecast, Gap, HumanBytes, JobError, Pending, Point, PointId, PointKind, Prune, PruneStep,
+    Store, TravelReport,
 };
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -53,14 +53,7 @@ fn gap_lines(gaps: &[Gap]) -> Vec<String> {
 }
 
 fn point_object(catalogue: &Catalogue, gaps: &[Gap], point: &Point) -> Value {
-    let index = catalogue.index_of(point.id).unwrap_or_default();
-    let links = catalogue.links();
-    // The link that leads to it from the side of the disk.
-    let link = match index.cmp(&catalogue.present_index()) {
-        std::cmp::Ordering::Less => links.get(index),
-        std::cmp::Ordering::Greater => links.get(index - 1),
-        std::cmp::Ordering::Equal => None,
-    };
+    let link = catalogue.link_to(point.id);
     json!({
         "id": point.id.0,
         "root": point.root.to_string(),
@@ -68,12 +61,12 @@ fn point_object(catalogue: &Catalogue, gaps: &[Gap], point: &Point) -> Value {
         "block_size": point.block_size.bytes(),
         "coverage": point.coverage.name(),
         "kind": point.kind.name(),
-        "bootable": point.kind.name() != "fuzzy",
+        "bootable": point.kind != PointKind::Fuzzy,
         "time": point.time,
         "recorded": point.recorded,
         "pinned": point.pinned,
         "proven": point.proven.name(),
-        "present": index == catalogue.present_index(),
+        "present": point.id == catalogue.present().id,
         "committed": point.id == catalogue.committed(),
         "reachable": gaps.iter().all(|gap| !gap.unreachable.contains(&point.id)),
         "link_bytes": link.map(|link| link.bytes.get()),
@@ -155,20 +148,17 @@ pub(crate) fn list(disk: &DiskIdentity, store: &Store, running: bool) -> (Value,
         return (object, text);
     }
     let _ = writeln!(text, "{:>6}  {:19}  {:11}  {:>10}  root", "point", "time (UTC)", "kind", "link");
-    for (index, point) in catalogue.points().iter().enumerate() {
-        let mark = if index == catalogue.present_index() { ">" } else { " " };
-        let link = match index.cmp(&catalogue.present_index()) {
-            std::cmp::Ordering::Less => catalogue.links().get(index),
-            std::cmp::Ordering::Greater => catalogue.links().get(index - 1),
-            std::cmp::Ordering::Equal => None,
-        };
+    for point in catalogue.points() {
+        let is_present = point.id == catalogue.present().id;
+        let mark = if is_present { ">" } else { " " };
+        let link = catalogue.link_to(point.id);
         let bytes = link.map_or_else(|| "-".to_owned(), |link| link.bytes.human().to_string());
         let mut notes = String::new();
         for (is_so, note) in [
-            (index == catalogue.present_index(), "present"),
+            (is_present, "present"),
             (point.id == catalogue.committed(), "committed"),
             (point.pinned, "pinned"),
-            (point.kind.name() == "fuzzy", "not to be booted"),
+            (point.kind == PointKind::Fuzzy, "not to be booted"),
             (gaps.iter().any(|gap| gap.unreachable.contains(&point.id)), "CANNOT BE REACHED"),
         ] {
             if is_so {
@@ -205,12 +195,11 @@ pub(crate) fn show(disk: &DiskIdentity, store: &Store, id: PointId) -> Result<(V
     lines.add("point", id).add("disk", confirm::describe(disk));
     lines.add("root", point.root).bytes("size", point.size.get());
     lines.add("coverage", point.coverage).add("block size", point.block_size);
-    let kind = if point.kind.name() == "fuzzy" { "fuzzy: not to be booted" } else { point.kind.name() };
+    let kind = if point.kind == PointKind::Fuzzy { "fuzzy: not to be booted" } else { point.kind.name() };
     lines.add("kind", kind).add("time", format!("{} UTC", when(point.time)));
     lines.add("recorded", format!("{} UTC", when(point.recorded))).add("proven", point.proven.name());
-    let index = catalogue.index_of(id).unwrap_or_default();
     let mut is = Vec::new();
-    if index == catalogue.present_index() {
+    if id == catalogue.present().id {
         is.push("present: the disk is there");
     }
     if id == catalogue.committed() {

@@ -1,14 +1,11 @@
 //! Removing points: dropping those at the end of the chain, and merging what leads past the others.
 
 use super::space::full_or;
-use super::view::{not_the_points, open_point};
+use super::way::Way;
 use super::{MoveOptions, nothing_under_way};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_delta::DeltaHeader;
-use failback_retention::{
-    Direction, Leg, LinkReader, LinkWriter, MoveError, PointId, Prune, Store, Uncounted, between, reach_of, shapes_over,
-};
+use failback_retention::{Direction, LinkWriter, MoveError, PointId, Prune, Store, Uncounted};
 
 /// zstd's level.
 const LEVEL: i32 = 1;
@@ -83,34 +80,13 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
     // From the point that is nearer to the disk to the one that is farther.
     let (near, far) = if below { (index + 1, index - 1) } else { (index - 1, index + 1) };
     let (near, far) = (catalogue.points()[near].id, catalogue.points()[far].id);
-    let (base, goal) = (open_point(disk, store, near)?, open_point(disk, store, far)?);
-    let readers = catalogue.links_between(near, far).unwrap_or_default();
-    let readers =
-        readers.into_iter().map(|link| Ok(LinkReader::open(store, link)?)).collect::<Result<Vec<_>, JobError>>()?;
-    let legs: Vec<_> = readers.iter().map(|link| Leg { link, along: true }).collect();
-    let (shapes, reach) = (shapes_over(&legs)?, reach_of(&legs));
-    let header = DeltaHeader {
-        shapes,
-        base_coverage: base.point.coverage,
-        result_coverage: goal.point.coverage,
-        kind: goal.point.kind,
-        created: goal.point.time,
-        id: options.id(store),
-        base_root: base.point.root,
-        identity: readers[0].header().identity.clone(),
-    };
-    let mut writer = LinkWriter::create(store, header, &goal.free)?;
+    let way = Way::open(disk, store, near, far)?;
+    let header = way.header(options.id(store), way.identity())?;
+    let mut writer = LinkWriter::create(store, header, way.free())?;
     let (file, key) = (writer.file(), writer.key());
-    let (from_device, to_device) = (base.device.reaching(reach), goal.device.reaching(reach));
-    let made = between::<JobError>(&legs, &from_device, &to_device, Uncounted::BroughtBack, |frame| {
-        Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?)
-    });
-    let made = made.and_then(|(values, proven)| {
-        if (proven.base, proven.result) != (base.point.root, goal.point.root) {
-            return Err(not_the_points(near, far));
-        }
-        Ok(writer.finish(&values, proven)?)
-    });
+    let made =
+        way.frames(Uncounted::BroughtBack, |frame| Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?));
+    let made = made.and_then(|(values, proven)| Ok(writer.finish(&values, proven)?));
     let direction = if below { Direction::Reverse } else { Direction::Forward };
     let merged = made.and_then(|link| Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?));
     if merged.is_err() {

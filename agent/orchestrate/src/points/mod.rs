@@ -24,13 +24,14 @@ mod survey;
 mod travel;
 mod tree;
 mod view;
+mod way;
 
 pub use apply::{PointReport, apply_recorded};
 pub use merge::{PruneReport, prune};
 pub use moving::DeltaFile;
 pub use origin::{KeepingPlan, plan_keeping, unknown_point};
 pub use spool::{open_spool, spool};
-pub use travel::{TravelReport, resume, rollback, undo};
+pub use travel::{TravelReport, nothing_to_resume, nothing_to_undo, resume, rollback, undo};
 pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, refuse_fuzzy, verify_point};
 
 use crate::apply::Checked;

@@ -6,12 +6,18 @@ use crate::apply::{Batch, Ledger, Target, Written, check_all, prove_disk, write_
 use crate::{Examined, JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{SealedFrame, Shapes};
-use failback_retention::{Reader, StoredFile};
+use failback_retention::{Reader, Store, StoredFile};
 use failback_units::{BlockIndex, BlockRange};
 use std::sync::Arc;
 
 /// The file of a link or of a stored delta, from its start.
 pub type DeltaFile = Reader<Box<dyn StoredFile>>;
+
+/// A file of the retention drive, to be read from its start.
+pub(super) fn from_start<F: AsRef<dyn StoredFile>>(store: &Store, file: F) -> Result<Reader<F>, JobError> {
+    let failed = |source| JobError::File { action: "read", path: store.directory().place().into(), source };
+    Reader::new(file).map_err(failed)
+}
 
 const ON_THE_WAY: &str = "the disk is between two recovery points and is not to be used as it is";
 

@@ -4,14 +4,14 @@ use super::MoveOptions;
 use super::merge::remove;
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_retention::{Catalogue, LinkError, MoveError, Store, StoreError, plan_free};
+use failback_retention::{Catalogue, LinkError, MoveError, Store, StoreError, is_full, plan_free};
 use failback_units::{ByteCount, HumanBytes};
 use std::io;
 
 /// The sentence for a retention drive that is full; `None` if that is not what went wrong. `needed` are the bytes that were to
 /// be kept, at most.
 pub(super) fn full(store: &Store, needed: u64, source: &io::Error) -> Option<JobError> {
-    if !says_full(source) {
+    if !is_full(source) {
         return None;
     }
     let free = store.directory().space().map_or(ByteCount::ZERO, |space| space.available);
@@ -40,13 +40,9 @@ fn source_of(error: &JobError) -> Option<&io::Error> {
     }
 }
 
-/// Whether the retention drive has no room left.
-fn is_full(error: &JobError) -> bool {
-    source_of(error).is_some_and(says_full)
-}
-
-fn says_full(source: &io::Error) -> bool {
-    matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+/// Whether it failed because the retention drive has no room left.
+fn ran_out(error: &JobError) -> bool {
+    source_of(error).is_some_and(is_full)
 }
 
 /// Puts on record what is going to be done to the disk.
@@ -88,7 +84,7 @@ pub(super) fn make_room(
     }
     match remove(device, store, &steps, options, progress) {
         // Merging needs room of its own for a moment. Whether there is enough without it is soon found out.
-        Err(error) if is_full(&error) => Ok(()),
+        Err(error) if ran_out(&error) => Ok(()),
         pruned => pruned.map(|_| ()),
     }
 }
@@ -100,7 +96,7 @@ pub(super) fn publish(
 ) -> Result<(), JobError> {
     store.change(change).map_err(|error| {
         let error = JobError::from(error);
-        if !is_full(&error) {
+        if !ran_out(&error) {
             return error;
         }
         JobError::WhileWriting {

@@ -1,10 +1,10 @@
 //! Deltas that came through a pipe, stored to be read more than once.
 
-use super::moving::DeltaFile;
+use super::moving::{DeltaFile, from_start};
 use super::nothing_under_way;
 use super::space::{full, full_or};
 use crate::{JobError, Progress};
-use failback_retention::{FileId, Reader, Store};
+use failback_retention::{FileId, Store};
 use std::io::{self, Read};
 
 /// Stores a delta that comes through a pipe, so that it can be read twice, and read again after an interruption.
@@ -55,7 +55,5 @@ fn full_or_failed(store: &Store, needed: u64, source: io::Error) -> JobError {
 ///
 /// When it cannot be opened.
 pub fn open_spool(store: &Store, file: FileId) -> Result<DeltaFile, JobError> {
-    let place = || store.directory().place().into();
-    let file = store.open_spool(file)?;
-    Reader::new(file).map_err(|source| JobError::File { action: "read", path: place(), source })
+    from_start(store, store.open_spool(file)?)
 }

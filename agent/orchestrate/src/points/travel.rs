@@ -1,7 +1,7 @@
 //! Going from point to point: rollback, undo, and going on after an interruption.
 
 use super::apply::{PointReport, finish_apply};
-use super::moving::{DeltaFile, Start, check, is_the_one, write};
+use super::moving::{DeltaFile, Start, check, from_start, is_the_one, write};
 use super::record::{Base, record, trusted_free};
 use super::space::{begin, publish};
 use super::spool::open_spool;
@@ -11,7 +11,7 @@ use super::{MoveOptions, nothing_under_way};
 use crate::apply::Written;
 use crate::{ApplyOptions, JobError, Progress, ReadSeek};
 use failback_blockio::Device;
-use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Reader, Store};
+use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Store};
 use std::fs::File;
 use std::io::BufReader;
 
@@ -105,9 +105,7 @@ pub fn undo(
             let catalogue = store.catalogue();
             let (present, committed) = (catalogue.present().id, catalogue.committed());
             if present == committed {
-                return Err(JobError::Refused(format!(
-                    "nothing is to be undone: the disk is at recovery point {present}, which is the committed one"
-                )));
+                return Err(nothing_to_undo(committed));
             }
             check_way(store, committed, progress)?;
             begin(store, |catalogue| catalogue.begin_undo(committed, options.now))?;
@@ -117,12 +115,27 @@ pub fn undo(
     Ok(report)
 }
 
+/// The refusal of an undo where the disk is at the committed point already.
+#[must_use]
+pub fn nothing_to_undo(committed: PointId) -> JobError {
+    JobError::Refused(format!(
+        "nothing is to be undone: the disk is at recovery point {committed}, which is the committed one"
+    ))
+}
+
+/// The refusal of a resume where nothing is under way.
+#[must_use]
+pub fn nothing_to_resume() -> JobError {
+    JobError::Refused(
+        "nothing is to be resumed: no change of this disk was interrupted; failback status tells where it is".into(),
+    )
+}
+
 /// Reads all links on the way to a point: what is passed in an undo cannot be gone back to, so all of it must lead there.
 fn check_way(store: &Store, goal: PointId, progress: &dyn Progress) -> Result<(), JobError> {
     let catalogue = store.catalogue();
     for link in catalogue.links_between(catalogue.present().id, goal).unwrap_or_default() {
-        let (_, survey) = open_link(store, link, progress)?;
-        is_the_one(&survey, &link.key, "the link")?;
+        open_link(store, link, "the link", progress)?;
     }
     Ok(())
 }
@@ -143,12 +156,7 @@ pub fn resume(
 ) -> Result<TravelReport, JobError> {
     let mut report = TravelReport::starting_at(store);
     match store.catalogue().pending().cloned() {
-        None => {
-            return Err(JobError::Refused(
-                "nothing is to be resumed: no change of this disk was interrupted; failback status tells where it is"
-                    .into(),
-            ));
-        }
+        None => return Err(nothing_to_resume()),
         Some(Pending::Apply(pending)) => {
             let applied = match (delta, pending.source) {
                 (Some(delta), _) => go_on(device, delta, &pending.delta, store, apply, progress)?,
@@ -199,8 +207,7 @@ fn take_back(
     options: &MoveOptions,
     progress: &dyn Progress,
 ) -> Result<(), JobError> {
-    let (mut delta, survey) = open_link(store, inverse, progress)?;
-    is_the_one(&survey, &inverse.key, "what leads back")?;
+    let (mut delta, _) = open_link(store, inverse, "what leads back", progress)?;
     let checked = check(device, &mut delta, Start::OnTheWay, options, progress)?;
     let written = write(device, &mut delta, &checked, options, progress)?;
     report.add(written, checked.total.bytes_read);
@@ -281,8 +288,7 @@ fn step(
     progress: &dyn Progress,
 ) -> Result<(Written, u64), JobError> {
     let link = next_link(store)?;
-    let (mut delta, survey) = open_link(store, &link, progress)?;
-    is_the_one(&survey, &link.key, "the link")?;
+    let (mut delta, survey) = open_link(store, &link, "the link", progress)?;
     let checked = match start {
         Start::OnTheWay => check(device, &mut delta, start, options, progress)?,
         Start::AtTheBase => {
@@ -308,8 +314,7 @@ fn undo_step(
     progress: &dyn Progress,
 ) -> Result<(Written, u64), JobError> {
     let link = next_link(store)?;
-    let (mut delta, survey) = open_link(store, &link, progress)?;
-    is_the_one(&survey, &link.key, "the link")?;
+    let (mut delta, _) = open_link(store, &link, "the link", progress)?;
     let checked = check(device, &mut delta, start, options, progress)?;
     if start == Start::AtTheBase {
         begin(store, Catalogue::begin_undo_step)?;
@@ -324,11 +329,11 @@ fn next_link(store: &Store) -> Result<Link, JobError> {
     link.ok_or_else(|| JobError::Refused("there is no way on from here: look at the recovery points".into()))
 }
 
-fn open_link(store: &Store, link: &Link, progress: &dyn Progress) -> Result<(DeltaFile, Survey), JobError> {
-    let place = || store.directory().place().into();
-    let file = store.open_link(link)?;
-    let mut delta = Reader::new(file).map_err(|source| JobError::File { action: "read", path: place(), source })?;
+/// Opens the delta of a link and reads it to its end: it is whole, and the one that the catalogue names.
+fn open_link(store: &Store, link: &Link, what: &str, progress: &dyn Progress) -> Result<(DeltaFile, Survey), JobError> {
+    let mut delta = from_start(store, store.open_link(link)?)?;
     let survey = Survey::of(&mut delta, progress)?;
+    is_the_one(&survey, &link.key, what)?;
     Ok((delta, survey))
 }
 

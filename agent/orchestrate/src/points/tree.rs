@@ -4,6 +4,7 @@
 //! made whenever all of a disk is read anyway, and names its point. What links have changed since is not in it, and need
 //! not be: a link has the values of all that it changes, on both sides.
 
+use super::moving::from_start;
 use crate::apply::{Recording, Target, Witness, check_all};
 use crate::sign::values_of;
 use crate::verify::Difference;
@@ -128,12 +129,8 @@ fn usable_tree(store: &Store) -> Result<Option<Tree>, JobError> {
 }
 
 fn open(store: &Store, file: &Arc<dyn StoredFile>) -> Result<TreeReader, JobError> {
-    let reader = Reader::new(Arc::clone(file)).map_err(|source| failed(store, source))?;
+    let reader = from_start(store, Arc::clone(file))?;
     Ok(SignatureReader::open(BufReader::with_capacity(AT_ONCE, reader))?)
-}
-
-fn failed(store: &Store, source: io::Error) -> JobError {
-    JobError::File { action: "read", path: store.directory().place().into(), source }
 }
 
 /// The parts of a difference that no link has touched.
@@ -166,7 +163,7 @@ fn differences_by_links(
     let mut looking = Looking::default();
     for link in links {
         looking.shapes = Some(LinkReader::open(store, link)?.header().shapes);
-        let mut delta = Reader::new(store.open_link(link)?).map_err(|source| failed(store, source))?;
+        let mut delta = from_start(store, store.open_link(link)?)?;
         let nothing_torn = |_: &[u8; 32], _: &Shapes| BlockRange::default();
         check_all(disk, &mut delta, nothing_torn, Some(&mut looking), Pace::default(), progress)?;
         looking.next_link();

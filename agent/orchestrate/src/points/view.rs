@@ -2,18 +2,16 @@
 
 use super::nothing_under_way;
 use super::tree::{name_differences, read_and_keep};
+use super::way::Way;
 use crate::free::free_blocks;
 use crate::vmdk::{ConvertReport, NewImage, convert};
 use crate::{
     Against, ExpectedRoot, JobError, Output, Progress, SourceDisk, SourceOptions, VerifyReport, likeness, verify,
 };
 use failback_blockio::{Device, Engine};
-use failback_delta::{BaseFree, Coverage, DeltaHeader, DeltaWriter, FileKind, FreeBlocks, Identity, PointKind};
+use failback_delta::{BaseFree, Coverage, DeltaWriter, FileKind, FreeBlocks, Identity, PointKind};
 use failback_hashtree::Shape;
-use failback_retention::{
-    BetweenError, Direction, Leg, LinkReader, MoveError, Point, PointDevice, PointId, Store, Uncounted, between,
-    reach_of, shapes_over,
-};
+use failback_retention::{LinkReader, MoveError, Point, PointDevice, PointId, Store, Uncounted};
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -55,15 +53,15 @@ pub fn open_point<D: Device>(disk: D, store: &Store, id: PointId) -> Result<Open
         )));
     }
     let free = free_blocks_of_point(&disk, store, &point)?;
-    let links = open_links(store, id)?;
+    // The farthest from the disk first.
+    let links = open_links(store, id, catalogue.present().id)?;
     let name = format!("recovery point {id} of {}", disk.name());
     Ok(OpenPoint { device: PointDevice::new(disk, links, point.size, &name), point, free })
 }
 
-/// The links between a point and the disk, the farthest from the disk first.
-fn open_links(store: &Store, id: PointId) -> Result<Vec<LinkReader>, JobError> {
-    let catalogue = store.catalogue();
-    let links = catalogue.links_between(id, catalogue.present().id).unwrap_or_default();
+/// The links on the way from one point to another, in the order in which they are passed.
+pub(super) fn open_links(store: &Store, from: PointId, to: PointId) -> Result<Vec<LinkReader>, JobError> {
+    let links = store.catalogue().links_between(from, to).unwrap_or_default();
     links.into_iter().map(|link| Ok(LinkReader::open(store, link)?)).collect()
 }
 
@@ -74,16 +72,10 @@ fn free_blocks_of_point(disk: &dyn Device, store: &Store, point: &Point) -> Resu
         return Ok(FreeBlocks::NONE);
     }
     let catalogue = store.catalogue();
-    let (links, present) = (catalogue.links(), catalogue.present_index());
-    let index = catalogue.index_of(point.id).unwrap_or(present);
-    let leading_there = match index {
-        _ if index < present => links.get(index),
-        _ if index > present => links.get(index - 1),
-        _ => None,
-    };
-    if let Some(link) = leading_there {
+    if let Some(link) = catalogue.link_to(point.id) {
         return Ok(LinkReader::open(store, link)?.free().clone());
     }
+    let (links, index) = (catalogue.links(), catalogue.present_index());
     let leading_away = index.checked_sub(1).and_then(|below| links.get(below)).or_else(|| links.get(index));
     let Some(link) = leading_away else {
         let shape = Shape::new(point.size, point.block_size);
@@ -183,65 +175,15 @@ pub fn export_delta(
     id: [u8; 16],
     identity: Identity,
 ) -> Result<u64, JobError> {
-    let catalogue = store.catalogue();
-    let (base, goal) = (open_point(disk, store, from)?, open_point(disk, store, to)?);
-    let links = catalogue.links_between(from, to).unwrap_or_default();
-    if links.is_empty() {
-        return Err(JobError::Refused(format!(
-            "a delta leads from one recovery point to another, and {to} is both: name another base"
-        )));
-    }
-    let down = to < from;
-    let readers = links.iter().map(|link| Ok(LinkReader::open(store, link)?)).collect::<Result<Vec<_>, JobError>>()?;
-    let legs: Vec<_> = readers
-        .iter()
-        .zip(&links)
-        .map(|(reader, link)| Leg { link: reader, along: (link.direction == Direction::Reverse) == down })
-        .collect();
-    let (shapes, reach) = (shapes_over(&legs)?, reach_of(&legs));
-    let header = DeltaHeader {
-        shapes,
-        base_coverage: base.point.coverage,
-        result_coverage: goal.point.coverage,
-        kind: goal.point.kind,
-        created: goal.point.time,
-        id,
-        base_root: base.point.root,
-        identity,
-    };
-    let mut writer = DeltaWriter::new(Output::file(path, FileKind::Delta)?, header, &goal.free)?;
+    let way = Way::open(disk, store, from, to)?;
+    let header = way.header(id, identity)?;
+    let mut writer = DeltaWriter::new(Output::file(path, FileKind::Delta)?, header, way.free())?;
     let key = writer.key();
-    let (from_device, to_device) = (base.device.reaching(reach), goal.device.reaching(reach));
-    let (values, proven) = between::<JobError>(&legs, &from_device, &to_device, Uncounted::LeftAlone, |frame| {
-        Ok(writer.frame(&frame.table, &frame.seal(&key, LEVEL))?)
-    })?;
-    if (proven.base, proven.result) != (base.point.root, goal.point.root) {
-        return Err(not_the_points(from, to));
-    }
+    let (values, proven) =
+        way.frames(Uncounted::LeftAlone, |frame| Ok(writer.frame(&frame.table, &frame.seal(&key, LEVEL))?))?;
     let (output, _, bytes) = writer.finish(&values, proven, None)?;
     output.commit()?;
     Ok(bytes)
-}
-
-/// What was made of the disk and the links does not have the roots of the points.
-pub(super) fn not_the_points(from: PointId, to: PointId) -> JobError {
-    JobError::Mismatch(format!(
-        "what was read does not have the roots of the recovery points {from} and {to}: something wrote to the disk since; \
-         failback verify --point tells where"
-    ))
-}
-
-impl From<BetweenError> for JobError {
-    fn from(error: BetweenError) -> Self {
-        match error {
-            BetweenError::Link(error) => error.into(),
-            BetweenError::Disk(error) => error.into(),
-            BetweenError::BlockSizes | BetweenError::Behind => {
-                Self::Refused(format!("{error}: choose points that were made alike"))
-            }
-            BetweenError::Disagree => Self::Mismatch(error.to_string()),
-        }
-    }
 }
 
 /// Refuses to hand out a fuzzy point for use, unless that is wanted.

@@ -3,7 +3,10 @@
 use failback_blockio::sim::{DropFlushes, SimDisk};
 use failback_delta::{Content, DeltaReader, DeltaWriter, Inverter, Item, Proven, Was};
 use failback_orchestrate::{Catalogue, Device, Directory, Link, Pending, Point, PointId, Space, Store};
-use failback_retention::{FileId, StoredFile, sim::SimDirectory};
+use failback_retention::{
+    FileId, StoredFile,
+    sim::{DropSyncs, SimDirectory},
+};
 use failback_units::{ByteOffset, ByteRange};
 use std::collections::BTreeMap;
 use std::io;
@@ -157,7 +160,7 @@ impl Directory for Drive {
     fn create(&self, name: &str) -> io::Result<Box<dyn StoredFile>> {
         let file = self.inner.create(name)?;
         let is_record = name.strip_prefix("link-").is_some_and(|rest| rest.strip_suffix(".delta").is_some());
-        Ok(if self.left_out == LeftOut::RecordSync && is_record { Box::new(Unsynced(file)) } else { file })
+        Ok(if self.left_out == LeftOut::RecordSync && is_record { Box::new(DropSyncs(file)) } else { file })
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StoredFile>> {
@@ -191,27 +194,6 @@ impl Directory for Drive {
 
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
-    }
-}
-
-/// A file that acknowledges syncs and does not carry them out.
-struct Unsynced(Box<dyn StoredFile>);
-
-impl StoredFile for Unsynced {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(at, into)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.append(bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 

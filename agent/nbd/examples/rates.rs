@@ -1,6 +1,6 @@
 //! Measures the server with a client of its own: random small reads one at a time and several at a time, and a long scan.
 //!
-//! `cargo run --release -p failback-nbd --example measure [IMAGE]`; without an image, of 256 MiB in memory.
+//! `cargo run --release -p failback-nbd --example rates [IMAGE]`; without an image, of 256 MiB in memory.
 
 use failback_blockio::{Buffer, Device, Engine, FileDevice, Operation, Options};
 use failback_nbd::{Export, Limits, SessionError, serve_stream};

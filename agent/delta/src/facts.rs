@@ -29,15 +29,24 @@ pub enum PointKind {
 macro_rules! coded {
     ($type:ident, $what:literal, $($variant:ident = $code:literal $name:literal),+) => {
         impl $type {
-            pub(crate) const fn code(self) -> u8 {
+            /// The number that stands for it in a file: see `FORMAT.md`.
+            #[must_use]
+            pub const fn code(self) -> u8 {
                 match self { $(Self::$variant => $code),+ }
             }
 
-            pub(crate) fn from_code(kind: FileKind, code: u8) -> Result<Self, FormatError> {
+            /// What a number stands for; `None` if for nothing.
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> {
                 match code {
-                    $($code => Ok(Self::$variant),)+
-                    value => Err(FormatError::UnknownFeature { kind, what: $what, value: u64::from(value) }),
+                    $($code => Some(Self::$variant),)+
+                    _ => None,
                 }
+            }
+
+            pub(crate) fn read(kind: FileKind, code: u8) -> Result<Self, FormatError> {
+                let unknown = FormatError::UnknownFeature { kind, what: $what, value: u64::from(code) };
+                Self::from_code(code).ok_or(unknown)
             }
 
             /// The word that stands for it in reports.

@@ -258,9 +258,9 @@ impl DeltaHeader {
         let size = |bytes: u64| ByteCount::new(bytes).ok_or_else(|| damaged("no disk is so large"));
         let header = Self {
             shapes: Shapes::new(size(raw.base_size.get())?, size(raw.result_size.get())?, block_size),
-            base_coverage: Coverage::from_code(KIND, raw.base_coverage)?,
-            result_coverage: Coverage::from_code(KIND, raw.result_coverage)?,
-            kind: PointKind::from_code(KIND, raw.kind)?,
+            base_coverage: Coverage::read(KIND, raw.base_coverage)?,
+            result_coverage: Coverage::read(KIND, raw.result_coverage)?,
+            kind: PointKind::read(KIND, raw.kind)?,
             created: raw.created.get(),
             id: raw.id,
             base_root: Root(raw.base_root),

@@ -81,8 +81,8 @@ impl SignatureHeader {
         let size = ByteCount::new(raw.size.get()).ok_or_else(|| damaged("no disk is so large"))?;
         let header = Self {
             shape: Shape::new(size, block_size),
-            coverage: Coverage::from_code(kind, raw.coverage)?,
-            kind: PointKind::from_code(kind, raw.kind)?,
+            coverage: Coverage::read(kind, raw.coverage)?,
+            kind: PointKind::read(kind, raw.kind)?,
             created: raw.created.get(),
             identity: Identity::from_bytes(kind, &identity)?,
         };

@@ -2,7 +2,7 @@
 
 use super::layout::{
     COPY_ALIGNMENT, DESCRIPTION_MAX, MAGIC, PATH_MAX, POINTS_MAX, RECORD_MAX, RawApply, RawHeader, RawLink, RawPoint,
-    RawRollback, RawUndo, VERSION, coverage, direction, kind, pending, proof, source,
+    RawRollback, RawUndo, VERSION, direction, pending, proof, source,
 };
 use super::{
     Apply, Catalogue, DeltaSource, Direction, Disk, FileId, Inconsistency, Link, Pending, Point, PointId, Proof,
@@ -344,16 +344,8 @@ impl From<&Point> for RawPoint {
             root: point.root.0,
             delta: point.delta,
             block_shift: point.block_size.shift(),
-            coverage: match point.coverage {
-                Coverage::Whole => coverage::WHOLE,
-                Coverage::Used => coverage::USED,
-            },
-            kind: match point.kind {
-                PointKind::Application => kind::APPLICATION,
-                PointKind::Filesystem => kind::FILESYSTEM,
-                PointKind::Crash => kind::CRASH,
-                PointKind::Fuzzy => kind::FUZZY,
-            },
+            coverage: point.coverage.code(),
+            kind: point.kind.code(),
             proof: match point.proven {
                 Proof::ChangedBlocks => proof::CHANGED_BLOCKS,
                 Proof::UsedSpace => proof::USED_SPACE,
@@ -375,18 +367,8 @@ impl TryFrom<RawPoint> for Point {
             root: Root(raw.root),
             size: size(raw.size.get())?,
             block_size: BlockSize::from_shift(raw.block_shift).ok_or(CatalogueError::Damaged("no block size"))?,
-            coverage: match raw.coverage {
-                coverage::WHOLE => Coverage::Whole,
-                coverage::USED => Coverage::Used,
-                other => return Err(unknown("coverage", other)),
-            },
-            kind: match raw.kind {
-                kind::APPLICATION => PointKind::Application,
-                kind::FILESYSTEM => PointKind::Filesystem,
-                kind::CRASH => PointKind::Crash,
-                kind::FUZZY => PointKind::Fuzzy,
-                other => return Err(unknown("kind", other)),
-            },
+            coverage: Coverage::from_code(raw.coverage).ok_or_else(|| unknown("coverage", raw.coverage))?,
+            kind: PointKind::from_code(raw.kind).ok_or_else(|| unknown("kind", raw.kind))?,
             time: raw.time.get(),
             recorded: raw.recorded.get(),
             pinned: flag(raw.pinned)?,

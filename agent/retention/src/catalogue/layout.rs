@@ -29,20 +29,6 @@ pub(crate) const RECORD_MAX: u64 = {
     (size_of::<RawHeader>() + DESCRIPTION_MAX + points + size_of::<RawApply>() + PATH_MAX) as u64
 };
 
-/// Which bytes of a disk count.
-pub(crate) mod coverage {
-    pub(crate) const WHOLE: u8 = 1;
-    pub(crate) const USED: u8 = 2;
-}
-
-/// What moment of a disk's life a point is.
-pub(crate) mod kind {
-    pub(crate) const APPLICATION: u8 = 1;
-    pub(crate) const FILESYSTEM: u8 = 2;
-    pub(crate) const CRASH: u8 = 3;
-    pub(crate) const FUZZY: u8 = 4;
-}
-
 /// What was read before a point was published.
 pub(crate) mod proof {
     pub(crate) const CHANGED_BLOCKS: u8 = 1;

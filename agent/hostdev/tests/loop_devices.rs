@@ -391,9 +391,25 @@ fn what_is_no_disk_is_refused_and_nothing_is_created() {
     assert!(matches!(Source::open(&missing), Err(SourceError::Missing { .. })));
     assert!(matches!(Claim::target(&missing), Err(ClaimError::Unusable(SourceError::Missing { .. }))));
     assert!(!missing.exists());
+}
+
+#[test]
+fn a_device_without_a_medium_is_refused() {
+    let Some(bench) = Bench::new() else { return };
     let detached = bench.device("gone").path.clone();
-    assert!(matches!(Source::open(&detached), Err(SourceError::NoMedium { .. })));
-    assert!(matches!(Claim::target(&detached), Err(ClaimError::Unusable(SourceError::NoMedium { .. }))));
+    // Any other process may attach the free device: the kernel counts that.
+    let attached =
+        || std::fs::read_to_string(Path::new("/sys/block").join(detached.file_name().unwrap()).join("diskseq"));
+    for _ in 0..100 {
+        let before = attached().unwrap();
+        let (source, target) = (Source::open(&detached), Claim::target(&detached));
+        if attached().unwrap() == before {
+            assert!(matches!(source, Err(SourceError::NoMedium { .. })));
+            assert!(matches!(target, Err(ClaimError::Unusable(SourceError::NoMedium { .. }))));
+            return;
+        }
+    }
+    panic!("{} is never left alone", detached.display());
 }
 
 #[test]

@@ -329,9 +329,11 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         }
         (None, None, Some(id)) => {
             let directory = open::needed_directory(&args.retention)?;
-            // Others may serve a point meanwhile: then nothing is kept of what is read.
+            // Others may serve a point meanwhile, or the drive be read-only: then nothing is kept of what is read.
             let (mut points, keep) = match open::for_changes(&directory, source.identity(), false) {
-                Err(JobError::Lock(_)) => (open::for_reading(&directory, source.identity())?, false),
+                Err(JobError::Lock(_) | JobError::Refused(_)) => {
+                    (open::for_reading(&directory, source.identity())?, false)
+                }
                 opened => (opened?, true),
             };
             verify_point(source.device(), &mut points.store, id, keep, args.threads, &meter)?.report

@@ -114,7 +114,7 @@ impl JobError {
             Self::Lock(error) if error.is_io() => Outcome::Io,
             Self::Refused(_) | Self::Source(_) | Self::Claim(_) | Self::Lock(_) => Outcome::Refused,
             Self::WrongBase { .. } | Self::Mismatch(_) => Outcome::Mismatch,
-            Self::Device(error) if Damage::caused(error) => Outcome::Damaged,
+            Self::Device(error) if Damage::caused(error) || is_damaged_link(error) => Outcome::Damaged,
             Self::Device(_) | Self::File { .. } => Outcome::Io,
             Self::WhileWriting { source, .. } => match **source {
                 // Damage that is found when something was written already: the disk is not as it was before.
@@ -142,4 +142,10 @@ impl JobError {
             Self::Interrupted(_) => Outcome::Interrupted,
         }
     }
+}
+
+/// Whether a recovery point could not be read because what leads there is damaged.
+fn is_damaged_link(error: &IoError) -> bool {
+    let inner = error.source.get_ref().and_then(|inner| inner.downcast_ref::<LinkError>());
+    inner.is_some_and(|error| !error.is_io())
 }

@@ -59,7 +59,7 @@ pub use failback_image::create::{NewDisk, Subformat};
 pub use failback_image::descriptor::{ExtentAccess, ExtentKind};
 pub use failback_image::{Access, CheckReport, Disk, DiskFacts, ExtentFacts, Severity};
 pub use failback_retention::{
-    Catalogue, DeltaSource, Direction, Directory, Disk as StoredDisk, Forecast, FsDirectory, Gap, Link, Lock,
+    Catalogue, Copies, DeltaSource, Direction, Directory, Disk as StoredDisk, Forecast, FsDirectory, Gap, Link, Lock,
     LockError, Pending, Plan, Point, PointId, Policy, Prune, PruneStep, Reader, Space, Store, StoreError, plan_free,
     plan_prune,
 };

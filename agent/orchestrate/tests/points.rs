@@ -291,3 +291,22 @@ fn a_hash_tree_takes_no_room_that_the_catalogue_needs() {
         trail.is_at(1);
     }
 }
+
+/// A disk that grows inside a block: what stood there does not stand in the way of the same apply after an undo.
+#[test]
+fn a_disk_grows_and_shrinks_inside_a_block() {
+    let mut trail = Trail::resized(11, 40, 400);
+    trail.apply_all();
+    for goal in [0, 2, 1, 0, 2] {
+        trail.rollback(goal).unwrap();
+        trail.is_at(goal);
+    }
+    trail.undo().unwrap();
+    trail.is_at(0);
+    for state in 1..trail.states.len() {
+        trail.apply(state).unwrap();
+        assert_eq!(trail.wrong_at(state as u64), None);
+    }
+    trail.undo().unwrap();
+    assert_eq!(trail.wrong_at(0), None);
+}

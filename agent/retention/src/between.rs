@@ -15,6 +15,12 @@ use std::collections::VecDeque;
 /// What is read at one point at a time, in bytes.
 const PIECE: u64 = 1 << 20;
 
+/// What is read ahead of all links together, in bytes: they are read side by side, and a long chain has hundreds.
+const READ_AHEAD: usize = 16 << 20;
+/// What is read ahead of one of them, at least and at most.
+const READ_AHEAD_LEAST: usize = 64 << 10;
+const READ_AHEAD_MOST: usize = 1 << 20;
+
 /// Why there is no delta between two points.
 #[derive(Debug, thiserror::Error)]
 pub enum BetweenError {
@@ -132,8 +138,9 @@ pub fn between<E: From<BetweenError>>(
     }
     let before = stacked(legs.iter().map(|leg| leg.runs(true)).collect());
     let after = stacked(legs.iter().rev().map(|leg| leg.runs(false)).collect());
-    let cursors =
-        legs.iter().map(|leg| GapCursor::new(leg.link)).collect::<Result<Vec<_>, _>>().map_err(BetweenError::from)?;
+    let read_ahead = (READ_AHEAD / legs.len()).clamp(READ_AHEAD_LEAST, READ_AHEAD_MOST);
+    let cursors = legs.iter().map(|leg| GapCursor::new(leg.link, read_ahead));
+    let cursors = cursors.collect::<Result<Vec<_>, _>>().map_err(BetweenError::from)?;
     let mut walk = Walk {
         shapes,
         builder: DeltaBuilder::new(&shapes),
@@ -314,8 +321,8 @@ struct GapCursor<'a> {
 }
 
 impl<'a> GapCursor<'a> {
-    fn new(link: &'a LinkReader) -> Result<Self, LinkError> {
-        Ok(Self { reader: Some(link.stream()?), link, nodes: VecDeque::new(), end: BlockIndex::ZERO })
+    fn new(link: &'a LinkReader, read_ahead: usize) -> Result<Self, LinkError> {
+        Ok(Self { reader: Some(link.stream(read_ahead)?), link, nodes: VecDeque::new(), end: BlockIndex::ZERO })
     }
 
     /// The node that starts at a block, if one does. Asked from left to right.

@@ -1,6 +1,6 @@
 //! From state to state and back, on every kind of disk.
 
-use crate::world::{Kind, MIB, World};
+use crate::world::{Kind, MIB, SMALL, World};
 use failback_tests::failback;
 use failback_tests::lab::lone;
 use serde_json::{Value, json};
@@ -125,6 +125,7 @@ fn files_on_a_device() {
 #[test]
 fn bytes_on_an_image() {
     journey(&World::of_bytes(Kind::Raw, 2 * MIB));
+    journey(&World::of_bytes(Kind::Raw, SMALL));
 }
 
 #[test]

@@ -320,7 +320,8 @@ fn export(args: &ExportArgs) -> Result<ExitCode> {
         ExportFormat::Delta => {
             let identity = source.identity_with(&source.content(&[]));
             let points = (base, args.id);
-            let bytes = export_delta(source.device(), &store, points, &args.output, files::random()?, identity)?;
+            let bytes =
+                export_delta(source.device(), &store, points, &args.output, files::random()?, identity, &meter)?;
             before_end()?;
             (vec![args.output.clone()], bytes)
         }

@@ -1,6 +1,7 @@
 //! From a disk to its recovery points: found by what identifies the disk, not by the name that it has today.
 
 use super::args::{Keeping, Retention};
+use super::report::is_unknown;
 use crate::config::Config;
 use crate::{confirm, files};
 use failback_orchestrate::{
@@ -72,7 +73,7 @@ pub(crate) fn for_changes(directory: &Path, disk: &DiskIdentity, create: bool) -
     }
     let opened = if create { FsDirectory::create(&place) } else { FsDirectory::open(&place) };
     let opened = opened.map_err(|source| unusable(&place, source))?;
-    let lock = opened.lock(true)?;
+    let lock = locked(&opened, &place, true)?;
     let opened: Arc<dyn failback_orchestrate::Directory> = Arc::new(opened);
     let binding = files::binding(disk).id;
     let store = match Store::open_for_changes(Arc::clone(&opened), &binding) {
@@ -83,6 +84,9 @@ pub(crate) fn for_changes(directory: &Path, disk: &DiskIdentity, create: bool) -
         Err(StoreError::Empty(_)) => return Err(none_of_this_disk(directory, disk)),
         opened => opened?,
     };
+    if !create && is_unknown(store.catalogue()) {
+        return Err(none_of_this_disk(directory, disk));
+    }
     Ok(Opened { store, lock })
 }
 
@@ -94,12 +98,15 @@ pub(crate) fn for_reading(directory: &Path, disk: &DiskIdentity) -> Result<Opene
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none_of_this_disk(directory, disk)),
         opened => opened.map_err(|source| unusable(&place, source))?,
     };
-    let lock = opened.lock(false)?;
+    let lock = locked(&opened, &place, false)?;
     let store = match Store::open_for_reading(Arc::new(opened)) {
         Err(StoreError::Empty(_)) => return Err(none_of_this_disk(directory, disk)),
         opened => opened?,
     };
     store.check_disk(&files::binding(disk).id)?;
+    if is_unknown(store.catalogue()) {
+        return Err(none_of_this_disk(directory, disk));
+    }
     Ok(Opened { store, lock })
 }
 
@@ -188,6 +195,13 @@ fn none_of_this_disk(directory: &Path, disk: &DiskIdentity) -> JobError {
         directory.display(),
         directory.display()
     ))
+}
+
+fn locked(directory: &FsDirectory, place: &Path, exclusive: bool) -> Result<Lock, JobError> {
+    directory.lock(exclusive).map_err(|error| match error {
+        LockError::Failed { source, .. } => unusable(place, source),
+        held @ LockError::Held { .. } => held.into(),
+    })
 }
 
 fn unusable(path: &Path, source: io::Error) -> JobError {

@@ -5,8 +5,8 @@ use super::open::FoundDisk;
 use crate::confirm;
 use crate::report::Lines;
 use failback_orchestrate::{
-    Catalogue, DiskIdentity, Forecast, Gap, HumanBytes, JobError, Pending, Point, PointId, PointKind, Prune, PruneStep,
-    Store, TravelReport,
+    Catalogue, Copies, DiskIdentity, Forecast, Gap, HumanBytes, JobError, Pending, Point, PointId, PointKind, Prune,
+    PruneStep, Store, TravelReport,
 };
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -79,6 +79,15 @@ pub(crate) fn is_unknown(catalogue: &Catalogue) -> bool {
     catalogue.pending().is_none() && catalogue.points().len() == 1 && catalogue.present().root.0 == [0; 32]
 }
 
+/// What is said where only one copy of the catalogue is left.
+const HALF_DAMAGED: &str = "one of the two copies of the catalogue is damaged: the next change of the recovery points writes both anew; look \
+                            after the retention drive";
+
+/// Whether only one copy of the catalogue is left.
+fn is_damaged(store: &Store) -> bool {
+    store.copies() != Copies::Intact
+}
+
 fn space_of(store: &Store) -> Value {
     let space = store.directory().space().ok();
     let forecast = Forecast::of(store.catalogue());
@@ -140,6 +149,7 @@ pub(crate) fn list(disk: &DiskIdentity, store: &Store, running: bool) -> (Value,
         "committed": (!unknown).then_some(catalogue.committed().0),
         "under_way": under_way(catalogue).map(|(name, _)| name),
         "points": points.iter().map(|point| point_object(catalogue, &gaps, point)).collect::<Vec<_>>(),
+        "catalogue_damaged": is_damaged(store),
         "space": space_of(store),
     });
     let mut text = format!("{}\n", confirm::describe(disk));
@@ -181,6 +191,9 @@ pub(crate) fn list(disk: &DiskIdentity, store: &Store, running: bool) -> (Value,
     }
     for line in gap_lines(&gaps) {
         let _ = writeln!(text, "{line}");
+    }
+    if is_damaged(store) {
+        let _ = writeln!(text, "{HALF_DAMAGED}");
     }
     let _ = writeln!(text, "space: {}", forecast_line(store));
     (object, text)
@@ -233,7 +246,9 @@ pub(crate) fn all_disks(directory: &Path, all: &[FoundDisk]) -> (Value, Lines) {
                     forecast_line(store),
                     catalogue.disk().description.escape_debug()
                 );
-                for line in under_way(catalogue).map(|(_, line)| line).into_iter().chain(gap_lines(&gaps)) {
+                let damaged = is_damaged(store).then(|| HALF_DAMAGED.to_owned());
+                let under_way_now = under_way(catalogue).map(|(_, line)| line);
+                for line in under_way_now.into_iter().chain(gap_lines(&gaps)).chain(damaged) {
                     let _ = write!(text, "\n{line}");
                 }
                 lines.add(name, text);
@@ -243,6 +258,7 @@ pub(crate) fn all_disks(directory: &Path, all: &[FoundDisk]) -> (Value, Lines) {
                     "points": catalogue.points().iter().filter(|_| !unknown)
                         .map(|point| point_object(catalogue, &gaps, point)).collect::<Vec<_>>(),
                     "under_way": under_way(catalogue).map(|(name, _)| name),
+                    "catalogue_damaged": is_damaged(store),
                     "space": space_of(store),
                 })
             }

@@ -1,15 +1,16 @@
 //! Applying a delta so that it can be undone.
 
 use super::MoveOptions;
-use super::moving::{Moving, Start, is_recognised, is_the_one};
+use super::moving::{Start, is_recognised, is_the_one, write};
 use super::nothing_under_way;
 use super::origin::{destination, origin, stands_at_the_result};
-use super::record::{Base, check_ragged_end, record, trusted_free};
+use super::ragged::check_ragged_end;
+use super::record::{Base, record, trusted_free};
 use super::space::{begin, make_room, publish};
 use super::survey::Survey;
 use super::tree::read_and_keep;
 use crate::apply::{
-    Applied, Checked, End, Written, check_all, check_signer, finish, fits, header_of, prove_disk, same_disk, write_all,
+    Applied, Checked, End, Written, check_all, check_signer, finish, fits, header_of, prove_disk, same_disk,
 };
 use crate::scan::ScanReport;
 use crate::{ApplyOptions, ApplyReport, JobError, Progress, Proven, ReadSeek};
@@ -81,7 +82,7 @@ pub fn apply_recorded(
         let from = if *catalogue.present() == point { catalogue.clone() } else { catalogue.rebase(point)? };
         from.begin_apply(apply)
     })?;
-    let written = write_all(device, delta, &checked, &mut Moving, options.pace, progress)?;
+    let written = write(device, delta, &checked, options.pace, progress)?;
     let end = End { must_verify: false, resumed: false, read: None };
     conclude(device, &survey, applied(&survey, &checked, written), end, store, options, progress)
 }
@@ -104,7 +105,7 @@ pub(super) fn finish_apply(
     is_the_one(survey, &checked.key, "the delta")?;
     let unchanged = prove_disk(device, delta, &checked, "it was left as the interrupted apply had left it", progress)?;
     is_recognised(device, &checked, unchanged, options.disk.certain)?;
-    let written = write_all(device, delta, &checked, &mut Moving, options.pace, progress)?;
+    let written = write(device, delta, &checked, options.pace, progress)?;
     let end = End { must_verify: false, resumed: true, read: None };
     conclude(device, survey, applied(survey, &checked, written), end, store, options, progress)
 }

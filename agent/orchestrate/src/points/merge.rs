@@ -49,10 +49,10 @@ pub(super) fn remove(
     let before = store.catalogue().link_bytes();
     let mut report = PruneReport::default();
     progress.phase("pruning", Some(steps.len() as u64));
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
         match *step {
             Prune::Drop(point) => store.change(|catalogue| catalogue.drop_oldest(point))?,
-            Prune::Merge(point) => match merge(disk, store, point, options) {
+            Prune::Merge(point) => match merge(disk, store, point, options, progress) {
                 // Points that were made in blocks of another size stay; that is no reason to keep the rest.
                 Err(JobError::Refused(why)) => {
                     report.kept.push((point, why));
@@ -63,16 +63,29 @@ pub(super) fn remove(
         }
         report.removed.push(*step);
         progress.advance(1);
-        if progress.stop_requested() {
-            break;
+        if let Some(next) = steps.get(number + 1).filter(|_| progress.stop_requested()) {
+            return Err(stopped(next.point()));
         }
     }
     report.bytes_freed = before.saturating_sub(store.catalogue().link_bytes()).get();
     Ok(report)
 }
 
+/// The user wants no more points to be removed, from this one on.
+fn stopped(next: PointId) -> JobError {
+    JobError::Interrupted(format!(
+        "recovery point {next} was not removed, nor were those that were to follow: prune again to go on"
+    ))
+}
+
 /// Replaces the two links of a point by one that leads past it.
-fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOptions) -> Result<(), JobError> {
+fn merge(
+    disk: &dyn Device,
+    store: &mut Store,
+    id: PointId,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
     let catalogue = store.catalogue();
     let index = catalogue.index_of(id).ok_or(MoveError::NoSuchPoint(id)).map_err(JobError::from)?;
     catalogue.check_merge(id)?;
@@ -84,8 +97,12 @@ fn merge(disk: &dyn Device, store: &mut Store, id: PointId, options: &MoveOption
     let header = way.header(options.id(store), way.identity())?;
     let mut writer = LinkWriter::create(store, header, way.free())?;
     let (file, key) = (writer.file(), writer.key());
-    let made =
-        way.frames(Uncounted::BroughtBack, |frame| Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?));
+    let made = way.frames(Uncounted::BroughtBack, |frame| {
+        if progress.stop_requested() {
+            return Err(stopped(id));
+        }
+        Ok(writer.frame(&frame.table, &frame.seal_in_pieces(&key, LEVEL))?)
+    });
     let made = made.and_then(|(values, proven)| Ok(writer.finish(&values, proven)?));
     let direction = if below { Direction::Reverse } else { Direction::Forward };
     let merged = made.and_then(|link| Ok(store.change(|catalogue| catalogue.merge(id, link.link(direction)))?));

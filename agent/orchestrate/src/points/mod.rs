@@ -16,6 +16,7 @@ mod apply;
 mod merge;
 mod moving;
 mod origin;
+mod ragged;
 mod record;
 mod recorder;
 mod space;

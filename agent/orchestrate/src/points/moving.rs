@@ -1,9 +1,10 @@
 //! Writing the disk on its way from one point to another.
 
+use super::ragged::clear_ragged_end;
 use super::survey::Survey;
 use super::{Checked, MoveOptions};
 use crate::apply::{Batch, Ledger, Target, Written, check_all, prove_disk, write_all};
-use crate::{Examined, JobError, Progress};
+use crate::{Examined, JobError, Pace, Progress, ReadSeek};
 use failback_blockio::Device;
 use failback_delta::{SealedFrame, Shapes};
 use failback_retention::{Reader, Store, StoredFile};
@@ -40,9 +41,12 @@ impl Start {
 }
 
 /// What is being written is on record as a whole, and what it replaces is kept: nothing is to be noted on the way.
-pub(super) struct Moving;
+struct Moving<'a> {
+    device: &'a dyn Device,
+    shapes: &'a Shapes,
+}
 
-impl Ledger for Moving {
+impl Ledger for Moving<'_> {
     fn before(&mut self, _: &Target<'_>, _: &[Arc<SealedFrame>], _: &[Batch], _: &Written) -> Result<(), JobError> {
         Ok(())
     }
@@ -51,7 +55,11 @@ impl Ledger for Moving {
 
     /// Also where nothing had to be written: what was written before an interruption may not be durable.
     fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
-        target.flush().map_err(|error| self.failed(error.into(), written))
+        let settled = target.flush().and_then(|()| match clear_ragged_end(self.device, self.shapes)? {
+            true => target.flush(),
+            false => Ok(()),
+        });
+        settled.map_err(|error| self.failed(error.into(), written))
     }
 
     fn failed(&self, error: JobError, _: &Written) -> JobError {
@@ -62,12 +70,12 @@ impl Ledger for Moving {
     }
 
     fn interrupted(&mut self, target: &Target<'_>, written: &Written) -> JobError {
-        match self.settle(target, written) {
+        match target.flush() {
             Ok(()) => JobError::Interrupted(format!(
                 "{ON_THE_WAY} ({} bytes written, {} made zero): failback resume to finish, or failback undo to go back",
                 written.data, written.zeroes
             )),
-            Err(error) => error,
+            Err(error) => self.failed(error.into(), written),
         }
     }
 }
@@ -113,12 +121,13 @@ pub(super) fn is_recognised(
 /// Writes a delta that was checked, durably.
 pub(super) fn write(
     device: &dyn Device,
-    delta: &mut DeltaFile,
+    delta: &mut dyn ReadSeek,
     checked: &Checked,
-    options: &MoveOptions,
+    pace: Pace,
     progress: &dyn Progress,
 ) -> Result<Written, JobError> {
-    write_all(device, delta, checked, &mut Moving, options.pace, progress)
+    let mut moving = Moving { device, shapes: &checked.header.shapes };
+    write_all(device, delta, checked, &mut moving, pace, progress)
 }
 
 /// Refuses the file of a link that is another delta than the catalogue says.

@@ -8,11 +8,10 @@ use super::survey::Survey;
 use crate::apply::{Checked, check_all, prove_disk};
 use crate::free::free_blocks;
 use crate::{JobError, Progress, ReadSeek, likeness};
-use failback_blockio::{Buffer, Device, Operation, run};
+use failback_blockio::Device;
 use failback_delta::{FreeBlocks, Shapes};
-use failback_hashtree::is_zero;
 use failback_retention::{LinkFile, LinkWriter, Point, Store};
-use failback_units::{BlockRange, ByteRange};
+use failback_units::BlockRange;
 use std::thread;
 
 /// What the disk's own file systems call free, if that matters: then what lies there need not be kept. `zeroes` says that all
@@ -30,29 +29,6 @@ pub(super) fn trusted_free(device: &dyn Device, survey: &Survey, zeroes: bool) -
     Err(JobError::Refused(format!(
         "making free space zero would destroy {lost} bytes that the file systems on {} do not call free, and no recovery point \
          would bring them back: leave out --zero-free, or use --no-undo",
-        device.name()
-    )))
-}
-
-/// Refuses a result that is larger than the base if that would overwrite something behind the base's end, in its last block: what
-/// is kept there is kept by whole blocks, and that one counts as far as the base goes.
-pub(super) fn check_ragged_end(device: &dyn Device, shapes: &Shapes) -> Result<(), JobError> {
-    let (base, result) = (shapes.base, shapes.result);
-    let ragged = base.size().get() % shapes.block_size().bytes();
-    if ragged == 0 || result.size() <= base.size() {
-        return Ok(());
-    }
-    let block = base.blocks().as_end();
-    let last = BlockRange::between(failback_units::BlockIndex::new(block.get() - 1), block).unwrap_or_default();
-    let behind = ByteRange::between(base.size().as_end(), result.bytes_of(last).end()).unwrap_or_default();
-    let buffer = Buffer::zeroed(behind.count().to_usize().expect("less than a block"));
-    let read = run(device, Operation::Read { at: behind.start(), into: buffer })?;
-    if read.is_none_or(|content| is_zero(&content)) {
-        return Ok(());
-    }
-    Err(JobError::Refused(format!(
-        "behind the end of the base {} holds something (bytes {behind}) that this delta would overwrite and that could not be brought \
-         back: make the delta in smaller blocks, or use --no-undo if it is not needed",
         device.name()
     )))
 }

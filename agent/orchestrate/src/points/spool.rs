@@ -19,10 +19,11 @@ pub fn spool(store: &mut Store, delta: &mut dyn Read, progress: &dyn Progress) -
     let mut buffer = vec![0; 1 << 20];
     let copied = loop {
         let len = match delta.read(&mut buffer) {
+            // Ctrl-C reaches both ends of a pipe: that it ends then says nothing of the delta.
+            Ok(0) if progress.stop_requested() => break Err(JobError::Interrupted("nothing was written".into())),
             Ok(0) => break out.sync().map_err(|source| full_or_failed(store, 0, source)),
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted && !progress.stop_requested() => continue,
-            // Ctrl-C reaches both ends of a pipe: that it breaks off then is no failure.
             Err(_) if progress.stop_requested() => break Err(JobError::Interrupted("nothing was written".into())),
             Err(source) => break Err(JobError::File { action: "read", path: "the pipe".into(), source }),
         };

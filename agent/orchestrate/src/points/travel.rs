@@ -11,7 +11,7 @@ use super::{MoveOptions, nothing_under_way};
 use crate::apply::Written;
 use crate::{ApplyOptions, JobError, Progress, ReadSeek};
 use failback_blockio::Device;
-use failback_retention::{Catalogue, DeltaSource, Link, MoveError, Pending, PointId, Store};
+use failback_retention::{Catalogue, DeltaSource, Link, LinkError, MoveError, Pending, PointId, Store};
 use std::fs::File;
 use std::io::BufReader;
 
@@ -65,6 +65,7 @@ pub fn rollback(
     nothing_under_way(store)?;
     let point = store.catalogue().point(goal).ok_or(MoveError::NoSuchPoint(goal)).map_err(JobError::from)?;
     refuse_fuzzy(point, fuzzy)?;
+    links_are_there(store, goal)?;
     let mut report = TravelReport::starting_at(store);
     begin(store, |catalogue| catalogue.begin_rollback(goal, options.now))?;
     travel(device, store, true, &mut report, options, progress)?;
@@ -135,7 +136,7 @@ pub fn nothing_to_resume() -> JobError {
 fn check_way(store: &Store, goal: PointId, progress: &dyn Progress) -> Result<(), JobError> {
     let catalogue = store.catalogue();
     for link in catalogue.links_between(catalogue.present().id, goal).unwrap_or_default() {
-        open_link(store, link, "the link", progress)?;
+        open_link(store, link, progress)?;
     }
     Ok(())
 }
@@ -207,9 +208,9 @@ fn take_back(
     options: &MoveOptions,
     progress: &dyn Progress,
 ) -> Result<(), JobError> {
-    let (mut delta, _) = open_link(store, inverse, "what leads back", progress)?;
+    let (mut delta, _) = open_link(store, inverse, progress)?;
     let checked = check(device, &mut delta, Start::OnTheWay, options, progress)?;
-    let written = write(device, &mut delta, &checked, options, progress)?;
+    let written = write(device, &mut delta, &checked, options.pace, progress)?;
     report.add(written, checked.total.bytes_read);
     Ok(())
 }
@@ -242,8 +243,10 @@ fn travel(
             Err(JobError::Interrupted(_)) if !(is_stepping(store) || (begins && report.steps == 0)) => {
                 return Err(stopped_at(store));
             }
-            Err(error) if begins && report.steps == 0 => return Err(give_up(store, error)),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let error = told_of_the_point(error, store.catalogue().present().id);
+                return Err(if begins && report.steps == 0 { give_up(store, error) } else { error });
+            }
         }
         if progress.stop_requested() && store.catalogue().pending().is_some() {
             return Err(stopped_at(store));
@@ -288,7 +291,7 @@ fn step(
     progress: &dyn Progress,
 ) -> Result<(Written, u64), JobError> {
     let link = next_link(store)?;
-    let (mut delta, survey) = open_link(store, &link, "the link", progress)?;
+    let (mut delta, survey) = open_link(store, &link, progress)?;
     let checked = match start {
         Start::OnTheWay => check(device, &mut delta, start, options, progress)?,
         Start::AtTheBase => {
@@ -300,7 +303,7 @@ fn step(
             checked
         }
     };
-    let written = write(device, &mut delta, &checked, options, progress)?;
+    let written = write(device, &mut delta, &checked, options.pace, progress)?;
     publish(store, Catalogue::finish_step)?;
     Ok((written, checked.total.bytes_read))
 }
@@ -314,12 +317,12 @@ fn undo_step(
     progress: &dyn Progress,
 ) -> Result<(Written, u64), JobError> {
     let link = next_link(store)?;
-    let (mut delta, _) = open_link(store, &link, "the link", progress)?;
+    let (mut delta, _) = open_link(store, &link, progress)?;
     let checked = check(device, &mut delta, start, options, progress)?;
     if start == Start::AtTheBase {
         begin(store, Catalogue::begin_undo_step)?;
     }
-    let written = write(device, &mut delta, &checked, options, progress)?;
+    let written = write(device, &mut delta, &checked, options.pace, progress)?;
     publish(store, Catalogue::finish_undo_step)?;
     Ok((written, checked.total.bytes_read))
 }
@@ -330,11 +333,34 @@ fn next_link(store: &Store) -> Result<Link, JobError> {
 }
 
 /// Opens the delta of a link and reads it to its end: it is whole, and the one that the catalogue names.
-fn open_link(store: &Store, link: &Link, what: &str, progress: &dyn Progress) -> Result<(DeltaFile, Survey), JobError> {
+fn open_link(store: &Store, link: &Link, progress: &dyn Progress) -> Result<(DeltaFile, Survey), JobError> {
+    let place = || format!("{}/{}", store.directory().place(), link.file.delta_name());
     let mut delta = from_start(store, store.open_link(link)?)?;
-    let survey = Survey::of(&mut delta, progress)?;
-    is_the_one(&survey, &link.key, what)?;
+    let survey = Survey::of(&mut delta, progress).map_err(|error| match error {
+        JobError::Format(source) => LinkError::Damaged { place: place(), source }.into(),
+        other => other,
+    })?;
+    if survey.key != link.key {
+        return Err(LinkError::Other { place: place() }.into());
+    }
     Ok((delta, survey))
+}
+
+/// Refuses a journey that cannot come to its end because the file of a link is not there.
+fn links_are_there(store: &Store, goal: PointId) -> Result<(), JobError> {
+    let catalogue = store.catalogue();
+    let links = catalogue.links_between(catalogue.present().id, goal).unwrap_or_default();
+    links.into_iter().try_for_each(|link| store.open_link(link).map(drop)).map_err(JobError::from)
+}
+
+/// A step that does not find the point that it starts from: nobody has given a delta here.
+fn told_of_the_point(error: JobError, present: PointId) -> JobError {
+    let JobError::WrongBase { disk, blocks, first, consequence } = error else { return error };
+    JobError::Mismatch(format!(
+        "{disk} is not at recovery point {present}: something wrote to it since, {blocks} runs hold something else (the first at bytes \
+         {first}), so {consequence}; failback verify --point {present} compares all of it, and failback commit gives the way back up and \
+         keeps what it holds"
+    ))
 }
 
 fn moved_by_others(device: &dyn Device, store: &Store) -> JobError {

@@ -166,7 +166,7 @@ pub fn export_image<D: Device>(
 ///
 /// # Errors
 ///
-/// As [`open_point`], and when the delta cannot be written, or the points are not what their roots say.
+/// As [`open_point`], and when the delta cannot be written, the points are not what their roots say, or the user stops it.
 pub fn export_delta(
     disk: &dyn Device,
     store: &Store,
@@ -174,13 +174,21 @@ pub fn export_delta(
     path: &Path,
     id: [u8; 16],
     identity: Identity,
+    progress: &dyn Progress,
 ) -> Result<u64, JobError> {
     let way = Way::open(disk, store, from, to)?;
     let header = way.header(id, identity)?;
+    progress.phase("comparing", None);
     let mut writer = DeltaWriter::new(Output::file(path, FileKind::Delta)?, header, way.free())?;
     let key = writer.key();
-    let (values, proven) =
-        way.frames(Uncounted::LeftAlone, |frame| Ok(writer.frame(&frame.table, &frame.seal(&key, LEVEL))?))?;
+    let (values, proven) = way.frames(Uncounted::LeftAlone, |frame| {
+        if progress.stop_requested() {
+            return Err(JobError::Interrupted("the delta was not made".into()));
+        }
+        let sealed = frame.seal(&key, LEVEL);
+        progress.advance(sealed.len() as u64);
+        Ok(writer.frame(&frame.table, &sealed)?)
+    })?;
     let (output, _, bytes) = writer.finish(&values, proven, None)?;
     output.commit()?;
     Ok(bytes)

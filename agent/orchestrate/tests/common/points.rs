@@ -139,7 +139,7 @@ impl Trail {
     pub fn resized(seed: u64, blocks: usize, creations: usize) -> Self {
         let (mut states, mut free) = Self::changed(seed, 2, blocks);
         for (state, shorter) in [(0, 9), (2, 5)] {
-            states[state].truncate((blocks - shorter) * BLOCK + 1000 * state);
+            states[state].truncate((blocks - shorter) * BLOCK + 500 + 750 * state);
             free[state].truncate(states[state].len().div_ceil(BLOCK));
         }
         Self::of(seed, states, free, creations)
@@ -237,7 +237,7 @@ impl Trail {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("between.delta");
         let points = (PointId(from), PointId(to));
-        export_delta(&self.target, &self.try_open()?, points, &path, [1; 16], Identity::default())?;
+        export_delta(&self.target, &self.try_open()?, points, &path, [1; 16], Identity::default(), &Silent)?;
         Ok(std::fs::read(path).unwrap())
     }
 
@@ -265,7 +265,13 @@ impl Trail {
         if self.masked(disk, state) != self.counted(state) {
             return Some(format!("the target does not hold state {state}"));
         }
-        (tail != [0xEE; TAIL]).then(|| "bytes behind the disk were touched".into())
+        if tail != [0xEE; TAIL] {
+            return Some("bytes behind the disk were touched".into());
+        }
+        // Nothing stood there before: so it can be grown over again.
+        let same_block = disk.len().next_multiple_of(BLOCK).min(content.len() - TAIL);
+        let ragged = &content[disk.len()..same_block];
+        ragged.iter().any(|byte| *byte != 0).then(|| format!("something stands behind the ragged end of state {state}"))
     }
 
     pub fn is_at(&self, state: u64) {

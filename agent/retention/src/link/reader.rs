@@ -85,14 +85,14 @@ impl LinkReader {
         &self.index
     }
 
-    /// Its delta, to be read from end to end.
+    /// Its delta, to be read from end to end, so many bytes at a time.
     ///
     /// # Errors
     ///
     /// When it cannot be read, or is damaged.
-    pub(crate) fn stream(&self) -> Result<DeltaReader<Stream>, LinkError> {
+    pub(crate) fn stream(&self, read_ahead: usize) -> Result<DeltaReader<Stream>, LinkError> {
         let stream =
-            stream(&self.file, READ_AHEAD).map_err(|source| LinkError::io("read", self.place.clone(), source))?;
+            stream(&self.file, read_ahead).map_err(|source| LinkError::io("read", self.place.clone(), source))?;
         DeltaReader::open(stream).map_err(|error| self.failed(error))
     }
 

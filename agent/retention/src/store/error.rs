@@ -56,7 +56,7 @@ pub enum StoreError {
         description: String,
     },
     /// The file of a link is not there, or is not what the link says.
-    #[error("the recovery points cannot be changed: {0}")]
+    #[error("{0}")]
     Gap(Gap),
     /// It was opened for reading, or an earlier save failed and nobody looked what became of it.
     #[error(

@@ -427,6 +427,10 @@ impl Store {
     fn look_at(&self, link: &Link) -> io::Result<Result<Box<dyn StoredFile>, Missing>> {
         let file = match self.directory.open(&link.file.delta_name()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Missing::Gone)),
+            // A directory, a symbolic link or a pipe.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Ok(Err(Missing::Unreadable(error.to_string())));
+            }
             opened => opened?,
         };
         let (found, wanted) = (file.len()?, link.bytes.get());

@@ -1,7 +1,14 @@
 //! How a payload is cut and packed, so that a part of it can be had without the whole.
 
 use crate::layout::PIECE_BYTES;
+use std::cell::RefCell;
 use std::ops::Range;
+use zstd::bulk::Decompressor;
+
+thread_local! {
+    /// What zstd unpacks with. To make it for every piece anew would cost more than small pieces themselves.
+    static UNPACKER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
 
 /// The pieces of a frame's payload: where each stands in its frame, and how long its content is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +44,16 @@ pub(super) fn pack(content: &[u8], level: i32) -> Option<Vec<u8>> {
         packed.extend_from_slice(stored);
     }
     Some(packed)
+}
+
+/// Unpacks a zstd frame; its length. `None` if it is none, or longer than `into`.
+fn unpack_frame(stored: &[u8], into: &mut [u8]) -> Option<usize> {
+    UNPACKER.with_borrow_mut(|unpacker| {
+        if unpacker.is_none() {
+            *unpacker = Decompressor::new().ok();
+        }
+        unpacker.as_mut()?.decompress_to_buffer(stored, into).ok()
+    })
 }
 
 impl Pieces {
@@ -111,7 +128,7 @@ impl Pieces {
             Packing::Plain | Packing::Either if same_length => into.copy_from_slice(stored),
             Packing::Plain => return false,
             Packing::Zstd | Packing::Either => {
-                return zstd::bulk::decompress_to_buffer(stored, into).ok() == Some(into.len());
+                return unpack_frame(stored, into) == Some(into.len());
             }
         }
         true

@@ -4,6 +4,7 @@ use super::{Index, LinkError};
 use crate::{Link, Reader, Store, StoreError, StoredFile};
 use failback_delta::{DeltaHeader, DeltaReader, FormatError, FreeBlocks, Pieces, SealedFrame};
 use std::io::{self, BufReader};
+use std::iter::repeat_n;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -120,12 +121,12 @@ impl LinkReader {
     /// # Errors
     ///
     /// When it cannot be read, or was damaged meanwhile.
-    pub(crate) fn piece(&self, number: u32, pieces: &Pieces, piece: usize) -> Result<Vec<u8>, LinkError> {
+    pub(crate) fn piece(&self, number: u32, pieces: &Pieces, piece: usize) -> Result<Arc<[u8]>, LinkError> {
         let Range { start, end } = pieces.stored(piece);
         let mut stored = vec![0; end - start];
         self.read(self.index.frames[number as usize].offset + start as u64, &mut stored)?;
-        let mut content = vec![0; pieces.content(piece).len()];
-        if pieces.unpack(piece, &stored, &mut content) {
+        let mut content: Arc<[u8]> = repeat_n(0, pieces.content(piece).len()).collect();
+        if Arc::get_mut(&mut content).is_some_and(|content| pieces.unpack(piece, &stored, content)) {
             return Ok(content);
         }
         let changed = io::Error::other("it was changed while it was in use");

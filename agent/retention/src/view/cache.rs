@@ -83,7 +83,7 @@ impl Cache {
         // Others may read meanwhile.
         drop(state);
         let (_, frame, number) = place;
-        let content: Arc<[u8]> = reader.piece(frame, pieces, number)?.into();
+        let content = reader.piece(frame, pieces, number)?;
         let mut state = self.lock();
         if state.pieces.len() >= PIECES_HELD
             && let Some(oldest) = state.pieces.iter().min_by_key(|(_, (_, used))| *used).map(|(place, _)| *place)

@@ -55,10 +55,9 @@ impl Ledger for Moving<'_> {
 
     /// Also where nothing had to be written: what was written before an interruption may not be durable.
     fn settle(&self, target: &Target<'_>, written: &Written) -> Result<(), JobError> {
-        let settled = target.flush().and_then(|()| match clear_ragged_end(self.device, self.shapes)? {
-            true => target.flush(),
-            false => Ok(()),
-        });
+        let settled = target
+            .flush()
+            .and_then(|()| if clear_ragged_end(self.device, self.shapes)? { target.flush() } else { Ok(()) });
         settled.map_err(|error| self.failed(error.into(), written))
     }
 

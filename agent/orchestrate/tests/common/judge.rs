@@ -44,15 +44,17 @@ impl Lab {
                 // Where a state ends inside a sector, what is left behind that is written for itself.
                 let ends = [present, other].map(|state| self.trail.disk(state).len() / SECTOR);
                 let (one, other) = (&self.contents[&present], &self.contents[&other]);
-                let is_strange = |(number, (now, (one, other))): (usize, (&[u8], (&[u8], &[u8])))| {
-                    let is_mixed =
-                        || now.iter().zip(one.iter().zip(other)).all(|(now, (one, other))| now == one || now == other);
-                    now != one && now != other && !(ends.contains(&number) && is_mixed())
+                let is_strange = |number: &usize| {
+                    let sector = number * SECTOR..content.len().min((number + 1) * SECTOR);
+                    let [now, one, other] = [&content, one, other].map(|bytes| &bytes[sector.clone()]);
+                    let mut bytes = now.iter().zip(one.iter().zip(other));
+                    let is_mixed = bytes.all(|(now, (one, other))| now == one || now == other);
+                    now != one && now != other && !(ends.contains(number) && is_mixed)
                 };
-                let mut sectors = content.chunks(SECTOR).zip(one.chunks(SECTOR).zip(other.chunks(SECTOR))).enumerate();
-                sectors
-                    .position(is_strange)
-                    .map_or(Ok(()), |sector| Err(format!("sector {sector} of the target is none of both points")))
+                match (0..content.len().div_ceil(SECTOR)).find(is_strange) {
+                    None => Ok(()),
+                    Some(sector) => Err(format!("sector {sector} of the target is none of both points")),
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ const PIECE: usize = 1 << 20;
 
 /// Files of a real tree that are larger are left out.
 const LARGEST_FILE: u64 = 4 << 20;
+/// Larger ones are no small texts, in bytes: one firmware image would be the whole tree.
+const LARGEST_TEXT: u64 = 64 << 10;
 
 /// What the volume in an image says of itself; there must be exactly one file system.
 #[track_caller]
@@ -217,15 +219,15 @@ pub fn survives(image: &Path, kind: &str, map: &FreeMap) -> Result<(), String> {
 /// of it programs and libraries.
 pub fn real_tree(into: &Path, mib: u64) {
     let half = mib << 19;
-    for (source, name) in [("/usr/share", "texts"), ("/usr/lib", "programs")] {
+    for (source, name, largest) in [("/usr/share", "texts", LARGEST_TEXT), ("/usr/lib", "programs", LARGEST_FILE)] {
         let to = into.join(name);
         fs::create_dir_all(&to).unwrap();
-        copy_tree(Path::new(source), &to, half);
+        copy_tree(Path::new(source), &to, half, largest);
     }
 }
 
-/// Copies files and links, breadth first, until there are so many bytes.
-fn copy_tree(from: &Path, to: &Path, bytes: u64) {
+/// Copies links and files of at most `largest` bytes, breadth first, until there are so many bytes.
+fn copy_tree(from: &Path, to: &Path, bytes: u64, largest: u64) {
     let mut left = bytes;
     let mut directories = VecDeque::from([PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
@@ -240,7 +242,7 @@ fn copy_tree(from: &Path, to: &Path, bytes: u64) {
                 directories.push_back(path);
             } else if about.is_symlink() {
                 std::os::unix::fs::symlink(fs::read_link(from.join(&path)).unwrap(), to.join(&path)).unwrap();
-            } else if about.is_file() && about.len() <= LARGEST_FILE {
+            } else if about.is_file() && about.len() <= largest {
                 let Ok(content) = fs::read(from.join(&path)) else { continue };
                 fs::write(to.join(&path), content).unwrap();
                 // A small file costs a block and an inode.

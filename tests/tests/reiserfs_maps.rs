@@ -234,11 +234,12 @@ const CRASHES: [Crash; 7] = [
         size: 96 << 20,
         options: SAYS_3_5,
         before: "",
-        // Linux 6.1 takes directories of this version with a few short names for damaged: all files are in the first one.
+        // Linux 6.1 takes a leaf for damaged in which the first directory of this version has its two short names alone, as when it is
+        // split behind them: so that one has few names, and all files are in it.
         script: "n=0
-            find /share/tree -type f | while read file; do
-                n=$((n + 1)); cp $file /mnt/a-file-with-a-long-name-$n
-                if [ $((n % 3)) = 0 ]; then rm /mnt/a-file-with-a-long-name-$((n - 1)); fi
+            while [ $n -lt 120 ]; do
+                n=$((n + 1)); head -c $((n * 79190 % 900000 + 1)) /dev/urandom >/mnt/a-file-with-a-long-name-$((n % 16))
+                if [ $((n % 3)) = 0 ]; then rm /mnt/a-file-with-a-long-name-$(((n - 1) % 16)); fi
             done",
         transactions: 2,
         free: 45,

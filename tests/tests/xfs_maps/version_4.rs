@@ -4,6 +4,7 @@ use crate::fixtures::{SIZE, V4, made};
 use failback_tests::lab::{Place, Uml, has_uml, lone, recovered};
 use failback_tests::proof::{copy_image, mapped, only_used, real_tree};
 use failback_volumes::State;
+use std::thread;
 
 /// Options of `mkfs.xfs` and of the mount.
 const KINDS: [(&[&str], &str); 3] = [
@@ -29,27 +30,33 @@ fn loses_nothing_by_a_power_cut() {
         return;
     }
     let Some(_lone) = lone() else { return };
-    let place = Place::new();
-    for (number, (options, mount)) in KINDS.iter().enumerate() {
-        let image = made(&place, &format!("{number}"), SIZE, &[V4, options].concat());
-        let uml = Uml::new();
-        real_tree(&uml.share().join("tree"), 3);
-        uml.cut(&[&image], &format!("mount -t xfs -o {mount} /dev/ubda /mnt\n{CHANGES}"));
-        let found = mapped(&image);
-        assert!(matches!(found.state, State::Replayed { .. }), "{found:?}");
-        assert!(found.version == Some("v4") && !found.checked && found.remarks.is_empty(), "{found:?}");
-        let map = found.map.unwrap();
-        println!("{options:?}: {:?}, {} free", found.state, map.bytes());
-        assert!(map.bytes().get() > 100 << 20);
-        let [whole, used] = ["whole", "used"].map(|name| place.path(name));
-        copy_image(&image, &whole);
-        only_used(&image, &map, &used);
-        let seen = recovered("xfs", &[whole.clone(), used]);
-        assert!(seen[0].lines().count() > 100, "{}", seen[0]);
-        assert!(seen[0] == seen[1], "files were lost");
-        let after = mapped(&whole);
-        assert_eq!(after.state, State::Clean);
-        let lost = map.bytes().get() - map.intersection(&after.map.unwrap()).bytes().get();
-        assert_eq!(lost, 0, "bytes that are free here are used after recovery");
-    }
+    let place = &Place::new();
+    thread::scope(|scope| {
+        for (number, (options, mount)) in KINDS.iter().enumerate() {
+            scope.spawn(move || loses_nothing(place, number, options, mount));
+        }
+    });
+}
+
+fn loses_nothing(place: &Place, number: usize, options: &[&str], mount: &str) {
+    let image = made(place, &format!("{number}"), SIZE, &[V4, options].concat());
+    let uml = Uml::new();
+    real_tree(&uml.share().join("tree"), 3);
+    uml.cut(&[&image], &format!("mount -t xfs -o {mount} /dev/ubda /mnt\n{CHANGES}"));
+    let found = mapped(&image);
+    assert!(matches!(found.state, State::Replayed { .. }), "{found:?}");
+    assert!(found.version == Some("v4") && !found.checked && found.remarks.is_empty(), "{found:?}");
+    let map = found.map.unwrap();
+    println!("{options:?}: {:?}, {} free", found.state, map.bytes());
+    assert!(map.bytes().get() > 100 << 20);
+    let [whole, used] = ["whole", "used"].map(|name| place.path(&format!("{name}-{number}")));
+    copy_image(&image, &whole);
+    only_used(&image, &map, &used);
+    let seen = recovered("xfs", &[whole.clone(), used]);
+    assert!(seen[0].lines().count() > 100, "{}", seen[0]);
+    assert!(seen[0] == seen[1], "files were lost");
+    let after = mapped(&whole);
+    assert_eq!(after.state, State::Clean);
+    let lost = map.bytes().get() - map.intersection(&after.map.unwrap()).bytes().get();
+    assert_eq!(lost, 0, "bytes that are free here are used after recovery");
 }

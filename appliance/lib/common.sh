@@ -25,7 +25,7 @@ user_path() {
 output_directory() {
     local directory=${CARGO_TARGET_DIR:-target}/appliance
     [[ -z ${1:-} ]] || directory=$(user_path "$1")
-    mkdir -p -- "$directory" || die "$directory cannot be made: name another directory with --output"
+    mkdir -p -- "$directory" || die "$directory cannot be made: name another directory with -o"
     realpath -- "$directory"
 }
 
@@ -62,7 +62,8 @@ use_source_date() {
 # Sets the time of everything below $1 to SOURCE_DATE_EPOCH.
 clamp_times() { find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" -- {} +; }
 
-# Sets `binary` to the whole path of the statically linked program: file $1 as the user gave it, or one that is built here.
+# Sets `binary` to the whole path of the statically linked program: file $1 as the user gave it, or one that is built here if $1 is
+# empty.
 use_binary() {
     require readelf
     if [[ -n ${1:-} ]]; then

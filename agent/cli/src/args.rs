@@ -3,10 +3,9 @@
 use crate::exit;
 use crate::points::args::{CommitArgs, Keeping, MoveArgs, PointArgs, ResumeArgs, Retention, parse_point};
 use crate::report::print_bytes;
-use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use failback_orchestrate::{BlockSize, ByteCount, Engine, PointId, Root, ScsiUuid};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Bring changed disks home: sign, compare, apply and verify, proven by BLAKE3.
@@ -367,12 +366,6 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCod
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "failback", &mut script);
     print_bytes(&script)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn man_pages(directory: &Path) -> anyhow::Result<ExitCode> {
-    clap_mangen::generate_to(Arguments::command(), directory)
-        .with_context(|| format!("cannot write man pages into {}", directory.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,6 +8,12 @@ use std::process::ExitCode;
 pub(crate) const HELP: &str = "Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 refused; 4 content does\n\
                                not match; 5 input or output failed; 6 damaged or unknown file; 130 interrupted";
 
+/// What `HELP` says, as pairs of a code and its meaning.
+pub(crate) fn meanings() -> impl Iterator<Item = (&'static str, String)> {
+    let codes = HELP.strip_prefix("Exit codes: ").unwrap_or(HELP).split("; ");
+    codes.filter_map(|entry| entry.split_once(' ')).map(|(code, meaning)| (code, meaning.replace('\n', " ")))
+}
+
 /// The content of a disk is not what it should be.
 pub(crate) const MISMATCH: u8 = 4;
 /// A file is damaged.

@@ -9,6 +9,7 @@ mod confirm;
 mod disks;
 mod exit;
 mod files;
+mod man;
 mod meter;
 mod points;
 mod report;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Command::Point(args) => points::point(args),
         Command::Vmdk(args) => vmdk::vmdk(args),
         Command::Completions(args) => args::completions(args.shell),
-        Command::Man(args) => args::man_pages(&args.directory),
+        Command::Man(args) => man::man_pages(&args.directory),
     };
     match result {
         Ok(code) => code,

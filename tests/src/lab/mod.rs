@@ -7,6 +7,7 @@
     reason = "helpers of tests are called for what they do as much as for what they return"
 )]
 
+mod appliance;
 mod content;
 mod device;
 mod dice;
@@ -18,6 +19,7 @@ mod program;
 mod running;
 mod uml;
 
+pub use appliance::{has_programs, static_program, workspace};
 pub use content::{changed, hash, noise};
 pub use device::{
     Loop, Mount, Swap, has_devices, has_fuse, is_inside, lone, run_inside, sectors_written, tool, try_tool,

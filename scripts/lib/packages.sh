@@ -12,8 +12,16 @@ cmp         demo   diffutils   diffutils         need
 debugfs     demo   e2fsprogs   e2fsprogs         need
 jq          demo   jq          jq                need
 mke2fs      demo   e2fsprogs   e2fsprogs         need
+rpmbuild    appliance rpm      rpm-build         need
+readelf     appliance binutils binutils          need
+dpkg-deb    appliance dpkg     epel:dpkg         want
 busybox     test   busybox-static  -             want
 git         test   git         git-core          need
+ip          test   iproute2    iproute           need
+lintian     test   lintian     -                 want
+man         test   man-db      man-db            want
+mandoc      test   mandoc      -                 want
+rpmlint     test   rpmlint     epel:rpmlint      want
 qemu-img    test   qemu-utils  qemu-img          need
 nbdinfo     test   libnbd-bin  libnbd            need
 nbdfuse     test   libnbd-bin  nbdfuse           need
@@ -55,7 +63,8 @@ goals_of() {
     case $1 in
     build) printf 'build\n' ;;
     demo) printf 'build demo\n' ;;
-    test) printf 'build demo test\n' ;;
+    appliance) printf 'build demo appliance\n' ;;
+    test) printf 'build demo appliance test\n' ;;
     bench) printf 'build demo bench\n' ;;
     *) return 1 ;;
     esac

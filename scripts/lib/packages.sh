@@ -48,6 +48,7 @@ mkntfs      test   ntfs-3g     epel:ntfsprogs    want
 mksquashfs  test   squashfs-tools squashfs-tools want
 shellcheck  test   shellcheck  epel:ShellCheck   want
 shfmt       test   shfmt       -                 want
+strace      test   strace      strace            need
 strip       test   binutils    binutils          need
 fio         bench  fio         fio               need
 python3     bench  python3     python3           need

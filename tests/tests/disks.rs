@@ -6,8 +6,8 @@ use failback_tests::lab::{Loop, Mount, Place, is_inside, lone, run_inside, tool}
 use serde_json::Value;
 
 const SIZE: u64 = 64 << 20;
-const NAMES: &str = "backing holders links logical_block loops model mounts name partitions path physical_block read_only \
-                     refusal same_uuid scsi_address scsi_uuid size swap system transport usable uuid_problem";
+const NAMES: &str = "backing guarded holders links logical_block loops model mounts name own partitions path physical_block read_only \
+                     refusal same_uuid scsi_address scsi_uuid size swap system transport usable uuid_problem wwid";
 
 fn disk(report: &Value, device: &Loop) -> Value {
     let disks = report["disks"].as_array().unwrap();

@@ -3,6 +3,7 @@
 use crate::args::DisksArgs;
 use crate::exit;
 use crate::report::{print_bytes, tell};
+use crate::text::{cut, wrapped};
 use anyhow::Result;
 use failback_orchestrate::{AttachedDisk, HumanBytes, JobError, Use, UuidProblem, inventory};
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 /// The width that every line keeps to.
-const WIDTH: usize = 100;
+pub(crate) const WIDTH: usize = 100;
 /// As many columns as the UUID takes.
 const UUID_WIDTH: usize = 32;
 /// Names of drivers are cut to this.
@@ -61,7 +62,8 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn object(disks: &[AttachedDisk]) -> Value {
+/// The list as an object for scripts.
+pub(crate) fn object(disks: &[AttachedDisk]) -> Value {
     json!({
         "disks": disks.iter().map(disk_object).collect::<Vec<_>>(),
         "usable": disks.iter().filter(|disk| disk.refusal.is_none()).count(),
@@ -100,6 +102,9 @@ fn disk_object(disk: &AttachedDisk) -> Value {
         "backing": disk.backing.as_ref().map(path),
         "partitions": disk.partitions,
         "read_only": disk.read_only,
+        "wwid": disk.wwid,
+        "own": disk.own,
+        "guarded": disk.guarded,
         "system": disk.is_system(),
         "mounts": mounts,
         "swap": swap,
@@ -153,6 +158,8 @@ fn verdict(disk: &AttachedDisk) -> String {
         (None, Some(_)) => "no, see below".into(),
         (Some(used), _) => match used {
             Use::RunsFrom { .. } => "no: system disk".into(),
+            Use::Own { role } if role == "system" => "no: system disk".into(),
+            Use::Own { .. } => "no: own disk".into(),
             Use::Mounted { .. } => "no: mounted".into(),
             Use::Swap { .. } => "no: swap".into(),
             Use::Held { .. } => "no: held".into(),
@@ -170,36 +177,11 @@ fn verdict(disk: &AttachedDisk) -> String {
 fn reasons(disks: &[AttachedDisk]) -> String {
     let mut text = String::from("\n");
     for refusal in disks.iter().filter_map(|disk| disk.refusal.as_deref()) {
-        text += &wrapped(refusal);
+        text += &wrapped(refusal, WIDTH, 2);
     }
     let usable = disks.iter().filter(|disk| disk.refusal.is_none()).count();
     let _ = writeln!(text, "{}, {usable} usable as a target", count(disks.len(), "disk"));
     text
-}
-
-/// The first `width` characters, the last of them an ellipsis where more were there.
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// A sentence in lines of at most [`WIDTH`], as far as its words are not longer than that; all but the first indented.
-fn wrapped(sentence: &str) -> String {
-    let mut text = String::new();
-    let mut line = String::new();
-    for word in sentence.split(' ') {
-        if line.chars().count() + 1 + word.chars().count() > WIDTH && !line.trim().is_empty() {
-            text += line.trim_end();
-            text.push('\n');
-            line = "  ".into();
-        } else if !line.is_empty() {
-            line.push(' ');
-        }
-        line += word;
-    }
-    text + line.trim_end() + "\n"
 }
 
 #[cfg(test)]
@@ -230,6 +212,9 @@ mod tests {
             backing: None,
             partitions: 3,
             read_only: false,
+            wwid: None,
+            own: None,
+            guarded: false,
             refusal: number
                 .is_multiple_of(2)
                 .then(|| format!("/dev/x is {used}: unmount it first, then run this again")),
@@ -248,14 +233,5 @@ mod tests {
         }
         assert!(table.contains("6000c29900000000000000000000003b"), "{table}");
         assert_eq!(table.matches("usable").count(), 30);
-    }
-
-    #[test]
-    fn sentences_are_wrapped_and_whole() {
-        let text = wrapped(&"word ".repeat(60));
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
-        assert_eq!(text.split_whitespace().count(), 60);
-        let long = "x".repeat(300);
-        assert_eq!(wrapped(&format!("a {long} b")), format!("a\n  {long}\n  b\n"));
     }
 }

@@ -15,6 +15,7 @@ mod points;
 mod report;
 mod scan;
 mod status;
+mod text;
 mod vmdk;
 
 use args::{Arguments, Command};

@@ -23,6 +23,8 @@ use crate::uses::{Refusal, Use};
 const ATTEMPTS: u32 = 20;
 /// How often a lock is tried whose holder is known: it may be someone who only looks.
 const ATTEMPTS_NAMED: u32 = 3;
+/// How often it is looked whether somebody has a disk: consoles, checks and lists look too, at the same moment.
+const ATTEMPTS_LOOK: u32 = 3;
 /// How long to wait between two attempts.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -31,11 +33,16 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// A block device is opened with `O_EXCL`, and both kinds are locked with `flock`: that keeps udev from looking at a disk
 /// that is half written, and two programs of ours off one image. The claim lasts until it and every descriptor cloned of
 /// it are closed, and ends with the process however that ends.
+///
+/// Where the machine keeps foreign disks read-only, a claimed one is so too until [`make_writable`](Self::make_writable), and
+/// again from the moment when the claim is released or dropped, whatever it was before. If the process is killed, the disk
+/// stays writable: the next claim that ends mends that.
 #[derive(Debug)]
 pub struct Claim {
     file: File,
     object: Object,
     identity: DiskIdentity,
+    guarded: bool,
 }
 
 /// Why a disk cannot be claimed. `uses` holds every reason that was found; the variant is the gravest of them.
@@ -72,6 +79,22 @@ pub enum ClaimError {
     /// The kernel made another device of it.
     #[error("{name} {}", Refusal(uses))]
     Held {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// The machine has recorded it as its own.
+    #[error("{name} {}", Refusal(uses))]
+    Own {
+        /// What was named.
+        name: DiskName,
+        /// Every reason.
+        uses: Vec<Use>,
+    },
+    /// It is a part of disks that are kept read-only.
+    #[error("{name} {}", Refusal(uses))]
+    Guarded {
         /// What was named.
         name: DiskName,
         /// Every reason.
@@ -140,6 +163,8 @@ impl ClaimError {
         match self {
             Self::Unusable(_) => &[],
             Self::RunsFrom { uses, .. }
+            | Self::Own { uses, .. }
+            | Self::Guarded { uses, .. }
             | Self::Mounted { uses, .. }
             | Self::Swap { uses, .. }
             | Self::Held { uses, .. }
@@ -158,6 +183,8 @@ impl ClaimError {
         let name = name.clone();
         match uses.first() {
             Some(Use::RunsFrom { .. }) => Self::RunsFrom { name, uses },
+            Some(Use::Own { .. }) => Self::Own { name, uses },
+            Some(Use::Guarded { .. }) => Self::Guarded { name, uses },
             Some(Use::Mounted { .. }) => Self::Mounted { name, uses },
             Some(Use::Swap { .. }) => Self::Swap { name, uses },
             Some(Use::Held { .. }) => Self::Held { name, uses },
@@ -174,6 +201,9 @@ impl ClaimError {
 impl Claim {
     /// Claims a block device or image for writing, and drops what the kernel has cached of it.
     ///
+    /// A disk that the machine keeps read-only is claimed as it is. So that it is known to be the right one before anybody can
+    /// write to it, it becomes writable in a step of its own.
+    ///
     /// # Errors
     ///
     /// When anybody uses it, it cannot be written to, or nobody can tell. Nothing has been changed then.
@@ -181,21 +211,45 @@ impl Claim {
         let host = Host::this();
         let seen = peek(path)?;
         // First without opening, so that a refusal names the reason and an innocent disk is not even opened for writing.
-        check(&host, &seen)?;
+        let guarded = check(&host, &seen)?;
         let file = open_alone(&host, &seen)?;
         let read_only = match seen.object {
             Object::Block(_) => sys::is_read_only(file.as_fd()).map_err(SourceError::io(&seen.name, "look at"))?,
             Object::File { .. } => false,
         };
-        if read_only {
+        if read_only && !guarded {
             return Err(ClaimError::refused(&seen.name, vec![Use::ReadOnly]));
         }
         lock(&host, &seen, &file)?;
         // Again, for what came between looking and claiming. From here on only a loop device could still be attached.
-        check(&host, &seen)?;
+        let guarded = check(&host, &seen)?;
         let identity = seen.identify(&host, &file)?;
         drop_caches(&file, seen.object).map_err(SourceError::io(&seen.name, "drop the caches of"))?;
-        Ok(Self { file, object: seen.object, identity })
+        Ok(Self { file, object: seen.object, identity, guarded })
+    }
+
+    /// Makes a disk that the machine keeps read-only writable, for as long as the claim lasts. Of any other there is nothing to be
+    /// done, and nothing is.
+    ///
+    /// # Errors
+    ///
+    /// When this user may not do that, or the disk is write-protected by itself. It is read-only then as before.
+    pub fn make_writable(&mut self) -> Result<(), ClaimError> {
+        if !self.guarded {
+            return Ok(());
+        }
+        let name = self.identity.name();
+        match sys::set_read_only(self.file.as_fd(), false) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(ClaimError::refused(&name, vec![Use::Forbidden]));
+            }
+            done => done.map_err(SourceError::io(&name, "make writable"))?,
+        }
+        // The kernel has a second mark, for what a driver says of its medium, and that one stays.
+        if sys::is_read_only(self.file.as_fd()).map_err(SourceError::io(&name, "look at"))? {
+            return Err(ClaimError::refused(&name, vec![Use::ReadOnly]));
+        }
+        Ok(())
     }
 
     /// Which disk it is.
@@ -214,7 +268,8 @@ impl Claim {
         self.file.try_clone().map(OwnedFd::from)
     }
 
-    /// Flushes, drops what the kernel has cached, and closes: whoever opens the disk next reads what it holds.
+    /// Flushes, drops what the kernel has cached, and closes: whoever opens the disk next reads what it holds. Descriptors that were
+    /// cloned are to be closed before: through them a guarded disk cannot be written any more.
     ///
     /// Dropping a claim closes without either.
     ///
@@ -223,6 +278,15 @@ impl Claim {
     /// When the flush fails, which may mean that what was written is not there. The disk is closed all the same.
     pub fn release(self) -> io::Result<()> {
         drop_caches(&self.file, self.object)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.guarded {
+            // If this fails, the disk is writable and idle; nobody who could mend it better can be told here.
+            let _ = sys::set_read_only(self.file.as_fd(), true);
+        }
     }
 }
 
@@ -250,8 +314,10 @@ pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, V
     let identity = seen.identify(host, &file)?;
     let mut uses = lookout.uses(seen.object).map_err(|it| SourceError::blind(&seen.name, it))?;
     uses.extend(host.locked(&seen.metadata, matches!(seen.object, Object::Block(_))));
+    // Whether one that is guarded is write-protected besides shows only when it is claimed.
     if let Object::Block(_) = seen.object
         && sys::is_read_only(file.as_fd()).map_err(SourceError::io(&seen.name, "look at"))?
+        && !lookout.guards(seen.object).map_err(|it| SourceError::blind(&seen.name, it))?
     {
         uses.push(Use::ReadOnly);
     } else {
@@ -259,7 +325,7 @@ pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, V
     }
     if let Object::Block(_) = seen.object
         && uses.is_empty()
-        && seen.open(Access::ReadAlone).is_err_and(|error| is_busy(&error))
+        && is_taken(seen)
     {
         uses.push(Use::Busy);
     }
@@ -274,6 +340,16 @@ pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, V
     Ok((identity, uses))
 }
 
+/// Whether somebody has it opened exclusively, for longer than it takes to look at it as this does.
+fn is_taken(seen: &Seen) -> bool {
+    (0..ATTEMPTS_LOOK).all(|attempt| {
+        if attempt > 0 {
+            thread::sleep(PATIENCE);
+        }
+        seen.open(Access::ReadAlone).is_err_and(|error| is_busy(&error))
+    })
+}
+
 /// Everyone who uses it, those with a lock on it among them.
 fn uses(host: &Host, seen: &Seen) -> Result<Vec<Use>, SourceError> {
     let mut found = named_uses(host, seen)?;
@@ -286,10 +362,16 @@ fn named_uses(host: &Host, seen: &Seen) -> Result<Vec<Use>, SourceError> {
     Lookout::new(host).map_err(blind)?.uses(seen.object).map_err(blind)
 }
 
-/// Refuses what is in use; locks are left to [`lock`], since ours is among them later.
-fn check(host: &Host, seen: &Seen) -> Result<(), ClaimError> {
-    let found = named_uses(host, seen)?;
-    if found.is_empty() { Ok(()) } else { Err(ClaimError::refused(&seen.name, found)) }
+/// Refuses what is in use, and says whether the machine keeps it read-only; locks are left to [`lock`], since ours is among
+/// them later.
+fn check(host: &Host, seen: &Seen) -> Result<bool, ClaimError> {
+    let blind = |it| SourceError::blind(&seen.name, it);
+    let lookout = Lookout::new(host).map_err(blind)?;
+    let found = lookout.uses(seen.object).map_err(blind)?;
+    if !found.is_empty() {
+        return Err(ClaimError::refused(&seen.name, found));
+    }
+    Ok(lookout.guards(seen.object).map_err(blind)?)
 }
 
 fn open_alone(host: &Host, seen: &Seen) -> Result<File, ClaimError> {

@@ -69,10 +69,10 @@ impl fmt::Display for UuidProblem {
 }
 
 impl AttachedDisk {
-    /// Whether it may be a disk that came to be written: neither the system's own nor a loop device.
+    /// Whether it may be a disk that came to be written: neither the machine's own nor a loop device.
     #[must_use]
     pub fn is_data(&self) -> bool {
-        !self.is_system() && self.transport != Transport::Loop
+        !self.is_system() && self.own.is_none() && self.transport != Transport::Loop
     }
 
     /// What keeps it from being known by its SCSI UUID on a master target; `None` for disks that hold no data of others.

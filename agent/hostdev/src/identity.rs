@@ -10,7 +10,7 @@ use failback_units::ByteCount;
 
 use crate::sys;
 use crate::topology::{DevNum, Host, Object};
-use crate::uses::plain_path;
+use crate::uses::{plain, plain_path};
 use crate::vpd::ScsiUuid;
 
 /// What a path names.
@@ -139,12 +139,13 @@ pub(crate) fn scsi_uuid(host: &Host, device: DevNum, ask: impl Fn(u8) -> Option<
     name.or_else(|| pages.1.as_deref().and_then(ScsiUuid::from_page_80))
 }
 
+/// Vendor and model, as a text that cannot drive a terminal: both are what the disk says of itself.
 pub(crate) fn model(host: &Host, device: DevNum) -> Option<String> {
     let model = host.attribute(device, "device/model")?;
-    Some(match host.attribute(device, "device/vendor") {
+    Some(plain(&match host.attribute(device, "device/vendor") {
         Some(vendor) if !vendor.starts_with("0x") => format!("{vendor} {model}"),
         _ => model,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -194,5 +195,7 @@ mod tests {
         assert_eq!(scsi_uuid(&machine.host, disk, ask).unwrap().to_string(), UUID);
         assert_eq!(scsi_uuid(&machine.host, disk, |_| None), None);
         assert_eq!(model(&machine.host, disk).as_deref(), Some("VMware Virtual disk"));
+        machine.write(disk, "device/model", b"Virtual\x1b[2J\n");
+        assert_eq!(model(&machine.host, disk).as_deref(), Some(r"VMware Virtual\u{1b}[2J"));
     }
 }

@@ -50,6 +50,12 @@ pub struct AttachedDisk {
     pub partitions: usize,
     /// Whether the kernel refuses to write to it.
     pub read_only: bool,
+    /// Its WWID, or `virtio-` and its serial number, or else its SCSI UUID: what `/etc/failback/own-disks` calls it.
+    pub wwid: Option<String>,
+    /// What the machine has it for, if it is recorded as its own: `system` or `retention`.
+    pub own: Option<String>,
+    /// Whether the machine keeps it read-only while it is not claimed. If it is claimable besides, a claim makes it writable.
+    pub guarded: bool,
     /// Every reason for which it cannot be a target, as far as there are such, the gravest first.
     pub uses: Vec<Use>,
     /// Why it is no target, in one sentence that says what to do; `None` if it can be claimed for writing now.
@@ -74,10 +80,18 @@ impl AttachedDisk {
 /// When what the kernel says about disks and mounts cannot be read. A disk that cannot be opened is no error: its refusal says
 /// why.
 pub fn inventory() -> Result<Vec<AttachedDisk>, SourceError> {
-    let host = Host::this();
+    inventory_of(&Host::this())
+}
+
+/// The same for a machine that a directory stands for.
+///
+/// # Errors
+///
+/// As [`inventory`].
+pub fn inventory_of(host: &Host) -> Result<Vec<AttachedDisk>, SourceError> {
     let all = DiskName { given: "the attached disks".into(), resolved: None };
     let blind = |it| SourceError::blind(&all, it);
-    let lookout = Lookout::new(&host).map_err(blind)?;
+    let lookout = Lookout::new(host).map_err(blind)?;
     let mut disks = list(&lookout).map_err(blind)?;
     for (disk, object) in &mut disks {
         let seen = peek(&disk.path).and_then(|seen| {
@@ -129,8 +143,9 @@ fn describe(lookout: &Lookout, disk: &Attached, links: &[(PathBuf, String)]) -> 
     let logical_block = block("queue/logical_block_size").unwrap_or(USUAL_BLOCK);
     let size = number("size").and_then(|sectors| sectors.checked_mul(SYSFS_SECTOR)).and_then(ByteCount::new);
     let read_only = number("ro") == Some(1);
+    let guarded = lookout.guards(Object::Block(device))?;
     let mut uses = lookout.uses(Object::Block(device))?;
-    uses.extend(read_only.then_some(Use::ReadOnly));
+    uses.extend((read_only && !guarded).then_some(Use::ReadOnly));
     let mut described = AttachedDisk {
         name: disk.name.clone(),
         path: host.dev.join(&disk.name),
@@ -146,6 +161,9 @@ fn describe(lookout: &Lookout, disk: &Attached, links: &[(PathBuf, String)]) -> 
         backing: lookout.backing_of(device),
         partitions: host.partitions(device).map_err(blind)?.len(),
         read_only,
+        wwid: host.wwid(device).or_else(|| Some(disk.uuid?.to_string())),
+        own: lookout.role_of(device).map(str::to_owned),
+        guarded,
         uses: Vec::new(),
         refusal: None,
     };

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::attached::Attached;
+use crate::guard::{Guard, OWN_DISKS};
 use crate::proctext::{self, FileLock, Mount};
 use crate::topology::{Anchor, DevNum, Host, LoopDevice, Object};
 use crate::uses::Use;
@@ -19,6 +20,7 @@ pub(crate) struct Lookout<'a> {
     swaps: Vec<PathBuf>,
     loops: Vec<LoopDevice>,
     btrfs: Vec<(String, Vec<DevNum>)>,
+    guard: Guard,
     /// Looked for when first asked for: not every question needs it.
     disks: OnceCell<Vec<Attached>>,
 }
@@ -45,6 +47,7 @@ impl<'a> Lookout<'a> {
             swaps,
             loops: host.loops().map_err(blind("/sys/block"))?,
             btrfs: host.btrfs_members().map_err(blind("/sys/fs/btrfs"))?,
+            guard: Guard::read(host).map_err(blind(OWN_DISKS))?,
             disks: OnceCell::new(),
         })
     }
@@ -73,8 +76,39 @@ impl<'a> Lookout<'a> {
         for device in self.loops.iter().filter(|it| it.backing == Some(disk) || is_over(it, &family)) {
             uses.push(Use::Loop { device: format!("/dev/{}", device.name), writable: device.writable });
         }
+        uses.extend(self.kept_from(disk)?);
         uses.extend(self.duplicated(disk)?);
         Ok(uses)
+    }
+
+    /// What the guard of this machine has against writing to `disk`.
+    fn kept_from(&self, disk: Object) -> Result<Option<Use>, Blind> {
+        let Object::Block(device) = disk else { return Ok(None) };
+        if !self.guard.is_active() {
+            return Ok(None);
+        }
+        let below = self.below_of(device)?;
+        if let Some(role) = below.iter().find_map(|disk| self.guard.role(self.host, *disk)) {
+            return Ok(Some(Use::Own { role: role.to_owned() }));
+        }
+        let name = |disk: &DevNum| self.host.kernel_name(*disk).unwrap_or_else(|| disk.to_string());
+        let disks = || below.iter().map(|disk| format!("/dev/{}", name(disk))).collect();
+        Ok((!below.contains(&device)).then(|| Use::Guarded { disks: disks() }))
+    }
+
+    /// Whether `disk` is one that is kept read-only until it is claimed: a whole one that is not the machine's own.
+    pub(crate) fn guards(&self, disk: Object) -> Result<bool, Blind> {
+        let Object::Block(device) = disk else { return Ok(false) };
+        Ok(self.guard.is_active() && self.below_of(device)?.contains(&device) && self.role_of(device).is_none())
+    }
+
+    /// What the machine has a whole disk for, if it is recorded as its own.
+    pub(crate) fn role_of(&self, disk: DevNum) -> Option<&str> {
+        self.guard.role(self.host, disk)
+    }
+
+    fn below_of(&self, device: DevNum) -> Result<BTreeSet<DevNum>, Blind> {
+        self.host.disks_below(device).map_err(|source| Blind { what: "/sys/dev/block", source })
     }
 
     /// The path that a loop device was attached by.

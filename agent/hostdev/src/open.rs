@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use crate::guard::OWN_DISKS;
 use crate::identity::{DiskIdentity, DiskName};
 use crate::lookout::Blind;
 use crate::topology::{Host, Object};
@@ -62,7 +63,7 @@ pub enum SourceError {
         source: io::Error,
     },
     /// What the kernel says about disks in use cannot be read, so that nobody can say who uses this one.
-    #[error("cannot tell who uses {name}, because {what} cannot be read: make sure that /proc and /sys are mounted")]
+    #[error("cannot tell who uses {name}, because {what} cannot be read: {}", what_to_do(what))]
     Blind {
         /// What was named.
         name: DiskName,
@@ -71,6 +72,15 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// What helps where something cannot be read.
+fn what_to_do(what: &str) -> &'static str {
+    if what == OWN_DISKS {
+        "write each of its lines as a role, system or retention, and a WWID"
+    } else {
+        "make sure that /proc and /sys are mounted"
+    }
 }
 
 impl SourceError {

@@ -19,7 +19,7 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let host = Host { sys: at("sys"), proc: at("proc"), dev: at("dev"), root: None };
+        let host = Host::below(directory.path());
         for name in ["sys/devices", "sys/dev/block", "sys/block", "proc/self", "dev", "files"] {
             fs::create_dir_all(at(name)).unwrap();
         }

@@ -65,6 +65,7 @@ mod ioctls {
     nix::ioctl_read_bad!(blkgetsize64, nix::request_code_read!(0x12, 114, size_of::<libc::size_t>()), u64);
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
     nix::ioctl_read_bad!(blkroget, nix::request_code_none!(0x12, 94), libc::c_int);
+    nix::ioctl_write_ptr_bad!(blkroset, nix::request_code_none!(0x12, 93), libc::c_int);
     nix::ioctl_none!(blkflsbuf, 0x12, 97);
     nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo64);
     nix::ioctl_readwrite_bad!(sg_io, 0x2285, SgIoHdr);
@@ -92,6 +93,16 @@ pub(crate) fn is_read_only(device: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: the descriptor is open for as long as it is borrowed; BLKROGET stores one int, and `flag` is one.
     unsafe { ioctls::blkroget(device.as_raw_fd(), &raw mut flag) }?;
     Ok(flag != 0)
+}
+
+/// Makes a block device read-only or writable for everybody, also through descriptors that are open. Needs `CAP_SYS_ADMIN`.
+///
+/// A device that its driver calls write-protected stays so, without an error: ask [`is_read_only`].
+pub(crate) fn set_read_only(device: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    let flag = libc::c_int::from(read_only);
+    // SAFETY: the descriptor is open for as long as it is borrowed; BLKROSET reads one int, and `flag` is one.
+    unsafe { ioctls::blkroset(device.as_raw_fd(), &raw const flag) }?;
+    Ok(())
 }
 
 /// Writes back and forgets what the kernel has cached of a block device. Needs `CAP_SYS_ADMIN`.
@@ -171,6 +182,19 @@ pub(crate) fn inquire(disk: BorrowedFd<'_>, page: u8) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
+/// Whether somebody keeps the kernel's clock right: adjtimex(2) asked without changing anything, `STA_UNSYNC` not set.
+///
+/// # Errors
+///
+/// When the kernel does not answer, as in a container that may not ask.
+pub fn clock_is_synchronised() -> io::Result<bool> {
+    // SAFETY: a `timex` consists of integers only, for which zeroes are a value; `modes` of zero changes nothing.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: adjtimex reads and writes one `timex`, and `state` is one.
+    let answer = unsafe { libc::adjtimex(&raw mut state) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(state.status & libc::STA_UNSYNC == 0) }
+}
+
 /// Takes an exclusive `flock` without waiting; `EWOULDBLOCK` if another open file has one.
 ///
 /// `std` has this from Rust 1.89 on, and the wrapper in `nix` unlocks when it is dropped, even while duplicates of the
@@ -192,6 +216,7 @@ mod tests {
         assert_eq!(device_bytes(file.as_fd()).unwrap_err().raw_os_error(), not_a_device);
         assert_eq!(logical_block(file.as_fd()).unwrap_err().raw_os_error(), not_a_device);
         assert_eq!(is_read_only(file.as_fd()).unwrap_err().raw_os_error(), not_a_device);
+        assert_eq!(set_read_only(file.as_fd(), true).unwrap_err().raw_os_error(), not_a_device);
         assert_eq!(drop_device_cache(file.as_fd()).unwrap_err().raw_os_error(), not_a_device);
         assert_eq!(inquire(file.as_fd(), 0x83).unwrap_err().raw_os_error(), not_a_device);
         assert!(loop_status(file.as_fd()).is_err());

@@ -92,20 +92,45 @@ pub(crate) struct Anchor {
     pub(crate) path: PathBuf,
 }
 
-/// Where the kernel speaks to us; tests put synthetic trees there.
+/// A machine, by the files in which its kernel and its configuration speak: the one that this runs on, or a directory that
+/// stands for one.
 #[derive(Clone, Debug)]
-pub(crate) struct Host {
+pub struct Host {
     pub(crate) sys: PathBuf,
     pub(crate) proc: PathBuf,
     pub(crate) dev: PathBuf,
+    /// What every other path begins with.
+    base: PathBuf,
     /// Where the root file system is; tests have none.
     pub(crate) root: Option<PathBuf>,
 }
 
 impl Host {
     /// The machine we run on.
-    pub(crate) fn this() -> Self {
-        Self { sys: "/sys".into(), proc: "/proc".into(), dev: "/dev".into(), root: Some("/".into()) }
+    #[must_use]
+    pub fn this() -> Self {
+        Self { root: Some("/".into()), ..Self::below(Path::new("/")) }
+    }
+
+    /// A machine whose `/proc`, `/sys`, `/dev`, `/etc` and others are directories below `base`, as in a test. What only a running
+    /// kernel answers is asked of the one that we run on.
+    #[must_use]
+    pub fn below(base: &Path) -> Self {
+        let at = |name| base.join(name);
+        Self { sys: at("sys"), proc: at("proc"), dev: at("dev"), base: base.to_owned(), root: None }
+    }
+
+    /// Where the file of an absolute path is on this machine.
+    #[must_use]
+    pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
+        let absolute = absolute.as_ref();
+        self.base.join(absolute.strip_prefix("/").unwrap_or(absolute))
+    }
+
+    /// Whether it is the machine we run on.
+    #[must_use]
+    pub const fn is_this(&self) -> bool {
+        self.root.is_some()
     }
 
     /// The directory of a block device in sysfs.

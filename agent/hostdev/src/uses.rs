@@ -44,6 +44,16 @@ pub enum Use {
         /// What of it: the root file system, or this program.
         what: String,
     },
+    /// The machine has recorded the disk as its own, or what is named lies on such a disk.
+    Own {
+        /// What it has the disk for: `system` or `retention`.
+        role: String,
+    },
+    /// It is a part of disks that are kept read-only, or made of them; only a whole disk is made writable.
+    Guarded {
+        /// Those disks, such as `/dev/sdb`.
+        disks: Vec<String>,
+    },
     /// Other disks show the same SCSI UUID, so that nobody can say which of them is meant by it.
     ///
     /// Paths to one disk that multipath has put together are not told here: such a path is [`Held`](Self::Held).
@@ -71,22 +81,32 @@ impl Use {
     pub(crate) const fn rank(&self) -> u8 {
         match self {
             Self::RunsFrom { .. } => 0,
-            Self::Mounted { .. } => 1,
-            Self::Swap { .. } => 2,
-            Self::Held { .. } => 3,
-            Self::Loop { .. } => 4,
-            Self::Duplicate { .. } => 5,
-            Self::Locked { .. } => 6,
-            Self::Busy => 7,
-            Self::ReadOnly => 8,
-            Self::Forbidden => 9,
+            Self::Own { .. } => 1,
+            Self::Mounted { .. } => 2,
+            Self::Swap { .. } => 3,
+            Self::Held { .. } => 4,
+            Self::Loop { .. } => 5,
+            Self::Guarded { .. } => 6,
+            Self::Duplicate { .. } => 7,
+            Self::Locked { .. } => 8,
+            Self::Busy => 9,
+            Self::ReadOnly => 10,
+            Self::Forbidden => 11,
         }
+    }
+
+    /// Whether nothing can be done about it.
+    const fn is_final(&self) -> bool {
+        matches!(self, Self::RunsFrom { .. } | Self::Own { .. })
     }
 
     /// What to do about it.
     fn advice(&self) -> String {
         match self {
-            Self::RunsFrom { .. } => "name another disk, this one can never be written from here".into(),
+            Self::RunsFrom { .. } | Self::Own { .. } => {
+                "name another disk, this one can never be written from here".into()
+            }
+            Self::Guarded { disks } => format!("name {} as a whole", plain(&disks.join(" or "))),
             Self::Mounted { elsewhere: Some(_), .. } => "stop the container or service that mounted it first".into(),
             Self::Mounted { .. } => "unmount it first".into(),
             Self::Swap { on } => format!("switch that off with `swapoff {}` first", plain(on)),
@@ -124,6 +144,8 @@ impl fmt::Display for Use {
                 write!(f, "of the same SCSI UUID ({uuid}) as {}", plain(&others.join(" and ")))
             }
             Self::RunsFrom { what } => write!(f, "the disk that {} runs from", plain(what)),
+            Self::Own { role } => write!(f, "the machine's own {} disk by /etc/failback/own-disks", plain(role)),
+            Self::Guarded { disks } => write!(f, "a part of {}, which is kept read-only", plain(&disks.join(" and "))),
             Self::Locked { by: Some(by) } => write!(f, "claimed by another program, {}", plain(by)),
             Self::Locked { by: None } => f.write_str("claimed by another program"),
             Self::Busy => f.write_str("in use by the kernel or by another program"),
@@ -152,20 +174,27 @@ impl fmt::Display for Refusal<'_> {
             }
         }
         // Where nothing helps, other advice would only lead astray.
-        if let Some(never) = self.0.iter().find(|it| matches!(it, Use::RunsFrom { .. })) {
+        if let Some(never) = self.0.iter().find(|it| it.is_final()) {
             return write!(f, ": {}", never.advice());
         }
         write!(f, ": {}, then run this again", advice.join(", "))
     }
 }
 
-/// A text that others chose, with control characters escaped: it must not move the cursor of a terminal.
-pub(crate) fn plain(text: &str) -> String {
+/// A text that others chose, with escapes in place of control characters and of those that change the order of what is read: it
+/// must not move the cursor of a terminal, nor look like what it is not.
+#[must_use]
+pub fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() || is_invisible(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// Separators of lines, marks of direction, and characters without width.
+const fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// A path for messages.
@@ -217,5 +246,6 @@ mod tests {
     fn names_cannot_drive_the_terminal() {
         let text = mounted("/dev/sdb1\u{1b}[2J", "/srv\nall is well").to_string();
         assert!(!text.contains(|c: char| c.is_control()), "{text}");
+        assert_eq!(plain("disk\u{202e}ksid\u{9b}2J\u{feff}ä"), r"disk\u{202e}ksid\u{9b}2J\u{feff}ä");
     }
 }

@@ -181,8 +181,10 @@ impl TargetDisk {
         if let Some(refusal) = refusal_of_part(path)? {
             return Err(JobError::Refused(refusal));
         }
-        let claim = Claim::target(path)?;
+        let mut claim = Claim::target(path)?;
         check_uuid(claim.identity(), expected)?;
+        // Not before it is claimed and known to be the right one: until here nobody could write to it.
+        claim.make_writable()?;
         let device = device(claim.try_clone_fd(), path, Options { engine, caching: Caching::Direct })?;
         let identity = claim.identity().clone();
         Ok(Self { identity, content: TargetContent::Plain { device, claim } })

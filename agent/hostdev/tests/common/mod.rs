@@ -1,4 +1,5 @@
 //! Loop devices, mounts and processes that tests take and always give back.
+#![allow(dead_code, reason = "not every test file needs all of it")]
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -113,6 +114,11 @@ pub(crate) struct Mount(PathBuf);
 impl Mount {
     pub(crate) fn new(device: &Path, at: &Path, options: &str) -> Self {
         run("mount", &[OsStr::new("-o"), options.as_ref(), device.as_os_str(), at.as_os_str()]);
+        Self(at.to_owned())
+    }
+
+    /// What was mounted otherwise, to be unmounted.
+    pub(crate) fn taken(at: &Path) -> Self {
         Self(at.to_owned())
     }
 }

@@ -1,0 +1,239 @@
+//! The guard of an appliance: its own disks, which are never targets, and foreign ones, which are read-only until they are
+//! claimed.
+//!
+//! Whoever keeps foreign disks read-only (a udev rule, or the init of the live ISO) does so when a disk appears. Here is what it
+//! says about that, and how a disk that is claimed comes to be written: only the disk itself, only between claim and release.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use crate::topology::{DevNum, Host};
+use crate::vpd::ScsiUuid;
+
+/// The machine's own disks. Where this file is, all other disks are guarded.
+pub(crate) const OWN_DISKS: &str = "/etc/failback/own-disks";
+/// Says that disks are guarded where none is recorded as the machine's own.
+const MARKER: &str = "/run/failback/guard";
+
+/// Whether disks are guarded, and which are the machine's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Guard {
+    active: bool,
+    own: Vec<OwnDisk>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OwnDisk {
+    role: String,
+    wwid: String,
+    /// The same, where it is a SCSI UUID: that stays what it is whether the kernel makes a WWID of it or not.
+    uuid: Option<ScsiUuid>,
+}
+
+impl Guard {
+    /// Reads what is recorded. That neither file is there means that nothing is guarded; a line that is not understood is an
+    /// error: an own disk that is overlooked is one that is overwritten.
+    pub(crate) fn read(host: &Host) -> io::Result<Self> {
+        let own = match fs::read(host.path(OWN_DISKS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => Some(own_disks(&String::from_utf8_lossy(&text?))?),
+        };
+        Ok(Self { active: own.is_some() || host.path(MARKER).try_exists()?, own: own.unwrap_or_default() })
+    }
+
+    /// Whether foreign disks are kept read-only.
+    pub(crate) const fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// What the machine has a whole disk for, if it is its own.
+    pub(crate) fn role(&self, host: &Host, disk: DevNum) -> Option<&str> {
+        if self.own.is_empty() {
+            return None;
+        }
+        let wwid = host.wwid(disk);
+        let uuid = host.kernel_name(disk).and_then(|name| host.uuid_of(disk, &name));
+        let is_it = |own: &&OwnDisk| wwid.as_ref() == Some(&own.wwid) || uuid.is_some() && uuid == own.uuid;
+        self.own.iter().find(is_it).map(|own| own.role.as_str())
+    }
+}
+
+/// Parses lines of `ROLE WWID`; a WWID may hold blanks. Where a disk has none, its SCSI UUID stands in its place.
+fn own_disks(text: &str) -> io::Result<Vec<OwnDisk>> {
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        // A serial number may have such a sign in it; a comment has a blank before it.
+        let line = [" #", "\t#"].iter().filter_map(|sign| line.find(sign)).min().map_or(line, |at| &line[..at]).trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (role, wwid) = line.split_once(char::is_whitespace).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("line {} has one word only", index + 1))
+        })?;
+        let wwid = single_spaced(wwid);
+        found.push(OwnDisk { role: role.to_owned(), uuid: wwid.parse().ok(), wwid });
+    }
+    Ok(found)
+}
+
+/// Names of the form `t10` are padded with blanks, which are easily lost where they are copied.
+fn single_spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Host {
+    /// The name by which a whole disk is recorded as the machine's own: its WWID, or of a virtio disk `virtio-` and its serial
+    /// number; `None` for a disk that has neither.
+    pub(crate) fn wwid(&self, disk: DevNum) -> Option<String> {
+        let named = |attribute| self.attribute(disk, attribute);
+        let wwid = named("device/wwid").or_else(|| named("wwid"));
+        wwid.or_else(|| Some(format!("virtio-{}", named("serial")?))).as_deref().map(single_spaced)
+    }
+
+    /// The whole disks, or the loop devices, that a block device consists of: itself, if it is one.
+    pub(crate) fn disks_below(&self, device: DevNum) -> io::Result<BTreeSet<DevNum>> {
+        let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
+        let mut todo = vec![device];
+        while let Some(next) = todo.pop() {
+            if !seen.insert(next) {
+                continue;
+            }
+            let mut below = self.slaves(next)?;
+            below.extend(self.whole_disk(next));
+            if below.is_empty() {
+                found.insert(next);
+            }
+            todo.extend(below);
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookout::Lookout;
+    use crate::synthetic::Machine;
+    use crate::topology::Object;
+    use crate::uses::Use;
+
+    fn record(machine: &Machine, text: &str) {
+        let path = machine.host.path(OWN_DISKS);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn uses(machine: &Machine, device: DevNum) -> Vec<Use> {
+        Lookout::new(&machine.host).unwrap().uses(Object::Block(device)).unwrap()
+    }
+
+    fn guarded(machine: &Machine, device: DevNum) -> bool {
+        Lookout::new(&machine.host).unwrap().guards(Object::Block(device)).unwrap()
+    }
+
+    #[test]
+    fn lines_of_every_shape() {
+        let text = "# the disks of this machine\n\nsystem naa.6000c291\n  retention\tt10.ATA     QEMU  HARDDISK\t# big #1\n \
+                    \t # indented\nretention virtio-a#1\n";
+        let own = own_disks(text).unwrap();
+        let words: Vec<_> = own.iter().map(|own| (&*own.role, &*own.wwid)).collect();
+        assert_eq!(
+            words,
+            [("system", "naa.6000c291"), ("retention", "t10.ATA QEMU HARDDISK"), ("retention", "virtio-a#1")]
+        );
+        assert_eq!(own_disks("").unwrap(), []);
+        let error = own_disks("system naa.1\nnaa.6000c291\n").unwrap_err();
+        assert_eq!(error.to_string(), "line 2 has one word only");
+    }
+
+    #[test]
+    fn without_a_record_nothing_is_guarded() {
+        let machine = Machine::new();
+        let disk = machine.disk("sda", "8:0");
+        machine.write(disk, "device/wwid", b"naa.1\n");
+        assert_eq!((uses(&machine, disk), guarded(&machine, disk)), (vec![], false));
+    }
+
+    #[test]
+    fn own_disks_are_no_targets_and_others_are_guarded() {
+        let machine = Machine::new();
+        record(&machine, "system naa.1\nretention virtio-R1\nsystem eui.3\nsystem t10.A B\n");
+        let own: Vec<_> = [("sda", "8:0", "device/wwid", "naa.1"), ("vda", "253:0", "serial", "R1")]
+            .into_iter()
+            .chain([("nvme0n1", "259:0", "wwid", "eui.3"), ("sdb", "8:16", "device/wwid", "t10.A     B  ")])
+            .map(|(name, number, attribute, value)| {
+                let disk = machine.disk(name, number);
+                machine.write(disk, attribute, value.as_bytes());
+                disk
+            })
+            .collect();
+        for (disk, role) in own.iter().zip(["system", "retention", "system", "system"]) {
+            assert_eq!(uses(&machine, *disk), [Use::Own { role: role.into() }]);
+            assert!(!guarded(&machine, *disk));
+        }
+        let foreign = machine.disk("sdc", "8:32");
+        machine.write(foreign, "device/wwid", b"naa.2\n");
+        let nameless = machine.disk("sdd", "8:48");
+        for disk in [foreign, nameless] {
+            assert_eq!((uses(&machine, disk), guarded(&machine, disk)), (vec![], true));
+        }
+    }
+
+    #[test]
+    fn a_scsi_uuid_is_a_name_too() {
+        const UUIDS: [&str; 3] = [
+            "6000c2999176dd776e0123456789abcd",
+            "6000c29aaa76dd776e0123456789abce",
+            "6000c29bbb76dd776e0123456789abcf",
+        ];
+        let machine = Machine::new();
+        record(&machine, &format!("system {}\nretention naa.{}\n", UUIDS[0], UUIDS[1]));
+        let disks = [("sda", "8:0"), ("sdb", "8:16"), ("sdc", "8:32")].into_iter().zip(UUIDS);
+        let disks: Vec<_> = disks
+            .map(|((name, number), uuid)| machine.scsi(name, number, "2:0:0:0", "vmw_pvscsi", Some(uuid)))
+            .collect();
+        assert_eq!(uses(&machine, disks[0]), [Use::Own { role: "system".into() }]);
+        assert_eq!(uses(&machine, disks[1]), [Use::Own { role: "retention".into() }]);
+        assert!(guarded(&machine, disks[2]));
+    }
+
+    #[test]
+    fn what_lies_on_a_disk_goes_with_it() {
+        let machine = Machine::new();
+        record(&machine, "system naa.1\n");
+        let own = machine.disk("sda", "8:0");
+        machine.write(own, "device/wwid", b"naa.1\n");
+        let foreign = machine.disk("sdb", "8:16");
+        for (disk, name, number, volume, wanted) in [
+            (own, "sda", "8:1", "253:0", Use::Own { role: "system".into() }),
+            (foreign, "sdb", "8:17", "253:1", Use::Guarded { disks: vec!["/dev/sdb".into()] }),
+        ] {
+            let partition = machine.partition(name, &format!("{name}1"), number);
+            assert_eq!(uses(&machine, partition), std::slice::from_ref(&wanted));
+            let volume = machine.disk(&format!("dm-{}", &volume[4..]), volume);
+            machine.stack(partition, volume);
+            assert_eq!(uses(&machine, volume), [wanted]);
+            assert!(!guarded(&machine, partition) && !guarded(&machine, volume));
+            assert_eq!(machine.host.disks_below(volume).unwrap(), BTreeSet::from([disk]));
+        }
+    }
+
+    #[test]
+    fn a_marker_guards_too() {
+        let machine = Machine::new();
+        let disk = machine.disk("sda", "8:0");
+        let marker = machine.host.path(MARKER);
+        fs::create_dir_all(marker.parent().unwrap()).unwrap();
+        fs::write(marker, "").unwrap();
+        assert!(guarded(&machine, disk));
+    }
+
+    #[test]
+    fn a_record_that_is_not_understood_blinds() {
+        let machine = Machine::new();
+        record(&machine, "naa.1\n");
+        let blind = Lookout::new(&machine.host).err().unwrap();
+        assert_eq!(blind.what, OWN_DISKS);
+    }
+}

@@ -1,0 +1,214 @@
+//! Targets that are kept read-only until they are claimed, with the whole program: what it asks the kernel for, in which order, and what
+//! is left after every kind of end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use failback_tests::failback;
+use failback_tests::lab::{
+    Loop, Mount, Place, Program, hash_of, is_inside, lone, root_of_file, run_inside, tool, try_tool,
+};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SIZE: u64 = 16 << 20;
+
+/// A place where disks are guarded: `/run` says so, in the mount namespace of the test.
+struct Guarding {
+    place: Place,
+    retention: PathBuf,
+    delta: PathBuf,
+    old: PathBuf,
+    new: PathBuf,
+    _run: Mount,
+}
+
+/// Prepares a delta; `None` where the test cannot run here, or has run inside.
+fn guarding(test: &str) -> Option<Guarding> {
+    if !is_inside() {
+        let _lock = lone()?;
+        run_inside(test);
+        return None;
+    }
+    let run = Mount::memory(Path::new("/run"), "1M");
+    fs::create_dir("/run/failback").unwrap();
+    File::create_new("/run/failback/guard").unwrap();
+    let place = Place::new();
+    let old = place.sparse("old.img", SIZE, &[(0, b"old"), (5 << 20, b"old too")]);
+    let new = place.sparse("new.img", SIZE, &[(0, b"new"), (9 << 20, b"more of it")]);
+    let delta = place.delta("change", &old, &new, "16K");
+    let retention = place.directory("retention");
+    Some(Guarding { place, retention, delta, old, new, _run: run })
+}
+
+impl Guarding {
+    /// A disk with the old content that is read-only; it is writable again before it is detached, since the kernel keeps that mark.
+    fn disk(&self, name: &str) -> Disk {
+        let image = self.place.path(name);
+        fs::copy(&self.old, &image).unwrap();
+        let disk = Disk(Loop::attach(&image, &[]));
+        tool("blockdev", &["--setro", disk.path()]);
+        disk
+    }
+
+    fn apply(&self, disk: &Disk) -> Program {
+        let engine = "--engine blocking --yes --retention";
+        failback!("apply", self.delta, disk.0.path).args(engine).arg(&self.retention)
+    }
+}
+
+struct Disk(Loop);
+
+impl Disk {
+    fn path(&self) -> &str {
+        self.0.path.to_str().unwrap()
+    }
+
+    fn is_read_only(&self) -> bool {
+        tool("blockdev", &["--getro", self.path()]) == "1"
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        try_tool("blockdev", &["--setrw", self.path()]);
+    }
+}
+
+/// Runs a call under strace; what it asked the kernel for with regard to `disk`, one word each, and its exit code.
+fn recorded(call: &Program, disk: &Disk, to: &Path) -> (Vec<String>, Option<i32>) {
+    let plain = call.command();
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-y", "-e", "trace=openat,ioctl,flock,pwrite64,fdatasync", "-o"])
+        .arg(to)
+        .arg(plain.get_program());
+    let output = command.args(plain.get_args()).output().unwrap();
+    let text = fs::read_to_string(to).unwrap();
+    let words = text.lines().filter(|line| line.contains(disk.path())).filter_map(word);
+    let mut found: Vec<String> = words.map(str::to_owned).collect();
+    found.dedup();
+    (found, output.status.code())
+}
+
+/// What a line of the record means for the order of things.
+fn word(line: &str) -> Option<&'static str> {
+    let failed = line.contains(" = -1 ");
+    Some(match line {
+        _ if line.contains("openat(") && line.contains("O_RDWR") && line.contains("O_EXCL") => "claim",
+        _ if line.contains("flock(") && line.contains("LOCK_EX") => "lock",
+        _ if line.contains("BLKROSET, [0]") => "writable",
+        _ if line.contains("BLKROSET, [1]") => "read-only",
+        _ if line.contains("pwrite64(") && !failed => "write",
+        _ if line.contains("pwrite64(") => "refused write",
+        _ if line.contains("fdatasync(") => "flush",
+        _ => return None,
+    })
+}
+
+#[test]
+fn claim_then_writable_then_write_then_flush_then_read_only() {
+    let Some(guarding) = guarding("claim_then_writable_then_write_then_flush_then_read_only") else { return };
+    let disk = guarding.disk("disk.img");
+    let (words, code) = recorded(&guarding.apply(&disk), &disk, &guarding.place.path("record"));
+    assert_eq!(code, Some(0), "{words:?}");
+    let place =
+        |word: &str| words.iter().position(|found| found == word).unwrap_or_else(|| panic!("no {word}: {words:?}"));
+    let last = |word: &str| words.iter().rposition(|found| found == word).unwrap();
+    assert!(place("claim") < place("lock") && place("lock") < place("writable"), "{words:?}");
+    assert!(place("writable") < place("write") && last("write") < last("flush"), "{words:?}");
+    assert_eq!(words.last().unwrap(), "read-only", "{words:?}");
+    assert_eq!(words.iter().filter(|word| matches!(word.as_str(), "writable" | "read-only")).count(), 2, "{words:?}");
+    assert!(!words.contains(&"refused write".to_owned()), "{words:?}");
+    assert!(disk.is_read_only());
+    assert_eq!(hash_of(&disk.0.path, None), root_of_file(&guarding.new));
+    // The way back is a claim of its own.
+    failback!("undo", disk.0.path, "--yes", "--retention", guarding.retention).done();
+    assert!(disk.is_read_only());
+    assert_eq!(hash_of(&disk.0.path, None), root_of_file(&guarding.old));
+}
+
+#[test]
+fn a_disk_that_is_another_one_never_becomes_writable() {
+    let Some(guarding) = guarding("a_disk_that_is_another_one_never_becomes_writable") else { return };
+    let disk = guarding.disk("disk.img");
+    let uuid = "6000c2999176dd776e0123456789abcd";
+    for call in [
+        guarding.apply(&disk).arg("--expect-uuid").arg(uuid),
+        failback!("plan", guarding.delta, disk.0.path),
+        failback!("status", disk.0.path),
+        failback!("scan", disk.0.path),
+    ] {
+        let (words, _) = recorded(&call, &disk, &guarding.place.path("record"));
+        assert!(!words.contains(&"writable".to_owned()), "{words:?}");
+        assert!(disk.is_read_only());
+    }
+    // Of other content: it was writable while it was compared, and nothing was written.
+    let other = guarding.disk("other.img");
+    let before = hash_of(&other.0.path, None);
+    tool("blockdev", &["--setrw", other.path()]);
+    fs::write(&other.0.path, b"somebody else's").unwrap();
+    tool("blockdev", &["--setro", other.path()]);
+    assert_ne!(before, hash_of(&other.0.path, None));
+    let before = hash_of(&other.0.path, None);
+    let run = guarding.apply(&other).run();
+    assert!(matches!(run.code, 3 | 4), "{}", run.stderr);
+    assert!(other.is_read_only());
+    assert_eq!(before, hash_of(&other.0.path, None));
+}
+
+#[test]
+fn after_a_kill_the_disk_is_named_and_the_next_claim_mends_it() {
+    let Some(guarding) = guarding("after_a_kill_the_disk_is_named_and_the_next_claim_mends_it") else { return };
+    let disk = guarding.disk("disk.img");
+    // A delta that never comes: it is claimed and waits.
+    let mut running = failback!("apply", "-", disk.0.path, "--yes", "--retention", guarding.retention).start();
+    assert!(running.wait_until(|| !disk.is_read_only()));
+    let listed = || {
+        let report = failback!("disks").json();
+        let disks = report["disks"].as_array().unwrap().clone();
+        disks.into_iter().find(|found| found["path"] == disk.path()).unwrap()
+    };
+    let found = listed();
+    assert_eq!(
+        (&found["guarded"], &found["read_only"], &found["usable"]),
+        (&true.into(), &false.into(), &false.into())
+    );
+    running.signal("KILL");
+    assert_eq!(running.finish().code, -1);
+    assert!(!disk.is_read_only(), "nobody was there to mend it");
+    assert_eq!(listed()["usable"], true);
+    guarding.apply(&disk).done();
+    assert!(disk.is_read_only());
+    // A signal that is heeded leaves nothing to mend.
+    let mut running = failback!("apply", "-", disk.0.path, "--yes", "--retention", guarding.retention).start();
+    assert!(running.wait_until(|| !disk.is_read_only()));
+    running.signal("TERM");
+    assert_ne!(running.finish().code, 0);
+    assert!(disk.is_read_only());
+}
+
+#[test]
+fn a_disk_with_a_write_protection_of_its_own_stays_refused() {
+    let Some(guarding) = guarding("a_disk_with_a_write_protection_of_its_own_stays_refused") else { return };
+    let image = guarding.place.path("disk.img");
+    fs::copy(&guarding.old, &image).unwrap();
+    let disk = Disk(Loop::attach(&image, &["-r"]));
+    guarding.apply(&disk).refused("is read-only: remove the write protection first");
+    assert!(disk.is_read_only());
+    assert_eq!(hash_of(&image, None), root_of_file(&guarding.old));
+}
+
+#[test]
+fn an_own_disk_list_that_is_wrong_stops_every_apply() {
+    let Some(guarding) = guarding("an_own_disk_list_that_is_wrong_stops_every_apply") else { return };
+    let disk = guarding.disk("disk.img");
+    let _etc = Mount::memory(Path::new("/etc"), "1M");
+    fs::create_dir("/etc/failback").unwrap();
+    fs::write("/etc/failback/own-disks", "naa.6000c2999176dd77\n").unwrap();
+    let sentence = guarding.apply(&disk).fails(5, "/etc/failback/own-disks cannot be read");
+    assert!(sentence.contains("line 1 has one word only"), "{sentence}");
+    fs::write("/etc/failback/own-disks", "system naa.6000c2999176dd77\n").unwrap();
+    fs::remove_file("/run/failback/guard").unwrap();
+    guarding.apply(&disk).done();
+    assert!(disk.is_read_only(), "the list alone says that disks are guarded");
+}

@@ -31,4 +31,4 @@ mod transfer;
 pub use buffer::{Buffer, Pool};
 pub use device::{Completion, Device, Extent, Operation, Queue, Resizable, run};
 pub use error::{Action, IoError};
-pub use file::{Caching, Counters, Engine, FileDevice, Options};
+pub use file::{Caching, Counters, Engine, FileDevice, Options, io_uring_refusal};

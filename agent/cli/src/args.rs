@@ -54,6 +54,16 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Look at, check, make and convert VMDKs
     Vmdk(crate::vmdk::VmdkArgs),
+    /// Say what is wrong with this machine as a master target, and what mends it
+    ///
+    /// Names of disks, controllers, the retention drive, `io_uring`, the clock, ports, what would take foreign disks, kernel and space. Nothing
+    /// is changed. It ends with 3 if something fails, and with 0 if all is well or only warned of.
+    Check(CheckArgs),
+    /// Put what support needs to see into a file, without secrets
+    ///
+    /// Configuration, what the kernel says of disks and mounts, states of disks and recovery points, and logs; no content of a disk.
+    /// Passwords, tokens and keys are taken out as far as they can be recognised; the file begins with a list of what is in it.
+    SupportBundle(SupportBundleArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -323,6 +333,23 @@ pub(crate) struct VerifyArgs {
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SupportBundleArgs {
+    /// The file to write, such as support.tar.zst; none that is there is replaced
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 
 mod apply;
 mod args;
+mod check;
 mod compare;
 mod config;
 mod confirm;
@@ -15,6 +16,7 @@ mod points;
 mod report;
 mod scan;
 mod status;
+mod support;
 mod text;
 mod vmdk;
 
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         Command::Commit(args) => points::commit(args),
         Command::Point(args) => points::point(args),
         Command::Vmdk(args) => vmdk::vmdk(args),
+        Command::Check(args) => check::check(args),
+        Command::SupportBundle(args) => support::support_bundle(args),
         Command::Completions(args) => args::completions(args.shell),
         Command::Man(args) => man::man_pages(&args.directory),
     };

@@ -46,7 +46,7 @@ pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of
 pub use vmdk::{ConvertReport, NewImage, VmdkDisk, VmdkFiles, check_vmdk, convert, create as create_vmdk, names_vmdk};
 
 // What the formats and the layers below call things, for callers that print them.
-pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions};
+pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions, io_uring_refusal};
 pub use failback_delta::{
     Coverage, FileKind, FormatError, FreeBlocks, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
 };

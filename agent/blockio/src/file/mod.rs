@@ -138,6 +138,12 @@ enum Chosen {
     Blocking,
 }
 
+/// Why `io_uring` is not to be had on this machine, as a sentence for the administrator; `None` if it is. A ring is made to find out.
+#[must_use]
+pub fn io_uring_refusal() -> Option<String> {
+    uring::refused().map(|(_, note)| note)
+}
+
 impl FileDevice {
     /// Takes over a block device or regular file that the caller has opened, for reading or for reading and writing.
     ///

@@ -1,0 +1,256 @@
+use super::*;
+use crate::Level;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+/// A machine made of files.
+struct Machine {
+    directory: tempfile::TempDir,
+    facts: Facts,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let facts = Facts { retention: Ok(None), io_uring: None };
+        let machine = Self { directory: tempfile::tempdir().unwrap(), facts };
+        for directory in ["sys/dev/block", "sys/block", "proc/self", "dev", "etc/failback", "run/failback"] {
+            fs::create_dir_all(machine.at(directory)).unwrap();
+        }
+        machine.write("proc/self/mountinfo", "1 0 0:1 / / rw - rootfs rootfs rw\n");
+        machine.write("proc/sys/kernel/osrelease", "6.12.0-55.el10.x86_64\n");
+        machine.write("program", "");
+        symlink(machine.at("program"), machine.at("proc/self/exe")).unwrap();
+        machine
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn mounts(&self, more: &str) {
+        self.write("proc/self/mountinfo", &format!("1 0 0:1 / / rw - rootfs rootfs rw\n{more}"));
+    }
+
+    /// A SCSI disk on a host with this driver.
+    fn disk(&self, name: &str, minor: u32, driver: &str, wwid: Option<&str>) {
+        let (number, address) = (format!("8:{minor}"), format!("{minor}:0:0:0"));
+        let place = self.at(&format!("sys/devices/{name}"));
+        let unit = self.at(&format!("sys/units/{name}/{address}"));
+        for directory in [place.join("holders"), place.join("slaves"), unit.clone()] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        symlink(&unit, place.join("device")).unwrap();
+        symlink(&place, self.at(&format!("sys/dev/block/{number}"))).unwrap();
+        symlink(&place, self.at(&format!("sys/block/{name}"))).unwrap();
+        fs::write(place.join("dev"), format!("{number}\n")).unwrap();
+        fs::write(place.join("size"), "2048\n").unwrap();
+        fs::write(place.join("ro"), "1\n").unwrap();
+        if let Some(wwid) = wwid {
+            fs::write(unit.join("wwid"), format!("{wwid}\n")).unwrap();
+        }
+        self.write(&format!("sys/class/scsi_host/host{minor}/proc_name"), &format!("{driver}\n"));
+    }
+
+    fn found(&self) -> Vec<Finding> {
+        check(&Host::below(self.directory.path()), &self.facts)
+    }
+
+    /// The findings of one check.
+    fn of(&self, name: &str) -> Vec<Finding> {
+        self.found().into_iter().filter(|finding| finding.check == name).collect()
+    }
+
+    /// The one finding of a check.
+    #[track_caller]
+    fn one(&self, name: &str, level: Level) -> (String, String) {
+        let found = self.of(name);
+        assert_eq!(found.iter().map(|it| it.level).collect::<Vec<_>>(), [level], "{found:?}");
+        let Finding { message, fix, .. } = found.into_iter().next().unwrap();
+        (message, fix.unwrap_or_default())
+    }
+}
+
+#[test]
+fn every_check_says_something_and_every_trouble_has_a_fix() {
+    let machine = Machine::new();
+    let found = machine.found();
+    let names: Vec<_> = found.iter().map(|finding| finding.check).collect();
+    let wanted = "disk-uuid controllers retention io_uring clock ports custom-changes kernel free-space foreign-disks";
+    assert_eq!(names, wanted.split(' ').collect::<Vec<_>>());
+    for finding in found {
+        assert_eq!(finding.fix.is_some(), finding.level != Level::Ok, "{finding:?}");
+    }
+}
+
+#[test]
+fn disks_without_a_name_of_their_own() {
+    let machine = Machine::new();
+    machine.disk("sda", 0, "vmw_pvscsi", None);
+    let (message, fix) = machine.one("disk-uuid", Level::Fail);
+    assert!(message.contains("/dev/sda shows neither") && fix.contains("serial number"), "{message} {fix}");
+    machine.write("sys/class/dmi/id/sys_vendor", "VMware, Inc.\n");
+    let (message, fix) = machine.one("disk-uuid", Level::Fail);
+    assert!(message.ends_with("shows no SCSI UUID") && fix.contains("disk.EnableUUID = TRUE"), "{message} {fix}");
+    machine.write("sys/class/dmi/id/sys_vendor", "QEMU\n");
+    machine.disk("sdb", 1, "virtio_scsi", Some("naa.5000c500a1b2c3d4"));
+    assert_eq!(machine.of("disk-uuid").len(), 1, "another hypervisor's names will do");
+}
+
+#[test]
+fn controllers_of_vmware() {
+    let machine = Machine::new();
+    machine.disk("sda", 0, "mptspi", Some("naa.1"));
+    let (message, fix) = machine.one("controllers", Level::Warn);
+    assert!(message.contains("mptspi carries sda") && fix.contains("VMware Paravirtual"), "{message} {fix}");
+    machine.write("sys/class/dmi/id/sys_vendor", "VMware, Inc.\n");
+    assert_eq!(machine.of("controllers").len(), 2, "and there is no PVSCSI controller");
+    let good = Machine::new();
+    good.disk("sda", 0, "vmw_pvscsi", Some("naa.1"));
+    good.write("sys/class/dmi/id/sys_vendor", "VMware, Inc.\n");
+    assert_eq!(good.one("controllers", Level::Ok).0, "SCSI controllers: vmw_pvscsi");
+}
+
+#[test]
+fn a_retention_drive_in_every_state() {
+    let mut machine = Machine::new();
+    machine.one("retention", Level::Warn);
+    machine.facts.retention = Err("line 3 is wrong".into());
+    assert_eq!(machine.one("retention", Level::Fail).0, "line 3 is wrong");
+    machine.facts.retention = Ok(Some("/mnt/retention".into()));
+    assert!(machine.one("retention", Level::Fail).0.ends_with("is not there"));
+    fs::create_dir_all(machine.at("mnt/retention")).unwrap();
+    assert!(machine.one("retention", Level::Fail).0.contains("on the system's own file system"));
+    machine.mounts("2 1 0:9 / /mnt rw - tmpfs none rw\n");
+    assert!(machine.one("retention", Level::Fail).0.contains("in memory"));
+    machine.mounts("2 1 8:16 / /mnt rw - xfs /dev/sdb ro\n");
+    assert!(machine.one("retention", Level::Fail).1.contains("remount,rw /mnt"));
+    machine.mounts("2 1 8:16 / /mnt rw - xfs /dev/sdb rw\n");
+    let before: Vec<_> = machine.of("retention").iter().map(|it| it.level).collect();
+    assert!(!before.contains(&Level::Fail), "whatever room the machine of this test has: {before:?}");
+    // On a machine that guards disks its disk has to be among the own ones.
+    machine.disk("sdb", 16, "vmw_pvscsi", Some("naa.2"));
+    machine.write("run/failback/guard", "");
+    let found = machine.of("retention");
+    let fix = found.iter().filter_map(|it| it.fix.as_deref()).find(|fix| fix.contains("own-disks")).unwrap();
+    assert!(fix.contains("`retention naa.2`"), "{fix}");
+    assert_eq!(machine.one("foreign-disks", Level::Ok).0, "no foreign disk is attached");
+    machine.write("etc/failback/own-disks", "retention naa.2\n");
+    assert!(machine.of("retention").iter().all(|it| !it.fix.as_deref().unwrap_or_default().contains("own-disks")));
+}
+
+#[test]
+fn foreign_disks_that_somebody_has() {
+    let machine = Machine::new();
+    machine.disk("sda", 0, "vmw_pvscsi", Some("naa.1"));
+    machine.disk("sdb", 16, "vmw_pvscsi", Some("naa.2"));
+    machine.one("foreign-disks", Level::Warn);
+    machine.write("etc/failback/own-disks", "system naa.1\n");
+    let (message, _) = machine.one("foreign-disks", Level::Ok);
+    assert!(message.starts_with("of 1 foreign disk, 0 claimed"), "{message}");
+    machine.write("sys/devices/sdb/ro", "0\n");
+    let (message, fix) = machine.one("foreign-disks", Level::Warn);
+    assert!(message.contains("idle and writable") && fix.starts_with("blockdev --setro "), "{message} {fix}");
+    machine.mounts("2 1 8:16 / /srv/\\033[2J rw - ext4 /dev/sdb rw\n");
+    let (message, fix) = machine.one("foreign-disks", Level::Fail);
+    assert!(message.contains("is foreign and mounted at /srv/"), "{message}");
+    assert!(!message.contains('\x1b') && !fix.contains('\x1b') && fix.starts_with("umount "), "{fix}");
+    machine.write("etc/failback/own-disks", "naa.1\n");
+    let (message, fix) = machine.one("disk-uuid", Level::Fail);
+    assert!(message.contains("own-disks") && message.contains("line 1") && fix.contains("a WWID"), "{message} {fix}");
+    assert!(machine.of("foreign-disks").is_empty());
+}
+
+#[test]
+fn io_uring_as_the_kernel_has_it() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.one("io_uring", Level::Ok).0, "io_uring is in use");
+    machine.facts.io_uring = Some("this kernel has no io_uring".into());
+    assert_eq!(machine.one("io_uring", Level::Warn).0, "this kernel has no io_uring");
+    machine.write("proc/sys/kernel/io_uring_disabled", "2\n");
+    let (message, fix) = machine.one("io_uring", Level::Warn);
+    assert!(
+        message.contains("kernel.io_uring_disabled = 2") && fix.contains("kernel.io_uring_disabled=1"),
+        "{message}"
+    );
+}
+
+#[test]
+fn ports_that_are_taken() {
+    let machine = Machine::new();
+    machine.one("ports", Level::Ok);
+    let line = "  1: 0000000000000000:01BB 0:0000 0A 0:0 0:0 0 0 0 4711 1\n";
+    machine.write("proc/net/tcp6", &format!("title\n{line}"));
+    assert!(machine.one("ports", Level::Warn).0.contains("by a program that this user may not see"));
+    fs::create_dir_all(machine.at("proc/77/fd")).unwrap();
+    symlink("socket:[4711]", machine.at("proc/77/fd/3")).unwrap();
+    machine.write("proc/77/comm", "nginx\x1b[2J\n");
+    let (message, _) = machine.one("ports", Level::Warn);
+    assert!(message.starts_with(r"port 443 is taken by nginx\u{1b}[2J (process 77)"), "{message}");
+}
+
+#[test]
+fn custom_changes_are_asked_about() {
+    let machine = Machine::new();
+    machine.one("custom-changes", Level::Warn);
+    let script = "usr/libexec/failback/apply-custom-changes";
+    for (body, level, said) in [
+        ("exit 0", Level::Ok, "is switched off"),
+        (
+            "echo 'ok    lvm'; echo 'open  mdadm'; echo '      why'; echo 'open  kdump'; exit 1",
+            Level::Fail,
+            ": mdadm, kdump",
+        ),
+        ("echo 'something else'; exit 1", Level::Fail, ": something else"),
+        ("echo 'run this as root' >&2; exit 2", Level::Fail, "failed: run this as root"),
+    ] {
+        machine.write(script, &format!("#!/bin/sh\n[ \"$*\" = --check ] || exit 9\n{body}\n"));
+        fs::set_permissions(machine.at(script), fs::Permissions::from_mode(0o755)).unwrap();
+        let (message, _) = machine.one("custom-changes", level);
+        assert!(message.contains(said), "{message}");
+    }
+    fs::set_permissions(machine.at(script), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(machine.one("custom-changes", Level::Fail).0.contains("cannot be run"));
+    machine.write("run/failback/live", "");
+    assert!(machine.one("custom-changes", Level::Ok).0.contains("live system"));
+}
+
+#[test]
+fn what_went_wrong_at_the_start_is_told() {
+    let machine = Machine::new();
+    assert!(machine.of("start").is_empty());
+    machine.write("run/failback/problems", "the retention disk \x1b[2J is missing: attach it\n\n");
+    let (message, _) = machine.one("start", Level::Warn);
+    assert_eq!(message, r"at the start: the retention disk \u{1b}[2J is missing: attach it");
+}
+
+#[test]
+fn kernels() {
+    let machine = Machine::new();
+    for (release, level) in [
+        ("6.12.0-55.el10.x86_64", Level::Ok),
+        ("5.14.0-1.el9", Level::Ok),
+        ("5.10.0-8-amd64", Level::Warn),
+        ("4.19", Level::Warn),
+        ("", Level::Warn),
+        ("six", Level::Warn),
+    ] {
+        machine.write("proc/sys/kernel/osrelease", release);
+        machine.one("kernel", level);
+    }
+}
+
+#[test]
+fn this_machine_is_looked_at_without_harm() {
+    let facts = Facts { retention: Ok(None), io_uring: None };
+    let found = check(&Host::this(), &facts);
+    assert!(found.len() >= 10, "{found:?}");
+    assert!(found.iter().all(|it| !it.message.contains(char::is_control)));
+    assert_eq!(super::system::free_space(&Host::below(Path::new("/nonexistent")))[0].level, Level::Ok);
+}

@@ -1,0 +1,118 @@
+//! The verb check on this machine: names, levels and exit codes that scripts rely on.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use failback_tests::failback;
+use failback_tests::lab::{Loop, Mount, Place, is_inside, lone, run_inside, tool};
+use serde_json::Value;
+
+/// Every check there is, in the order of the report.
+const CHECKS: [&str; 10] = [
+    "disk-uuid",
+    "controllers",
+    "retention",
+    "io_uring",
+    "clock",
+    "ports",
+    "custom-changes",
+    "kernel",
+    "free-space",
+    "foreign-disks",
+];
+
+/// Runs it with this configuration; the report, whose exit code was looked at.
+fn report(place: &Place, configuration: &str) -> Value {
+    let file = place.file("failback.toml", configuration.as_bytes());
+    let run = failback!("check", "--json").env("FAILBACK_CONFIG", file).run();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let wanted = if report["result"] == "fail" { 3 } else { 0 };
+    assert_eq!(run.code, wanted, "{report:#}\n{}", run.stderr);
+    report
+}
+
+/// The first finding of a check.
+fn finding(report: &Value, name: &str) -> Value {
+    report["checks"].as_array().unwrap().iter().find(|found| found["check"] == name).unwrap().clone()
+}
+
+#[test]
+fn the_names_that_scripts_know() {
+    let place = Place::new();
+    let report = report(&place, "");
+    let mut names: Vec<_> = report.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["checks", "failures", "result", "warnings"]);
+    let found = report["checks"].as_array().unwrap();
+    let mut order: Vec<_> = found.iter().map(|found| found["check"].as_str().unwrap()).collect();
+    order.dedup();
+    assert_eq!(order, CHECKS);
+    for found in found {
+        let mut names: Vec<_> = found.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["check", "fix", "level", "message"]);
+        assert_eq!(found["fix"].is_null(), found["level"] == "ok", "{found}");
+    }
+    let count = |level| found.iter().filter(|found| found["level"] == level).count();
+    assert_eq!((&report["failures"], &report["warnings"]), (&count("fail").into(), &count("warn").into()));
+}
+
+#[test]
+fn a_line_for_each_and_a_fix_below() {
+    let place = Place::new();
+    let file = place.file("failback.toml", b"[retention]\ndirectory = '/nonexistent/retention'\n");
+    let run = failback!("check").env("FAILBACK_CONFIG", file).run();
+    let text = String::from_utf8(run.stdout).unwrap();
+    assert_eq!(run.code, 3, "{text}");
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("FAIL  retention"));
+    assert!(lines.next().unwrap().ends_with("the retention directory /nonexistent/retention is not there"), "{text}");
+    assert!(lines.next().unwrap().trim_start().starts_with("=> mount the retention drive"), "{text}");
+    assert!(CHECKS.iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_found() {
+    let place = Place::new();
+    let report = report(&place, "[retention]\nkeep_point = 3\n");
+    let found = finding(&report, "retention");
+    assert_eq!(found["level"], "fail");
+    assert!(found["message"].as_str().unwrap().contains("in line 2"), "{found}");
+}
+
+#[test]
+fn a_retention_drive_is_looked_at() {
+    if !is_inside() {
+        let Some(_lock) = lone() else { return };
+        return run_inside("a_retention_drive_is_looked_at");
+    }
+    let place = Place::new();
+    let image = place.sparse("drive.img", 64 << 20, &[]);
+    let device = Loop::attach(&image, &[]);
+    tool("mke2fs", &["-q", device.path.to_str().unwrap()]);
+    let at = place.directory("retention");
+    let configuration = format!("[retention]\ndirectory = '{}'\n", at.display());
+    let level = || finding(&report(&place, &configuration), "retention");
+    let mounted = Mount::device(&device.path, &at, "rw");
+    let found = level();
+    assert_eq!(found["level"], "ok", "{found}");
+    assert!(found["message"].as_str().unwrap().contains(device.path.to_str().unwrap()), "{found}");
+    drop(mounted);
+    let mounted = Mount::device(&device.path, &at, "ro");
+    assert!(level()["message"].as_str().unwrap().ends_with("cannot be written to"));
+    drop(mounted);
+    let mounted = Mount::memory(&at, "16M");
+    let found = level();
+    assert!(found["message"].as_str().unwrap().contains("lies in memory (tmpfs)"), "{found}");
+    drop(mounted);
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_its_program() {
+    let Ok(_listener) = std::net::TcpListener::bind("127.0.0.1:9443") else {
+        println!("skipped in part: somebody else listens on port 9443");
+        return;
+    };
+    let place = Place::new();
+    let found = finding(&report(&place, ""), "ports");
+    assert_eq!(found["level"], "warn");
+    let message = found["message"].as_str().unwrap();
+    assert!(message.starts_with("port 9443 is taken by "), "{message}");
+}

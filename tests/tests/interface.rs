@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 19] = [
     "disks",
     "scan",
     "sign",
@@ -24,6 +24,7 @@ const VERBS: [&str; 18] = [
     "verify",
     "vmdk",
     "check",
+    "console",
     "support-bundle",
     "completions",
     "man",

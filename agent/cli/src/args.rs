@@ -59,6 +59,11 @@ pub(crate) enum Command {
     /// Names of disks, controllers, the retention drive, `io_uring`, the clock, ports, what would take foreign disks, kernel and space. Nothing
     /// is changed. It ends with 3 if something fails, and with 0 if all is well or only warned of.
     Check(CheckArgs),
+    /// Show this machine's state on its terminal, with a menu
+    ///
+    /// Addresses, disks, the retention drive, what runs, and what is wrong; the menu has network, logs, a shell and power. It needs nothing of
+    /// a terminal but that it can be cleared, so that it works on a serial line.
+    Console(ConsoleArgs),
     /// Put what support needs to see into a file, without secrets
     ///
     /// Configuration, what the kernel says of disks and mounts, states of disks and recovery points, and logs; no content of a disk.
@@ -340,6 +345,13 @@ pub(crate) struct CheckArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArgs {
+    /// Print everything once, without a menu, and end
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 #[derive(Debug, Args)]

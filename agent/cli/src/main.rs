@@ -7,12 +7,14 @@ mod check;
 mod compare;
 mod config;
 mod confirm;
+mod console;
 mod disks;
 mod exit;
 mod files;
 mod man;
 mod meter;
 mod points;
+mod published;
 mod report;
 mod scan;
 mod status;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Point(args) => points::point(args),
         Command::Vmdk(args) => vmdk::vmdk(args),
         Command::Check(args) => check::check(args),
+        Command::Console(args) => console::console(args),
         Command::SupportBundle(args) => support::support_bundle(args),
         Command::Completions(args) => args::completions(args.shell),
         Command::Man(args) => man::man_pages(&args.directory),

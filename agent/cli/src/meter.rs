@@ -1,5 +1,6 @@
 //! Progress on standard error: a bar on a terminal, a line now and then in a log. And SIGINT.
 
+use crate::published::Published;
 use crate::report::tell;
 use failback_orchestrate::{HumanBytes, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,6 +18,7 @@ pub(crate) struct Meter {
     stop: Arc<AtomicBool>,
     done: AtomicU64,
     log: Mutex<Log>,
+    published: Option<Published>,
 }
 
 struct Log {
@@ -38,7 +40,7 @@ impl Meter {
         let now = Instant::now();
         let log = Mutex::new(Log { what: "", total: None, started: now, last_line: now });
         let bar = io::stderr().is_terminal().then(ProgressBar::no_length);
-        Ok(Self { bar, stop, done: AtomicU64::new(0), log })
+        Ok(Self { bar, stop, done: AtomicU64::new(0), log, published: Published::here() })
     }
 
     /// Takes the bar away before something else is printed.
@@ -54,6 +56,9 @@ impl Progress for Meter {
         self.done.store(0, Ordering::Relaxed);
         let now = Instant::now();
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Log { what, total, started: now, last_line: now };
+        if let Some(published) = &self.published {
+            published.phase(what, total);
+        }
         if let Some(bar) = &self.bar {
             let template = if total.is_some() {
                 "{msg} {bytes} of {total_bytes} [{bar:30}] {binary_bytes_per_sec}, {eta} left"
@@ -72,6 +77,9 @@ impl Progress for Meter {
 
     fn advance(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(published) = &self.published {
+            published.advance(done);
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             return;

@@ -1,0 +1,199 @@
+//! The verb console: what it shows, and that it gives the terminal back as it was, however it ends.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use failback_tests::failback;
+use failback_tests::lab::Place;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A console on a terminal of its own.
+struct Console {
+    child: Child,
+    screen: File,
+    line: OwnedFd,
+    before: Termios,
+}
+
+impl Console {
+    fn start(columns: u16, rows: u16, terminal: &str) -> Self {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
+        let before = tcgetattr(&pty.slave).unwrap();
+        let end = || pty.slave.try_clone().unwrap();
+        let mut command = failback!("console").command();
+        let child = command.env("TERM", terminal).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        Self { child, screen: File::from(pty.master), line: pty.slave, before }
+    }
+
+    /// Everything that is shown until a text comes.
+    fn until(&mut self, wanted: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        let mut piece = [0; 4096];
+        while !String::from_utf8_lossy(&seen).contains(wanted) {
+            assert!(Instant::now() < end, "{wanted} never came: {}", String::from_utf8_lossy(&seen));
+            if poll(&mut [PollFd::new(self.screen.as_fd(), PollFlags::POLLIN)], 100_u16).unwrap() > 0 {
+                let length = self.screen.read(&mut piece).unwrap();
+                seen.extend_from_slice(&piece[..length]);
+            }
+        }
+        String::from_utf8(seen).unwrap()
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.screen.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn mode(&self) -> Termios {
+        tcgetattr(&self.line).unwrap()
+    }
+
+    /// Waits until the terminal takes single keys, or lines again.
+    fn wait_for_keys(&self, single: bool) {
+        let end = Instant::now() + PATIENCE;
+        while self.mode().local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO) == single {
+            assert!(Instant::now() < end, "single keys: {single} never came");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for its end; the terminal is as it was before.
+    fn ends(mut self, code: i32) {
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "it does not end");
+            thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), Some(code));
+        assert_eq!(self.mode(), self.before);
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn everything_once_in_plain_text() {
+    let text = String::from_utf8(failback!("console", "--once").done()).unwrap();
+    assert!(text.starts_with("failback "), "{text}");
+    for section in ["addresses", "retention", "runs now", "wrong", "disks"] {
+        assert!(text.lines().any(|line| line.starts_with(section)), "{section}\n{text}");
+    }
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    // What check finds is on the screen, with its fix.
+    let report: serde_json::Value = serde_json::from_slice(&failback!("check", "--json").run().stdout).unwrap();
+    let fails = report["checks"].as_array().unwrap().iter().filter(|found| found["level"] != "ok").count();
+    assert_eq!(text.matches("=> ").count(), fails, "{text}");
+}
+
+#[test]
+fn what_runs_is_shown_and_cannot_drive_the_terminal() {
+    let place = Place::new();
+    let disk = place.noisy("evil\x1b[2J\u{202e}.img", 100_000, 1);
+    let running = failback!("apply", "-", disk, "--yes").start();
+    let wanted = r"evil\u{1b}[2J\u{202e}.img";
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let text = String::from_utf8(failback!("console", "--once").done()).unwrap();
+        assert!(!text.contains(['\x1b', '\u{202e}']), "{text:?}");
+        let flowing = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if flowing.contains(wanted) && flowing.contains("--yes (process ") {
+            break;
+        }
+        assert!(Instant::now() < end, "{text}");
+    }
+    assert_ne!(running.finish().code, 0, "it got no delta");
+}
+
+#[test]
+fn without_a_terminal_it_is_refused() {
+    failback!("console").refused("add --once");
+}
+
+#[test]
+fn it_leaves_by_a_key() {
+    let mut console = Console::start(80, 24, "vt100");
+    let text = console.until("[q]uit");
+    assert!(text.starts_with("\x1b[H\x1b[Jfailback "), "{text:?}");
+    assert!(text.lines().count() <= 24, "{text}");
+    console.wait_for_keys(true);
+    console.press("xq");
+    console.ends(0);
+}
+
+#[test]
+fn a_line_that_tells_no_size_is_taken_for_80_by_24() {
+    let mut console = Console::start(0, 0, "");
+    let text = console.until("[q]uit");
+    assert!(!text.contains('\x1b'), "a terminal of an unknown kind is not even cleared: {text:?}");
+    let screen: Vec<_> = text.trim_start().lines().collect();
+    assert!(screen.len() <= 24 && screen.iter().all(|line| line.chars().count() <= 80), "{text}");
+    console.press("q");
+    console.ends(0);
+}
+
+#[test]
+fn signals_end_it_and_the_terminal_is_given_back() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)] {
+        let mut console = Console::start(80, 24, "vt100");
+        console.until("[q]uit");
+        console.wait_for_keys(true);
+        console.signal(name);
+        console.ends(128 + number);
+    }
+}
+
+#[test]
+fn stopped_it_gives_the_terminal_back_and_goes_on_later() {
+    let mut console = Console::start(80, 24, "vt100");
+    console.until("[q]uit");
+    console.wait_for_keys(true);
+    console.signal("TSTP");
+    console.wait_for_keys(false);
+    assert_eq!(console.mode(), console.before);
+    console.signal("CONT");
+    console.until("[q]uit");
+    console.wait_for_keys(true);
+    console.press("q");
+    console.ends(0);
+}
+
+#[test]
+fn the_menu_leads_back() {
+    let mut console = Console::start(80, 24, "vt100");
+    console.until("[q]uit");
+    console.press("l");
+    console.until("q leave");
+    console.press("q");
+    console.until("[q]uit");
+    // Anything but the whole word switches nothing off.
+    console.press("p");
+    console.until("to go back: ");
+    console.wait_for_keys(false);
+    console.press("of\n");
+    console.until("[q]uit");
+    console.press("q");
+    console.ends(0);
+}

@@ -34,6 +34,7 @@ modinfo     test   kmod        kmod              need
 qemu-system-x86_64  test  qemu-system-x86  -     want
 qemu-storage-daemon test qemu-system-common -    want
 lvm         test   lvm2        lvm2              need
+mmdebstrap  test   mmdebstrap  -                 want
 sfdisk      test   fdisk       util-linux        need
 sgdisk      test   gdisk       gdisk             need
 cryptsetup  test   cryptsetup-bin cryptsetup     want

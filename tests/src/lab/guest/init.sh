@@ -21,15 +21,8 @@ die() {
     end
 }
 
-# result NAME COMMAND...: runs a command and reports its exit code and what it printed.
-result() {
-    name=$1
-    shift
-    code=0
-    "$@" >/tmp/.out 2>/tmp/.err </dev/null || code=$?
-    sed "s/^/$name: /" /tmp/.err
-    echo "RESULT $name $code $(base64 -w 0 /tmp/.out)- $(base64 -w 0 /tmp/.err)-" >/dev/ttyS1
-}
+# shellcheck source=tests/src/lab/guest/report.sh
+. /report
 
 # shown NAME COMMAND...: the same for a command to be watched: what it says on standard error is seen on the console meanwhile.
 shown() {

@@ -18,14 +18,10 @@ pub(super) struct Kernel {
 impl Kernel {
     /// The newest kernel of this Debian, from `target/guest` if it was unpacked before; or why there is none.
     pub(super) fn get() -> Result<Self, String> {
-        let cache = cache();
-        fs::create_dir_all(&cache).unwrap();
-        // Tests run side by side, and one of them downloads.
-        let lock = File::create(cache.join("lock")).unwrap();
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
-        let unpacked = cache.join("kernel");
+        let cache = Cache::locked();
+        let unpacked = cache.path("kernel");
         if !unpacked.join("boot").is_dir() {
-            fetch(&unpacked)?;
+            fetch("guest-kernel", &unpacked)?;
         }
         let image = files_below(&unpacked.join("boot")).into_iter().find(|path| name_of(path).starts_with("vmlinuz"));
         let modules = files_below(&unpacked.join("lib/modules")).into_iter().filter_map(|path| {
@@ -61,19 +57,35 @@ impl Kernel {
     }
 }
 
-/// Where guests' kernels are kept: in the directory that cargo builds into.
-fn cache() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    // target/debug/deps/test-0123
-    test.ancestors().nth(3).unwrap().join("guest")
+/// Where guests' kernels and systems are kept, in the directory that cargo builds into. One test at a time has it: tests run side
+/// by side, and one of them downloads.
+pub(super) struct Cache {
+    directory: PathBuf,
+    _lock: Flock<File>,
 }
 
-/// Has the script that `scripts/setup test` runs unpack a kernel, for those who start a test without it.
-fn fetch(to: &Path) -> Result<(), String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/lib/guest-kernel");
+impl Cache {
+    pub(super) fn locked() -> Self {
+        let test = env::current_exe().unwrap();
+        // target/debug/deps/test-0123
+        let directory = test.ancestors().nth(3).unwrap().join("guest");
+        fs::create_dir_all(&directory).unwrap();
+        let lock = File::create(directory.join("lock")).unwrap();
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        Self { directory, _lock: lock }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+/// Has a script that `scripts/setup test` runs make something, for those who start a test without it. Or why it cannot.
+pub(super) fn fetch(script: &str, to: &Path) -> Result<(), String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/lib").join(script);
     let output = try_tool("bash", &[&script, to]);
     let told = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(told.lines().last().unwrap_or("no kernel").to_owned()) }
+    if output.status.success() { Ok(()) } else { Err(told.lines().last().unwrap_or("it was not made").to_owned()) }
 }
 
 /// A hyphen and an underscore are the same in names of modules.

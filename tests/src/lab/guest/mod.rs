@@ -4,11 +4,13 @@
 //! network, and nothing of it is installed on this machine. It runs one script of the test, which reports with
 //! `result NAME COMMAND…`. Everything is emulated (TCG), so that it runs wherever the tests do.
 
+mod debian;
 mod initramfs;
 mod kernel;
 
 use super::{Run, tool};
 use crate::lab::program::program;
+pub use debian::debian;
 use initramfs::Initramfs;
 use kernel::Kernel;
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ const QEMU: &str = "qemu-system-x86_64";
 /// A guest that is silent for longer has hung; a busy machine needs half a minute.
 const DEADLINE: Duration = Duration::from_secs(110);
 const INIT: &str = include_str!("init.sh");
+const REPORT: &str = include_str!("report.sh");
 
 /// How a disk is attached to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +48,29 @@ pub struct GuestDisk {
     image: PathBuf,
     bus: Bus,
     serial: Option<String>,
+    wwn: Option<u64>,
     scsi_version: Option<u8>,
     writes_per_second: Option<u64>,
+    is_kept: bool,
 }
 
 impl GuestDisk {
     /// A raw image, which the guest writes to.
     pub fn new(bus: Bus, image: &Path) -> Self {
-        Self { image: image.to_owned(), bus, serial: None, scsi_version: None, writes_per_second: None }
+        let image = image.to_owned();
+        Self { image, bus, serial: None, wwn: None, scsi_version: None, writes_per_second: None, is_kept: true }
+    }
+
+    /// What the guest writes is thrown away at its end; the image stays as it is.
+    pub fn throwaway(mut self) -> Self {
+        self.is_kept = false;
+        self
+    }
+
+    /// As a SCSI disk with a name on VPD page 0x83 (NAA): what sysfs has as its `wwid`.
+    pub fn wwn(mut self, wwn: u64) -> Self {
+        self.wwn = Some(wwn);
+        self
     }
 
     /// With a serial number: what a SCSI disk shows on VPD page 0x80.
@@ -78,11 +96,14 @@ impl GuestDisk {
         let serial = self.serial.as_ref().map(|serial| format!(",serial={serial}")).unwrap_or_default();
         let image = self.image.display();
         let slow = self.writes_per_second.map(|bytes| format!(",throttling.bps-write={bytes}")).unwrap_or_default();
-        let drive = format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}{slow}");
+        let kept = if self.is_kept { "" } else { ",snapshot=on" };
+        let drive =
+            format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}{slow}{kept}");
         let version = self.scsi_version.map(|version| format!(",scsi_version={version}")).unwrap_or_default();
+        let wwn = self.wwn.map(|wwn| format!(",wwn={wwn:#x}")).unwrap_or_default();
         let on_scsi = |bus| {
             format!(
-                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}{version}"
+                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}{wwn}{version}"
             )
         };
         let device = match self.bus {
@@ -100,6 +121,8 @@ impl GuestDisk {
 #[must_use]
 pub struct Guest {
     kernel: Kernel,
+    patience: Duration,
+    arguments: Vec<String>,
     modules: Vec<String>,
     disks: Vec<GuestDisk>,
     files: BTreeMap<String, Vec<u8>>,
@@ -118,13 +141,26 @@ impl Guest {
         }
         // Without a network there is no kernel to be had, whoever asks.
         let kernel = Kernel::get().map_err(|reason| println!("skipped: {reason}")).ok()?;
-        let guest = Self { kernel, modules: Vec::new(), disks: Vec::new(), files: BTreeMap::new() };
+        let (arguments, modules, disks) = (Vec::new(), Vec::new(), Vec::new());
+        let guest = Self { kernel, patience: DEADLINE, arguments, modules, disks, files: BTreeMap::new() };
         Some(guest.program("/bin/busybox", &which("busybox")))
     }
 
     /// Loads these kernel modules and what they need, in this order, before the script runs.
     pub fn modules(mut self, names: &[&str]) -> Self {
         self.modules.extend(names.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Takes longer than others until its end.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Gives the kernel one more argument.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -173,7 +209,10 @@ impl Guest {
         }
         command.args(["-kernel".as_ref(), self.kernel.image.as_os_str()]);
         command.args(["-initrd".as_ref(), at("initramfs").as_os_str()]);
-        command.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
+        // On a busy machine the kernel finds a sound timer broken, does without it, and hangs when it is idle.
+        let always = "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init";
+        let arguments = format!("{always} {}", self.arguments.join(" "));
+        command.args(["-append", &arguments]);
         for (bus, controller) in [(Bus::Pvscsi, "pvscsi,id=pvscsi"), (Bus::VirtioScsi, "virtio-scsi-pci,id=virtioscsi")]
         {
             if self.disks.iter().any(|disk| disk.bus == bus) {
@@ -185,7 +224,7 @@ impl Guest {
         }
         let told = fs::File::create(at("qemu")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
-        RunningGuest { child, place, deadline: Instant::now() + DEADLINE }
+        RunningGuest { child, place, deadline: Instant::now() + self.patience }
     }
 
     /// Runs it with this script of the shell to its end.
@@ -197,6 +236,7 @@ impl Guest {
     fn initramfs(&self, script: &str) -> Vec<u8> {
         let mut archive = Initramfs::new();
         archive.file("init", INIT.as_bytes());
+        archive.file("report", REPORT.as_bytes());
         archive.file("script", script.as_bytes());
         let mut order = String::new();
         for path in self.kernel.with_dependencies(&self.modules) {

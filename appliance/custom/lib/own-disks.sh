@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # root is the script's
+# /etc/failback/own-disks: which disks are the appliance's own. Lines `ROLE WWID`; ROLE is system or retention, WWID is what the
+# kernel says of the disk; `#` begins a comment. What is not understood is refused: a disk of others could get in by it.
+
+declare -A own_disks=() # WWID -> role
+own_disks_path=/etc/failback/own-disks
+# A line for each disk that an appliance can have, many times over.
+own_disks_limit=65536
+
+# Says what is wrong with line $1 of the file.
+refuse_line() { refuse "line $1 of $own_disks_path $2; write lines such as 'system naa.6000c29...', from /sys/block/sda/device/wwid"; }
+
+# Reads the file into `own_disks`.
+read_own_disks() {
+    local at=$root$own_disks_path text line number=0
+    [[ -e $at || -L $at ]] ||
+        refuse "$own_disks_path is missing: name the system disk and the retention drive in it, one 'ROLE WWID' a line"
+    [[ -f $at && ! -L $at ]] || refuse "$own_disks_path is no plain file; put a file of your own in its place"
+    [[ $(stat -c %u -- "$at") =~ ^(0|$EUID)$ && ! $(stat -c %A -- "$at") =~ ^.....w|^........w ]] ||
+        refuse "others than root may change $own_disks_path: chown root $own_disks_path; chmod 644 $own_disks_path"
+    (($(stat -c %s -- "$at") <= own_disks_limit)) || refuse "$own_disks_path is larger than $own_disks_limit bytes; it has other content than disks"
+    read_file text "$at" || refuse "$own_disks_path holds bytes that are no text; write it again"
+    own_disks=()
+    while IFS= read -r line; do
+        number=$((number + 1))
+        read_own_disk "$number" "$line"
+    done <<<"$text"
+    [[ " ${own_disks[*]} " == *" system "* ]] || refuse "$own_disks_path names no system disk; add a line 'system WWID'"
+}
+
+# Reads line $2, which is number $1.
+read_own_disk() {
+    local number=$1 line=$2 role wwid
+    [[ $line =~ ^[[:print:][:blank:]]*$ ]] || refuse_line "$number" "holds a character that is no plain text"
+    read -r role wwid <<<"$line"
+    [[ -n $role && $role != \#* ]] || return 0
+    wwid=$(squeezed "${wwid%%[[:blank:]]#*}")
+    [[ $role == system || $role == retention ]] || refuse_line "$number" "begins with '$role', which is neither system nor retention"
+    [[ $wwid =~ ^(naa|eui|t10|iqn|uuid|nvme)\.[^[:blank:]] || $wwid =~ ^virtio-[^[:blank:]] ]] ||
+        refuse_line "$number" "names '$wwid', which is no WWID of the kernel's"
+    [[ -z ${own_disks[$wwid]:-} ]] || refuse_line "$number" "names $wwid once more"
+    own_disks[$wwid]=$role
+}
+
+# Prints its argument with one blank where there are several, and none at its ends.
+squeezed() {
+    local words
+    read -ra words <<<"$1"
+    printf '%s' "${words[*]}"
+}

@@ -19,17 +19,6 @@ tell() {
     done
 }
 
-# Ends the installation before it has begun. The sentence stays on the screen, and is said again each minute, since others write there
-# too; if that ends, so does the installer.
-refuse() {
-    local -a sentence=('' "failback: $1" "${@:2}"
-        'failback: nothing was written to any disk. Correct the boot arguments, and restart this machine.')
-    trap - ERR
-    tell "${sentence[@]}"
-    while sleep 60; do tell "${sentence[@]}"; done
-    exit 1
-}
-
-# Whatever fails unforeseen in the choice of a disk ends the installation as well.
+# Whatever fails unforeseen ends the installation as well.
 set -Eeuo pipefail
 trap 'refuse "an unexpected error in line $LINENO of the kickstart script: $BASH_COMMAND"' ERR

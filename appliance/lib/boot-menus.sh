@@ -3,7 +3,7 @@
 #
 # el9: isolinux for BIOS, and /images/efiboot.img for UEFI, both in the file system; an isohybrid record makes the latter a partition.
 # el10: GRUB for both; the EFI system partition is appended after the file system, as partition 2 of a GPT.
-# shellcheck disable=SC2154 # `work` is set by make_work_beside.
+# shellcheck disable=SC2154 # `work` is set by use_output.
 # shellcheck disable=SC2034 # `said_by_xorriso` and `esp_is_partition` are for the caller.
 
 # Menus that are edited where they are there.
@@ -64,7 +64,7 @@ edit_menus() {
 # Makes the EFI system partition of ISO $1 anew with the edited menus: as $work/edited/images/efiboot.img where the ISO has it as a
 # file, and as $work/esp.img, with `esp_is_partition` yes, where it is appended. Booted from a stick, UEFI reads the menu there.
 make_esp() {
-    local old content=$work/esp path size least label serial
+    local old content=$work/esp path size least label serial records
     mkdir "$work/boot" "$content"
     xorriso -indev "$1" -osirrox on -extract_boot_images "$work/boot" >"$work/told" 2>&1 || true
     old=$(find "$work/boot" -name 'eltorito_img*_uefi.img' | head -n 1)
@@ -88,7 +88,8 @@ make_esp() {
     find "$content" -mindepth 1 -maxdepth 1 | LC_ALL=C sort | while IFS= read -r path; do
         mcopy -s -m -i "$work/esp.img" "$path" :: || die "the EFI system partition cannot be filled"
     done
-    if xorriso -indev "$1" -report_el_torito plain 2>/dev/null | grep -qE '^El Torito img path *: *[0-9]+ */images/efiboot\.img$'; then
+    records=$(xorriso -indev "$1" -report_el_torito plain 2>/dev/null)
+    if grep -qE '^El Torito img path *: *[0-9]+ */images/efiboot\.img$' <<<"$records"; then
         esp_is_partition=no
         mkdir -p "$work/edited/images"
         mv -- "$work/esp.img" "$work/edited/images/efiboot.img"

@@ -51,13 +51,13 @@ set_retention() {
     umount "$drive"
 }
 
-# The screens with the state of the appliance, and the check of it at each start.
+# The check of the appliance at each start; its screens need nothing, since their unit takes the place of the logins there.
 enable_units() {
     local unit
-    for unit in failback-console@tty1.service failback-console@ttyS0.service failback-check.service; do
-        [[ -e /usr/lib/systemd/system/${unit/@*./@.} ]] || refuse "the package failback-appliance has no unit ${unit/@*./@.}."
-        systemctl enable "$unit"
+    for unit in failback-console@.service failback-check.service; do
+        [[ -e /usr/lib/systemd/system/$unit ]] || refuse "the package failback-appliance has no unit $unit."
     done
+    systemctl enable failback-check.service
     systemctl set-default multi-user.target
 }
 

@@ -72,10 +72,25 @@ volume_label() {
     printf '%s' "${label%"${label##*[! ]}"}"
 }
 
-volume_bytes() {
-    local bytes
-    read -ra bytes <<<"$(bytes_at "$1" $((volume_descriptor + 80)) 4 | od -An -tu1)"
-    printf '%d' $(((bytes[0] | bytes[1] << 8 | bytes[2] << 16 | bytes[3] << 24) * 2048))
+# Prints the number in $3 bytes of file $1 from byte $2 on, the lowest first.
+number_at() {
+    local bytes number=0 i
+    read -ra bytes <<<"$(bytes_at "$1" "$2" "$3" | od -An -v -w8 -tu1)"
+    for ((i = ${#bytes[@]} - 1; i >= 0; i--)); do number=$((number << 8 | bytes[i])); done
+    printf '%d' "$number"
+}
+
+# Prints how long an ISO has to be: what its volume takes, and where it is partitioned what its GPT takes, whose second copy is in its
+# last sector (UEFI specification, table 5-5).
+least_bytes() {
+    local least last
+    least=$(($(number_at "$1" $((volume_descriptor + 80)) 4) * 2048))
+    if [[ $(bytes_at "$1" 512 8 | tr -d '\0') == 'EFI PART' ]]; then
+        last=$(number_at "$1" $((512 + 32)) 8)
+        # A damaged one may say anything; what it says must be a size.
+        if ((last > 0 && last < 1 << 40 && (last + 1) * 512 > least)); then least=$(((last + 1) * 512)); fi
+    fi
+    printf '%d' "$least"
 }
 
 # Whether there is a second tree of names, for Windows: a supplementary descriptor (type 2) after the first.

@@ -31,8 +31,15 @@ pub fn has_fuse() -> bool {
     has_devices() && (Path::new("/dev/fuse").exists() || skipped("there is no /dev/fuse: modprobe fuse"))
 }
 
+/// Where a test that needs these programs begins: `false`, with the reason printed, where one is missing.
+pub fn has_programs(programs: &[&str]) -> bool {
+    let there = |program: &&&str| try_tool("sh", &["-c", &format!("command -v {program}")]).status.success();
+    let missing = programs.iter().find(|program| !there(program));
+    missing.is_none_or(|program| skipped(&format!("{program} is not installed; scripts/setup test installs it")))
+}
+
 /// Says why a test is skipped, and returns `false`; where skips are not accepted, the test fails.
-pub(super) fn skipped(reason: &str) -> bool {
+pub fn skipped(reason: &str) -> bool {
     println!("skipped: {reason}");
     let demanded = env::var_os("FAILBACK_REQUIRE_ROOT_TESTS").is_some_and(|value| value == "1");
     assert!(!demanded, "FAILBACK_REQUIRE_ROOT_TESTS is set, but {reason}");

@@ -7,12 +7,14 @@
 mod debian;
 mod initramfs;
 mod kernel;
+mod medium;
 
 use super::{Run, tool};
 use crate::lab::program::program;
 pub use debian::debian;
 use initramfs::Initramfs;
 use kernel::Kernel;
+pub use medium::{Firmware, Medium, boot, has_firmware};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -231,6 +233,12 @@ impl Guest {
     #[track_caller]
     pub fn run(self, script: &str) -> Results {
         self.start(script).finish()
+    }
+
+    /// A kernel, and an initramfs that runs this script of the shell, for a medium that a machine [boots](boot) from. Disks are the
+    /// machine's.
+    pub fn for_medium(&self, script: &str) -> (PathBuf, Vec<u8>) {
+        (self.kernel.image.clone(), self.initramfs(script))
     }
 
     fn initramfs(&self, script: &str) -> Vec<u8> {

@@ -1,0 +1,65 @@
+//! Machines that boot from a medium of the test's, by their own firmware and the boot loader that is on it.
+
+use super::{DEADLINE, QEMU, RunningGuest, is_there, which};
+use crate::lab::device::skipped;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// What UEFI is in QEMU: its code, and its variables as they leave the factory.
+const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+
+/// What a machine boots by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// `SeaBIOS`.
+    Bios,
+    /// OVMF, without secure boot.
+    Uefi,
+}
+
+/// What an ISO is to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// In a drive; modules `ahci`, `sr_mod` and `isofs`.
+    Cd,
+    /// Written to a USB stick; modules `xhci_pci`, `usb_storage`, `sd_mod` and `isofs`.
+    Stick,
+}
+
+/// Whether machines with this firmware can be had here; says why not.
+pub fn has_firmware(firmware: Firmware) -> bool {
+    let missing = OVMF.into_iter().find(|path| firmware == Firmware::Uefi && !Path::new(path).exists());
+    match missing {
+        Some(path) => skipped(&format!("there is no {path}: apt-get install ovmf")),
+        None => is_there(QEMU) || skipped(&format!("{QEMU} is not installed")),
+    }
+}
+
+/// Starts a machine that boots from this ISO, which must hold the files of [`Guest::for_medium`](super::Guest::for_medium) and start
+/// them with `console=ttyS0`.
+pub fn boot(iso: &Path, firmware: Firmware, medium: Medium) -> RunningGuest {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let mut command = Command::new(which(QEMU));
+    command.args(["-machine", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", "512", "-vga", "std"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    for name in ["console", "results"] {
+        command.args(["-serial", &format!("file:{}", at(name).display())]);
+    }
+    if firmware == Firmware::Uefi {
+        let [code, variables] = OVMF;
+        fs::copy(variables, at("variables")).unwrap();
+        command.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")]);
+        command.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", at("variables").display())]);
+    }
+    command.args(["-drive", &format!("if=none,id=medium,format=raw,readonly=on,file={}", iso.display())]);
+    command.args(match medium {
+        Medium::Cd => &["-device", "ide-cd,bus=ide.0,drive=medium,bootindex=0"][..],
+        Medium::Stick => &["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"],
+    });
+    let told = fs::File::create(at("qemu")).unwrap();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
+    RunningGuest { child, place, deadline: Instant::now() + DEADLINE }
+}

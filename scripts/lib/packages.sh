@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scripts need, and what it is called where.
 
-# Columns: the command that must be found; the goal that first needs it; its package for apt (Debian 12); its package
+# Columns: the command that must be found, or a file by its whole path; the goal that first needs it; its package for apt (Debian 12); its package
 # for dnf (CentOS Stream 9 and 10); `need`, or `want` for what the goal can do without.
 # `epel:NAME` is a package that only EPEL has; `cargo:NAME` is built from crates.io; `-` is not to be had.
 packages_table() {
@@ -31,6 +31,18 @@ mkreiserfs  test   reiserfsprogs     -             want
 mkfs.xfs    test   xfsprogs    xfsprogs          need
 partclone.extfs test partclone epel:partclone    need
 modinfo     test   kmod        kmod              need
+checkisomd5 test   isomd5sum   isomd5sum         want
+createrepo_c test  createrepo-c createrepo_c     want
+isohybrid   test   syslinux-utils syslinux       want
+mcopy       test   mtools      mtools            want
+pip3        test   python3-pip python3-pip       want
+xorriso     test   xorriso     xorriso           want
+grub-mkimage test  grub-common -                 want
+/usr/lib/grub/i386-pc/boot_hybrid.img test grub-pc-bin - want
+/usr/lib/grub/x86_64-efi/linuxefi.mod test grub-efi-amd64-bin - want
+/usr/lib/ISOLINUX/isolinux.bin test isolinux -   want
+/usr/lib/syslinux/modules/bios/vesamenu.c32 test syslinux-common - want
+/usr/share/OVMF/OVMF_CODE_4M.fd test ovmf  -     want
 qemu-system-x86_64  test  qemu-system-x86  -     want
 qemu-storage-daemon test qemu-system-common -    want
 lvm         test   lvm2        lvm2              need
@@ -72,13 +84,16 @@ goals_of() {
     esac
 }
 
+# Whether a command of the table, or a file, is there.
+is_present() { if [[ $1 == /* ]]; then [[ -e $1 ]]; else have "$1"; fi; }
+
 # Prints "command package kind" for everything that goal $1 asks for and that is not there; $2 is apt or dnf.
 missing_packages() {
     local goals command goal apt dnf kind
     goals=" $(goals_of "$1") "
     packages_table | while read -r command goal apt dnf kind; do
         [[ $goals == *" $goal "* ]] || continue
-        have "$command" && continue
+        is_present "$command" && continue
         if [[ $2 == apt ]]; then
             printf '%s %s %s\n' "$command" "$apt" "$kind"
         else

@@ -5,6 +5,9 @@ from=/var/tmp/failback-install
 changes=/usr/libexec/failback/apply-custom-changes
 drive=/var/lib/failback/retention
 
+# Gives files and directories the labels of SELinux that the new system's policy has for them: the installer has no policy.
+label() { setfiles -F /etc/selinux/targeted/contexts/files/file_contexts "$@"; }
+
 # Who may log in: root, with a key.
 set_keys() {
     mkdir -p /root/.ssh
@@ -38,6 +41,8 @@ set_retention() {
     retention=$(cat "$from/retention")
     [[ -n $retention ]] || return 0
     mkdir -p "$drive"
+    # Before it cannot be changed any more.
+    label "$drive"
     chattr +i "$drive"
     [[ $retention != format ]] || format_retention
     read -r uuid type <<<"$retention"
@@ -46,8 +51,7 @@ set_retention() {
     printf '%s\n' '# Written by the installation. README.md of failback says what else can stand here.' \
         '[retention]' "directory = \"$drive\"" >/etc/failback/failback.toml
     mount -t "$type" "UUID=$uuid" "$drive" || refuse "the retention drive $uuid cannot be mounted."
-    # The labels of SELinux that its top directory would have had if it had been there from the begin.
-    setfiles -F /etc/selinux/targeted/contexts/files/file_contexts "$drive" || refuse 'the retention drive cannot be labelled.'
+    label "$drive"
     umount "$drive"
 }
 
@@ -69,6 +73,6 @@ set_keys
 set_retention
 enable_units
 "$changes" || refuse 'apply-custom-changes failed, so disks of others would not be safe; its messages are above and in /var/log/failback-install.log.'
-restorecon -R /root/.ssh /etc/failback /etc/ssh/sshd_config.d /etc/fstab
-rm -r "$from"
+label /root/.ssh /etc/failback /etc/ssh/sshd_config.d /etc/fstab
+rm -r "$from" /tmp/failback
 tell 'failback: the appliance is complete.'

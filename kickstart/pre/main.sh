@@ -7,6 +7,8 @@ running=$(sed -n 's/^VERSION_ID="\{0,1\}\([0-9]*\).*/\1/p' /etc/os-release)
 [[ $running == "$release" ]] ||
     refuse "this kickstart is for CentOS Stream $release, and the installer is that of release ${running:-unknown}; use the one made for it."
 read_arguments
+# Disks that the kernel has found are to be seen here in full.
+udevadm settle || true
 list_disks
 choose_system
 choose_retention

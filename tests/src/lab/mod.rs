@@ -22,7 +22,8 @@ mod uml;
 pub use appliance::{has_programs, static_program, workspace};
 pub use content::{changed, hash, noise};
 pub use device::{
-    Loop, Mount, Swap, has_devices, has_fuse, has_programs, is_inside, lone, run_inside, sectors_written, skipped, tool, try_tool,
+    Loop, Mount, Swap, has_devices, has_fuse, has_programs, is_inside, lone, run_inside, sectors_written, skipped,
+    tool, try_tool,
 };
 pub use dice::Dice;
 pub use fused::Fused;

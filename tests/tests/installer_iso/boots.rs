@@ -28,16 +28,26 @@ fn boots(release: u32, firmware: Firmware) {
     let Some(workshop) = Workshop::new() else { return };
     let (kernel, initrd) = guest.modules(&MODULES).for_medium(SCRIPT);
     let iso = workshop.boot_iso_with(release, &kernel, &initrd);
-    let installer = workshop.installer(&iso, "console=ttyS0 failback.system=naa.1", "installer.iso");
+    // A key has blanks, and so quotes around it, which GRUB moves to the begin of the word.
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJyOZn9vS4mPpW0hG1Zz4zqk0n7oR7QpBz1tH3uXgZ8k admin@site";
+    let installer = workshop.installer(&iso, &format!("console=ttyS0 failback.sshkey=\"{key}\""), "installer.iso");
     let content = workshop.content(&installer, "content").join("failback");
-    let files = tool("sh", &["-c", &format!("cd {} && find . -type f | LC_ALL=C sort | xargs sha256sum", content.display())]);
+    let files =
+        tool("sh", &["-c", &format!("cd {} && find . -type f | LC_ALL=C sort | xargs sha256sum", content.display())]);
     let label = format!("CentOS-Stream-{release}-BaseOS-x86_64");
     for medium in [Medium::Cd, Medium::Stick] {
         let results = boot(&installer, firmware, medium).finish();
         let said = |name: &str| String::from_utf8(results.of(name).stdout.clone()).unwrap();
         let arguments = said("arguments");
-        let expected = format!("inst.stage2=hd:LABEL={label} rd.live.check quiet inst.ks=hd:LABEL={label}:/failback/ks.cfg console=ttyS0 failback.system=naa.1");
-        assert!(arguments.trim_end().ends_with(&expected), "{medium:?}: {arguments}");
+        let expected = [
+            format!("inst.stage2=hd:LABEL={label} rd.live.check quiet"),
+            format!("inst.ks=hd:LABEL={label}:/failback/ks.cfg console=ttyS0"),
+            String::new(),
+        ]
+        .join(" ");
+        let quoted = [format!("failback.sshkey=\"{key}\""), format!("\"failback.sshkey={key}\"")];
+        let is_quoted = quoted.iter().any(|quoted| arguments.trim_end().ends_with(&format!("{expected}{quoted}")));
+        assert!(is_quoted, "{medium:?}: {arguments}");
         assert_eq!(said("kickstart"), fs::read_to_string(content.join("ks.cfg")).unwrap(), "{medium:?}");
         assert_eq!(said("files").trim_end(), files, "{medium:?}");
     }

@@ -38,7 +38,21 @@ impl Machine {
     fn start(workshop: &Workshop, iso: Option<&Path>) -> Self {
         let console = workshop.place.path(if iso.is_some() { "installation.log" } else { "start.log" });
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-machine", "q35", "-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "4096", "-no-reboot"]);
+        command.args([
+            "-machine",
+            "q35",
+            "-accel",
+            "kvm",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "4096",
+            "-no-reboot",
+        ]);
         command.args(["-display", "none", "-vga", "std", "-nic", "user,model=e1000e", "-device", "pvscsi,id=scsi0"]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         // The system disk is the last one, so that a guess would take another.
@@ -46,7 +60,10 @@ impl Machine {
             let image = workshop.place.path(name);
             command.args(["-drive", &format!("if=none,id={name},format=raw,discard=unmap,file={}", image.display())]);
             let boot = if *name == "system" { ",bootindex=1" } else { "" };
-            command.args(["-device", &format!("scsi-hd,bus=scsi0.0,scsi-id={number},drive={name},wwn=0x5000c2900000000{number}{boot}")]);
+            command.args([
+                "-device",
+                &format!("scsi-hd,bus=scsi0.0,scsi-id={number},drive={name},wwn=0x5000c2900000000{number}{boot}"),
+            ]);
         }
         if let Some(iso) = iso {
             command.args(["-drive", &format!("if=none,id=cd,format=raw,readonly=on,file={}", iso.display())]);
@@ -69,7 +86,11 @@ impl Machine {
                 return;
             }
             let said = || self.said();
-            assert!(!ended && !said().contains("nothing was written to any disk") && Instant::now() < deadline, "{}", said());
+            assert!(
+                !ended && !said().contains("nothing was written to any disk") && Instant::now() < deadline,
+                "{}",
+                said()
+            );
             thread::sleep(Duration::from_secs(1));
         }
     }
@@ -98,15 +119,20 @@ fn slow_a_whole_centos_is_installed_on_the_disk_that_is_named() {
          failback.then=poweroff failback.sshkey=\"{KEY}\""
     );
     let output = workshop.place.path("installer.iso");
-    let built = workshop.build("installer", &["--boot-iso", iso.to_str().unwrap(), "--append", &arguments, "-o", output.to_str().unwrap()]);
+    let built = workshop.build(
+        "installer",
+        &["--boot-iso", iso.to_str().unwrap(), "--append", &arguments, "-o", output.to_str().unwrap()],
+    );
     assert_eq!(built.code, 0, "{}", built.stderr);
     Machine::start(&workshop, Some(&output)).await_end_or(None);
     assert_eq!(before, hash_of(&data, None), "a disk of others was written to");
     let table = tool("sfdisk", &["--dump", system.to_str().unwrap()]);
     assert!(table.contains("label: gpt"), "{table}");
-    let starts = table.lines().filter_map(|line| line.split_once("start=")?.1.split_once(',')).map(|(start, _)| start.trim());
+    let starts =
+        table.lines().filter_map(|line| line.split_once("start=")?.1.split_once(',')).map(|(start, _)| start.trim());
     let offsets = starts.map(|start| start.parse::<u64>().unwrap() * 512);
-    let probe = |at: u64| tool("sh", &["-c", &format!("blkid -p -O {at} -o value -s LABEL {} || true", system.display())]);
+    let probe =
+        |at: u64| tool("sh", &["-c", &format!("blkid -p -O {at} -o value -s LABEL {} || true", system.display())]);
     let labels: Vec<_> = offsets.map(probe).collect();
     for label in ["boot", "root", "crash", "home", "swap"] {
         assert!(labels.iter().any(|found| found == label), "{label} is not in {labels:?}");

@@ -10,10 +10,22 @@ const DATE: &str = "1700000000";
 
 /// The programs that the builders and the stand-ins of CentOS's ISOs need.
 const PROGRAMS: [&str; 11] = [
-    "checkisomd5", "createrepo_c", "grub-mkimage", "implantisomd5", "isohybrid", "mcopy", "mformat", "osirrox", "rpm", "rpmbuild", "xorriso",
+    "checkisomd5",
+    "createrepo_c",
+    "grub-mkimage",
+    "implantisomd5",
+    "isohybrid",
+    "mcopy",
+    "mformat",
+    "osirrox",
+    "rpm",
+    "rpmbuild",
+    "xorriso",
 ];
 const BOOT_LOADERS: [&str; 4] = [
-    "/usr/lib/grub/i386-pc/boot_hybrid.img", "/usr/lib/grub/x86_64-efi/linuxefi.mod", "/usr/lib/ISOLINUX/isolinux.bin",
+    "/usr/lib/grub/i386-pc/boot_hybrid.img",
+    "/usr/lib/grub/x86_64-efi/linuxefi.mod",
+    "/usr/lib/ISOLINUX/isolinux.bin",
     "/usr/lib/syslinux/modules/bios/vesamenu.c32",
 ];
 
@@ -34,7 +46,9 @@ impl Workshop {
     /// With packages; `None`, with the reason printed, where something is missing that it needs.
     pub(crate) fn new() -> Option<Self> {
         let missing = BOOT_LOADERS.into_iter().find(|path| !Path::new(path).exists());
-        if missing.is_some_and(|path| !skipped(&format!("there is no {path}; scripts/setup test installs it"))) || !has_programs(&PROGRAMS) {
+        if missing.is_some_and(|path| !skipped(&format!("there is no {path}; scripts/setup test installs it")))
+            || !has_programs(&PROGRAMS)
+        {
             return None;
         }
         let workshop = Self { place: Place::new() };
@@ -60,7 +74,8 @@ impl Workshop {
         let top = define("_topdir", self.place.path("rpmbuild"));
         let to = define("_rpmdir", self.rpms());
         let form = "_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm";
-        let arguments = ["-bb", "--quiet", "--target", architecture, "--define", &top, "--define", &to, "--define", form];
+        let arguments =
+            ["-bb", "--quiet", "--target", architecture, "--define", &top, "--define", &to, "--define", form];
         tool("rpmbuild", &[&arguments[..], &[spec.to_str().unwrap()]].concat());
     }
 
@@ -69,7 +84,12 @@ impl Workshop {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/installer_iso/boot-iso");
         let iso = self.place.path(&format!("el{release}.iso"));
         let initrd = self.place.file("initrd", initrd);
-        let made = Command::new("bash").arg(script).arg(format!("el{release}")).args([kernel, &initrd, &iso]).output().unwrap();
+        let made = Command::new("bash")
+            .arg(script)
+            .arg(format!("el{release}"))
+            .args([kernel, &initrd, &iso])
+            .output()
+            .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         iso
     }

@@ -7,14 +7,21 @@ use std::path::Path;
 use std::process::Command;
 
 fn menus(release: u32) -> &'static [&'static str] {
-    if release == 9 { &["EFI/BOOT/grub.cfg", "isolinux/isolinux.cfg"] } else { &["EFI/BOOT/grub.cfg", "boot/grub2/grub.cfg"] }
+    if release == 9 {
+        &["EFI/BOOT/grub.cfg", "isolinux/isolinux.cfg"]
+    } else {
+        &["EFI/BOOT/grub.cfg", "boot/grub2/grub.cfg"]
+    }
 }
 
 /// The EFI system partition of an ISO, as the boot record for UEFI names it.
 fn esp(workshop: &Workshop, iso: &Path, name: &str) -> String {
     let to = workshop.place.path(name);
     // Its report of what is missing in other boot records is none of ours.
-    try_tool("xorriso", &["-indev", iso.to_str().unwrap(), "-osirrox", "on", "-extract_boot_images", to.to_str().unwrap()]);
+    try_tool(
+        "xorriso",
+        &["-indev", iso.to_str().unwrap(), "-osirrox", "on", "-extract_boot_images", to.to_str().unwrap()],
+    );
     to.join("eltorito_img2_uefi.img").to_str().unwrap().to_owned()
 }
 
@@ -29,8 +36,10 @@ fn the_installer_has_the_kickstart_and_the_packages_and_all_that_was_there() {
         let (before, after) = (workshop.content(&iso, "before"), workshop.content(&installer, "after"));
         let mut ours: Vec<_> = files_below(&after);
         ours.retain(|path| path.starts_with("failback/"));
-        let repodata = ["filelists.xml.gz", "other.xml.gz", "primary.xml.gz", "repomd.xml"].map(|name| format!("failback/repodata/{name}"));
-        let packages = ["failback/failback-1.0-1.x86_64.rpm", "failback/failback-appliance-1.0-1.noarch.rpm", "failback/ks.cfg"];
+        let repodata = ["filelists.xml.gz", "other.xml.gz", "primary.xml.gz", "repomd.xml"]
+            .map(|name| format!("failback/repodata/{name}"));
+        let packages =
+            ["failback/failback-1.0-1.x86_64.rpm", "failback/failback-appliance-1.0-1.noarch.rpm", "failback/ks.cfg"];
         assert_eq!(ours, [&packages.map(str::to_owned)[..], &repodata].concat());
         // Written anew: what the boot loader of el9 is patched with, where files lie.
         let patched = ["images/efiboot.img", "isolinux/isolinux.bin", "isolinux/boot.cat", "images/eltorito.img"];
@@ -57,7 +66,8 @@ fn every_menu_starts_the_kickstart() {
         let iso = workshop.boot_iso(release);
         let installer = workshop.installer(&iso, "failback.ip=10.0.0.1/8", "installer.iso");
         let content = workshop.content(&installer, &format!("content{release}"));
-        let arguments = format!(" inst.ks=hd:LABEL=CentOS-Stream-{release}-BaseOS-x86_64:/failback/ks.cfg failback.ip=10.0.0.1/8");
+        let arguments =
+            format!(" inst.ks=hd:LABEL=CentOS-Stream-{release}-BaseOS-x86_64:/failback/ks.cfg failback.ip=10.0.0.1/8");
         for menu in menus(release) {
             let text = fs::read_to_string(content.join(menu)).unwrap();
             let starting: Vec<_> = text.lines().filter(|line| line.contains("inst.stage2=")).collect();
@@ -66,14 +76,20 @@ fn every_menu_starts_the_kickstart() {
             assert_eq!((starting.len(), edited), (3, 2), "{menu}\n{text}");
             assert!(rescue.iter().all(|line| line.contains("inst.rescue") && !line.contains("inst.ks")), "{rescue:?}");
         }
-        let (old, new) = (esp(&workshop, &iso, &format!("old{release}")), esp(&workshop, &installer, &format!("new{release}")));
+        let (old, new) =
+            (esp(&workshop, &iso, &format!("old{release}")), esp(&workshop, &installer, &format!("new{release}")));
         let on_esp = |image: &str, path: &str| tool("mtype", &["-i", image, &format!("::{path}")]);
-        assert_eq!(on_esp(&new, "EFI/BOOT/grub.cfg"), fs::read_to_string(content.join("EFI/BOOT/grub.cfg")).unwrap().trim());
+        assert_eq!(
+            on_esp(&new, "EFI/BOOT/grub.cfg"),
+            fs::read_to_string(content.join("EFI/BOOT/grub.cfg")).unwrap().trim()
+        );
         let listed = |image: &str| tool("mdir", &["-i", image, "-/", "-b", "::"]);
         assert_eq!(listed(&old), listed(&new));
         let about = |image: &str| tool("mlabel", &["-s", "-i", image, "::"]);
         assert_eq!(about(&new), "Volume label is ANACONDA");
-        let serial = |image: &str| tool("minfo", &["-i", image, "::"]).lines().find(|line| line.starts_with("serial")).unwrap().to_owned();
+        let serial = |image: &str| {
+            tool("minfo", &["-i", image, "::"]).lines().find(|line| line.starts_with("serial")).unwrap().to_owned()
+        };
         assert_eq!(serial(&old), serial(&new));
         if release == 9 {
             assert_eq!(hash_of(Path::new(&new), None), hash_of(&content.join("images/efiboot.img"), None));
@@ -89,9 +105,14 @@ fn boot_records_stay_what_they_were() {
         let installer = workshop.installer(&iso, "quiet", "installer.iso");
         // Without places and sizes, and without the identities of a GPT.
         let records = |iso: &Path| {
-            let arguments = ["-indev", iso.to_str().unwrap(), "-report_el_torito", "plain", "-report_system_area", "plain"];
+            let arguments =
+                ["-indev", iso.to_str().unwrap(), "-report_el_torito", "plain", "-report_system_area", "plain"];
             let report = tool("xorriso", &arguments);
-            let kept = |line: &&str| ["System area summary", "El Torito img opts", "GPT type GUID", "MBR partition path"].iter().any(|start| line.starts_with(start));
+            let kept = |line: &&str| {
+                ["System area summary", "El Torito img opts", "GPT type GUID", "MBR partition path"]
+                    .iter()
+                    .any(|start| line.starts_with(start))
+            };
             let mut lines: Vec<_> = report.lines().filter(kept).map(str::to_owned).collect();
             // xorriso fills what is left after the last partition with one of its own; where nothing is left there is none.
             lines.retain(|line| !line.starts_with("GPT type GUID      :   3"));

@@ -13,7 +13,11 @@ fn refused(workshop: &Workshop, iso: &Path, rpms: &str, words: &str) {
     let before = workshop.place.names();
     let built = workshop.build("installer", &["--boot-iso", iso.to_str().unwrap(), "--rpms", rpms, "-o", "output.iso"]);
     assert_eq!(built.code, 1, "{}", built.stderr);
-    assert!(built.stderr.starts_with("build: ") && built.stderr.contains(words), "{words:?} is not in: {}", built.stderr);
+    assert!(
+        built.stderr.starts_with("build: ") && built.stderr.contains(words),
+        "{words:?} is not in: {}",
+        built.stderr
+    );
     assert!(built.stdout.is_empty(), "{}", built.stdout);
     assert_eq!(built.stderr.lines().count(), 1, "{}", built.stderr);
     assert_eq!(fs::read(output).unwrap(), b"what was there");
@@ -37,7 +41,12 @@ fn what_is_no_iso_of_centos() {
         tool("implantisomd5", &[&iso]);
         iso
     };
-    for label in ["Fedora-S-dvd-x86_64-40", "CentOS-Stream-8-x86_64-dvd", "CentOS-Stream-9-BaseOS-aarch64", "RHEL-9-4-0-BaseOS-x86_64"] {
+    for label in [
+        "Fedora-S-dvd-x86_64-40",
+        "CentOS-Stream-8-x86_64-dvd",
+        "CentOS-Stream-9-BaseOS-aarch64",
+        "RHEL-9-4-0-BaseOS-x86_64",
+    ] {
         refused(&workshop, &made("other.iso", label), "rpms", &format!("its label is \"{label}\""));
     }
     // The label alone makes no installer.
@@ -77,7 +86,8 @@ fn what_was_changed_before() {
     refused(&workshop, &installer, "rpms", "has the packages of failback already");
     // By somebody else.
     let other = workshop.place.path("other.iso");
-    let menu = workshop.place.file("grub.cfg", b"menuentry a {\n\tlinux /vmlinuz inst.ks=http://example.org/ks.cfg\n}\n");
+    let menu =
+        workshop.place.file("grub.cfg", b"menuentry a {\n\tlinux /vmlinuz inst.ks=http://example.org/ks.cfg\n}\n");
     let (from, to) = (iso.to_str().unwrap(), other.to_str().unwrap());
     let update = ["-update", menu.to_str().unwrap(), "/boot/grub2/grub.cfg"];
     tool("xorriso", &[&["-indev", from, "-outdev", to, "-boot_image", "any", "replay"][..], &update].concat());
@@ -109,12 +119,18 @@ fn half_an_output_is_never_left() {
     let programs = workshop.place.directory("programs");
     let before = workshop.place.names();
     for (program, words) in [
-        ("implantisomd5", "the media checksum cannot be written"), ("createrepo_c", "no repository can be made"), ("mformat", "no EFI system partition"),
+        ("implantisomd5", "the media checksum cannot be written"),
+        ("createrepo_c", "no repository can be made"),
+        ("mformat", "no EFI system partition"),
     ] {
         let stub = programs.join(program);
         fs::write(&stub, "#!/bin/sh\nexit 1\n").unwrap();
         fs::set_permissions(&stub, Permissions::from_mode(0o755)).unwrap();
-        let built = workshop.build_with("installer", &["--boot-iso", iso.to_str().unwrap(), "--rpms", "rpms", "-o", "output.iso"], Some(&programs));
+        let built = workshop.build_with(
+            "installer",
+            &["--boot-iso", iso.to_str().unwrap(), "--rpms", "rpms", "-o", "output.iso"],
+            Some(&programs),
+        );
         fs::remove_file(&stub).unwrap();
         assert_eq!(built.code, 1, "{}", built.stderr);
         assert!(built.stderr.contains(words), "{}", built.stderr);
@@ -132,12 +148,20 @@ fn calls_that_are_wrong() {
         (&["--boot-iso"], "--boot-iso lacks its value"),
         (&["--iso", iso], "--iso is not understood"),
         (&["--boot-iso", iso, "--append", "a\nb"], "--append has more than one line"),
+        (&["--boot-iso", iso, "--append", "a=$b"], "--append has a character that boot menus take for themselves"),
+        (&["--boot-iso", iso, "--append", "it's"], "--append has a character that boot menus take for themselves"),
     ] {
         let built = workshop.build("installer", arguments);
         assert_eq!(built.code, 2, "{}", built.stderr);
-        assert!(built.stderr.contains(words) && built.stderr.contains("usage: appliance/build installer"), "{}", built.stderr);
+        assert!(
+            built.stderr.contains(words) && built.stderr.contains("usage: appliance/build installer"),
+            "{}",
+            built.stderr
+        );
     }
-    for (output, words) in [(iso, "the output would replace "), ("none/out.iso", "there is no directory "), ("rpms", "is a directory")] {
+    for (output, words) in
+        [(iso, "the output would replace "), ("none/out.iso", "there is no directory "), ("rpms", "is a directory")]
+    {
         let built = workshop.build("installer", &["--boot-iso", iso, "--rpms", "rpms", "-o", output]);
         assert_eq!(built.code, 1, "{}", built.stderr);
         assert!(built.stderr.contains(words), "{}", built.stderr);

@@ -16,13 +16,15 @@ fn the_seed_has_its_label_and_its_files() {
         let content = workshop.content(&seed, release);
         let files = files_below(&content);
         let packages = ["failback/failback-1.0-1.x86_64.rpm", "failback/failback-appliance-1.0-1.noarch.rpm"];
-        let repodata = ["filelists.xml.gz", "other.xml.gz", "primary.xml.gz", "repomd.xml"].map(|name| format!("failback/repodata/{name}"));
+        let repodata = ["filelists.xml.gz", "other.xml.gz", "primary.xml.gz", "repomd.xml"]
+            .map(|name| format!("failback/repodata/{name}"));
         assert_eq!(files, [&packages.map(str::to_owned)[..], &repodata, &["ks.cfg".to_owned()]].concat());
         let flatten = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("kickstart/flatten");
         let flat = tool("bash", &[flatten.as_os_str(), release.as_ref()]);
         assert_eq!(fs::read_to_string(content.join("ks.cfg")).unwrap().trim(), flat);
         // Each package is listed with the checksum that it has.
-        let listed = tool("sh", &["-c", &format!("zcat {}", content.join("failback/repodata/primary.xml.gz").display())]);
+        let listed =
+            tool("sh", &["-c", &format!("zcat {}", content.join("failback/repodata/primary.xml.gz").display())]);
         for package in packages {
             let sum = tool("sha256sum", &[content.join(package)]);
             let sum = sum.split(' ').next().unwrap();

@@ -21,15 +21,25 @@ fn addresses_become_commands() {
     for (arguments, expected) in [
         ("", format!("network --bootproto=dhcp --device=ens192 {END}")),
         ("failback.ip=dhcp", format!("network --bootproto=dhcp --device=ens192 {END}")),
-        ("failback.ip=10.1.2.3/8", format!("network --bootproto=static --ip=10.1.2.3 --netmask=255.0.0.0 --device=ens192 {END}")),
+        (
+            "failback.ip=10.1.2.3/8",
+            format!("network --bootproto=static --ip=10.1.2.3 --netmask=255.0.0.0 --device=ens192 {END}"),
+        ),
         (
             "failback.ip=192.168.1.20/25,192.168.1.1,192.168.1.2,2001:db8::53",
-            format!("network --bootproto=static --ip=192.168.1.20 --netmask=255.255.255.128 --gateway=192.168.1.1 --device=ens192 {END} --nameserver=192.168.1.2,2001:db8::53"),
+            format!(
+                "network --bootproto=static --ip=192.168.1.20 --netmask=255.255.255.128 --gateway=192.168.1.1 --device=ens192 {END} --nameserver=192.168.1.2,2001:db8::53"
+            ),
         ),
-        ("failback.ip=10.0.0.1/32", format!("network --bootproto=static --ip=10.0.0.1 --netmask=255.255.255.255 --device=ens192 {END}")),
+        (
+            "failback.ip=10.0.0.1/32",
+            format!("network --bootproto=static --ip=10.0.0.1 --netmask=255.255.255.255 --device=ens192 {END}"),
+        ),
         (
             "failback.ip=10.0.0.1/24,,10.0.0.2",
-            format!("network --bootproto=static --ip=10.0.0.1 --netmask=255.255.255.0 --device=ens192 {END} --nameserver=10.0.0.2"),
+            format!(
+                "network --bootproto=static --ip=10.0.0.1 --netmask=255.255.255.0 --device=ens192 {END} --nameserver=10.0.0.2"
+            ),
         ),
         (
             "failback.ip=2001:db8::5/64,fe80::1",
@@ -50,7 +60,8 @@ fn the_interface_is_named_or_clear() {
     let by_address = line(two("failback.nic=00:50:56:00:00:02"));
     assert!(by_address.contains(" --device=ens224 ") && by_address.ends_with(" --bindto=mac"), "{by_address}");
     two("failback.ip=10.0.0.1/8").refused("there are several network interfaces (ens192, ens224)");
-    two("failback.nic=eth0").refused("there is no network interface eth0 that failback.nic= names; there are ens192, ens224");
+    two("failback.nic=eth0")
+        .refused("there is no network interface eth0 that failback.nic= names; there are ens192, ens224");
     let same = with("failback.nic=00:50:56:00:00:01").interface("ens224", "00:50:56:00:00:01");
     same.refused("several network interfaces have the address");
     // A loopback is no interface.
@@ -64,8 +75,20 @@ fn the_interface_is_named_or_clear() {
 fn addresses_that_are_none_are_refused() {
     let Some(_) = Machine::new(10) else { return };
     for ip in [
-        "10.0.0.1", "10.0.0.1/", "10.0.0/24", "10.0.0.256/24", "10.0.0.1.2/24", "a.b.c.d/24", "2001:db8:::5/64", "2001:db8::5::1/64",
-        "1:2:3:4:5:6:7/64", "1:2:3:4:5:6:7:8:9/64", "12345::/64", ":1::2/64", "1::2:/64", "static",
+        "10.0.0.1",
+        "10.0.0.1/",
+        "10.0.0/24",
+        "10.0.0.256/24",
+        "10.0.0.1.2/24",
+        "a.b.c.d/24",
+        "2001:db8:::5/64",
+        "2001:db8::5::1/64",
+        "1:2:3:4:5:6:7/64",
+        "1:2:3:4:5:6:7:8:9/64",
+        "12345::/64",
+        ":1::2/64",
+        "1::2:/64",
+        "static",
     ] {
         with(&format!("failback.ip={ip}")).refused(&format!("failback.ip={ip} is not understood"));
     }
@@ -74,7 +97,8 @@ fn addresses_that_are_none_are_refused() {
     }
     with("failback.ip=10.0.0.1/8,10.0.0").refused("the gateway 10.0.0 in failback.ip= is no address of IPv4");
     with("failback.ip=10.0.0.1/8,fe80::1").refused("the gateway fe80::1 in failback.ip= is no address of IPv4");
-    with("failback.ip=10.0.0.1/8,10.0.0.2,dns.example").refused("the name server dns.example in failback.ip= is no address");
+    with("failback.ip=10.0.0.1/8,10.0.0.2,dns.example")
+        .refused("the name server dns.example in failback.ip= is no address");
     for host in ["-a", "a_b", "a.", "a-", "a..b", "a;b"] {
         with(&format!("failback.hostname={host}")).refused("is no name for a host");
     }

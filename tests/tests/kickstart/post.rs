@@ -83,14 +83,17 @@ fn the_retention_drive_is_made_on_the_empty_disk_of_that_wwid() {
     let disk = machine.path("dev/sdb");
     let probe = |what| tool("blkid", &["-p", "-o", "value", "-s", what, disk.to_str().unwrap()]);
     assert_eq!((probe("TYPE").as_str(), probe("LABEL").as_str()), ("xfs", "FAILBACK_RET"));
-    let (place, options) = ("/var/lib/failback/retention", "nofail,nodev,nosuid,noexec,x-systemd.device-timeout=30s 0 2");
+    let (place, options) =
+        ("/var/lib/failback/retention", "nofail,nodev,nosuid,noexec,x-systemd.device-timeout=30s 0 2");
     assert!(machine.read("etc/fstab").ends_with(&format!("\nUUID={} {place} xfs {options}\n", probe("UUID"))));
     assert!(machine.read("etc/failback/failback.toml").ends_with(&format!("[retention]\ndirectory = \"{place}\"\n")));
     let calls: Vec<_> = outcome.calls.lines().collect();
-    let at = |call: &str| calls.iter().position(|other| other.starts_with(call)).unwrap_or_else(|| panic!("no {call} in {calls:?}"));
-    // Nothing can be written beside the drive when it is missing; it is labelled while it is mounted.
+    let at = |call: &str| {
+        calls.iter().position(|other| other.starts_with(call)).unwrap_or_else(|| panic!("no {call} in {calls:?}"))
+    };
+    // Nothing can be written in its place when it is missing, nor labelled then.
     assert!(at("chattr +i /var/lib/failback/retention") < at("mount -t xfs UUID="));
-    assert!(at("mount -t xfs UUID=") < at("setfiles -F ") && at("setfiles -F ") < at("umount /var/lib/failback/retention"));
+    assert!(at("setfiles -F ") < at("chattr ") && at("mount -t xfs UUID=") < at("umount /var/lib/failback/retention"));
     assert!(at("umount ") < at("apply-custom-changes"));
 }
 
@@ -132,9 +135,10 @@ fn a_system_that_is_not_complete_is_an_error() {
     let mut machine = installed("").unwrap();
     machine.write(CHANGES, "#!/bin/sh\nexit 1\n");
     fails(&mut machine, "apply-custom-changes failed");
-    for program in ["mount", "setfiles"] {
-        let mut machine = installed(&format!("{UUID} ext4")).unwrap();
-        machine.stub(program, "exit 1");
-        fails(&mut machine, "the retention drive");
-    }
+    let mut machine = installed(&format!("{UUID} ext4")).unwrap();
+    machine.stub("mount", "exit 1");
+    fails(&mut machine, "the retention drive 11111111-2222-3333-4444-555555555555 cannot be mounted");
+    let mut machine = installed("").unwrap();
+    machine.stub("setfiles", "exit 1");
+    fails(&mut machine, "an unexpected error in line ");
 }

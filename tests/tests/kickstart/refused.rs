@@ -27,7 +27,8 @@ fn a_system_disk_that_is_not_clear() {
 #[test]
 fn a_refusal_shows_the_disks() {
     let Some(machine) = two_disks() else { return };
-    let mut machine = machine.ext4("sda", "11111111-2222-3333-4444-555555555555", "data").disk("sdc", GIB, None).with_key("");
+    let mut machine =
+        machine.ext4("sda", "11111111-2222-3333-4444-555555555555", "data").disk("sdc", GIB, None).with_key("");
     let outcome = machine.run("%pre ");
     assert_eq!(outcome.code, 1);
     for line in [
@@ -95,7 +96,9 @@ fn keys_that_let_nobody_in() {
     let Some(_) = two_disks() else { return };
     let system = format!("failback.system={A}");
     two_disks().unwrap().arguments(&system).refused("no ssh key is named");
-    for key in ["ssh-ed25519", "\"ssh-ed25519 AAAA\"", "\"-----BEGIN OPENSSH PRIVATE KEY-----\"", "/root/.ssh/id_ed25519.pub"] {
+    for key in
+        ["ssh-ed25519", "\"ssh-ed25519 AAAA\"", "\"-----BEGIN OPENSSH PRIVATE KEY-----\"", "/root/.ssh/id_ed25519.pub"]
+    {
         let machine = two_disks().unwrap().arguments(&format!("{system} failback.sshkey={key}"));
         machine.refused("this is no public ssh key");
     }

@@ -71,7 +71,8 @@ fn a_disk_with_data_is_never_formatted() {
 fn a_retention_disk_that_is_not_clear() {
     let Some(_) = machine() else { return };
     with(&format!("format:{SYSTEM}")).refused("name the same disk, sda");
-    with("format:naa.6000c2990000000000000000000000dd").refused("no disk has the WWID naa.6000c2990000000000000000000000dd");
+    with("format:naa.6000c2990000000000000000000000dd")
+        .refused("no disk has the WWID naa.6000c2990000000000000000000000dd");
     with(&format!("format:{OTHER}")).disk("sdd", 2 * GIB, Some(OTHER)).refused("several disks have the WWID");
     with(OTHER).refused("is not understood; write UUID=…, LABEL=… or format:WWID");
     with("format:").refused("is not understood");
@@ -93,12 +94,19 @@ fn machine_without_system() -> Machine {
 #[test]
 fn a_file_system_that_is_not_clear() {
     let Some(_) = machine() else { return };
-    with("UUID=00000000-0000-0000-0000-000000000000").refused("no file system has the UUID 00000000-0000-0000-0000-000000000000");
-    with("LABEL=data").ext4("sdb", "33333333-2222-3333-4444-555555555555", "data").refused("several file systems have the LABEL data");
+    with("UUID=00000000-0000-0000-0000-000000000000")
+        .refused("no file system has the UUID 00000000-0000-0000-0000-000000000000");
+    with("LABEL=data")
+        .ext4("sdb", "33333333-2222-3333-4444-555555555555", "data")
+        .refused("several file systems have the LABEL data");
     let machine = machine().unwrap().ext4("sda", "44444444-2222-3333-4444-555555555555", "old");
     let machine = machine.with_key(&format!("failback.system=erase:{SYSTEM} failback.retention=LABEL=old"));
     machine.refused("names a file system on the system disk sda");
-    let machine = with("LABEL=anonymous").disk("sdd", 2 * GIB, None).ext4("sdd", "55555555-2222-3333-4444-555555555555", "anonymous");
+    let machine = with("LABEL=anonymous").disk("sdd", 2 * GIB, None).ext4(
+        "sdd",
+        "55555555-2222-3333-4444-555555555555",
+        "anonymous",
+    );
     machine.refused("the retention disk sdd shows no WWID");
     // Swap space with a label.
     let swap = [&1_u32.to_le_bytes()[..], &15_u32.to_le_bytes(), &[0; 4], &[7; 16], b"cache\0"].concat();
@@ -109,7 +117,9 @@ fn a_file_system_that_is_not_clear() {
 #[test]
 fn keys_from_the_retention_drive() {
     let Some(_) = machine() else { return };
-    let named = |retention: &str| machine().unwrap().arguments(&format!("failback.system={SYSTEM} failback.sshkey=disk {retention}"));
+    let named = |retention: &str| {
+        machine().unwrap().arguments(&format!("failback.system={SYSTEM} failback.sshkey=disk {retention}"))
+    };
     let retention = format!("failback.retention=UUID={UUID}");
     let mut machine = named(&retention);
     let limited = format!("from=\"10.0.0.0/8\" {KEY}");
@@ -126,5 +136,9 @@ fn keys_from_the_retention_drive() {
     }
     let mut machine = named(&retention);
     assert_ne!(machine.run("%pre ").code, 0);
-    assert!(machine.read("dev/tty1").contains("there is no file authorized_keys with a key on the retention drive /dev/sdc"));
+    assert!(
+        machine
+            .read("dev/tty1")
+            .contains("there is no file authorized_keys with a key on the retention drive /dev/sdc")
+    );
 }

@@ -52,7 +52,8 @@ fn each_release_has_a_valid_kickstart() {
         // With the commands that the script before the installation writes.
         let Some(machine) = Machine::new(release) else { return };
         let machine = machine.disk("sda", 40 * GIB, Some("naa.6000c2990000000000000000000000aa"));
-        let arguments = "failback.system=naa.6000c2990000000000000000000000aa failback.ip=10.0.0.5/24,10.0.0.1,10.0.0.2";
+        let arguments =
+            "failback.system=naa.6000c2990000000000000000000000aa failback.ip=10.0.0.5/24,10.0.0.1,10.0.0.2";
         let answers = machine.arguments(&format!("{arguments} failback.sshkey=\"{KEY}\"")).chosen().answers;
         let answers = place.file("answers.ks", answers.as_bytes());
         let text = text.replace("/tmp/failback/answers.ks", answers.to_str().unwrap());
@@ -112,7 +113,8 @@ fn releases_differ_in_what_has_to_differ() {
         section.lines().skip(1).filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
     };
     let (el9, el10) = (packages(9), packages(10));
-    let both = "xfsprogs perl lsscsi rsync wget kexec-tools lvm2 open-vm-tools chrony sg3_utils failback failback-appliance";
+    let both =
+        "xfsprogs perl lsscsi rsync wget kexec-tools lvm2 open-vm-tools chrony sg3_utils failback failback-appliance";
     for package in both.split_ascii_whitespace() {
         assert!(el9.iter().any(|line| line == package) && el10.iter().any(|line| line == package), "{package}");
     }

@@ -18,7 +18,8 @@ fn is_on(outcome: &Outcome, disk: &str) {
     for line in answers.lines().filter(|line| line.starts_with("part ")) {
         assert!(line.ends_with(&format!(" --ondisk={disk}")), "{line}");
     }
-    for (place, kind) in [("/", "ext4"), ("/boot", "ext4"), ("/var/crash", "ext4"), ("/home", "ext4"), ("swap", "swap")] {
+    for (place, kind) in [("/", "ext4"), ("/boot", "ext4"), ("/var/crash", "ext4"), ("/home", "ext4"), ("swap", "swap")]
+    {
         assert!(answers.contains(&format!("\npart {place} --fstype={kind} ")), "{place}\n{answers}");
     }
     assert!(outcome.screen.contains(&format!("the system disk is {disk} (")), "{}", outcome.screen);
@@ -69,7 +70,10 @@ fn a_disk_with_content_is_taken_only_where_that_is_allowed() {
     let with_disk = || Machine::new(10).unwrap().disk("sda", 20 * GIB, Some(A));
     for named in ["", "failback.system=6000c2990000000000000000000000aa"] {
         let refused = "the system disk sda is not empty";
-        with_disk().ext4("sda", UUID, "data").with_key(named).refused(&format!("{refused}, it has a signature of ext4"));
+        with_disk()
+            .ext4("sda", UUID, "data")
+            .with_key(named)
+            .refused(&format!("{refused}, it has a signature of ext4"));
         with_disk().partition("sda", "sda1").with_key(named).refused("it has a partition table");
         // A table that the kernel has not read.
         let table = [&[0, 0, 2, 0, 0x83, 0, 0, 8, 0, 0, 8, 0, 0, 0, 8, 0], &[0; 48][..], &[0x55, 0xaa]].concat();
@@ -105,15 +109,27 @@ fn the_way_it_ends_and_where_packages_come_from() {
     let outcome = machine.disk("sda", 20 * GIB, Some(A)).with_key("failback.then=poweroff").chosen();
     assert!(outcome.answers.ends_with("\npoweroff\n"), "{}", outcome.answers);
     assert!(outcome.answers.contains("url --url=file:///run/install/repo/BaseOS\n"), "{}", outcome.answers);
-    assert!(outcome.answers.contains("repo --name=failback --baseurl=file:///run/install/repo/failback\n"), "{}", outcome.answers);
+    assert!(
+        outcome.answers.contains("repo --name=failback --baseurl=file:///run/install/repo/failback\n"),
+        "{}",
+        outcome.answers
+    );
     // A medium without packages, and a seed beside it.
     let machine = Machine::new(9).unwrap().disk("sda", 20 * GIB, Some(A));
     std::fs::remove_dir_all(machine.path("run/install/repo")).unwrap();
     let outcome = machine.with_key("").chosen();
     assert!(outcome.answers.ends_with("\nreboot --eject\n"), "{}", outcome.answers);
     assert!(outcome.answers.contains("repo=centos-baseos-9-stream\n"), "{}", outcome.answers);
-    assert!(outcome.answers.contains("repo --name=failback --baseurl=file:///run/failback-seed/failback\n"), "{}", outcome.answers);
-    assert!(outcome.calls.contains("mount -r -t iso9660 /dev/disk/by-label/OEMDRV /run/failback-seed"), "{}", outcome.calls);
+    assert!(
+        outcome.answers.contains("repo --name=failback --baseurl=file:///run/failback-seed/failback\n"),
+        "{}",
+        outcome.answers
+    );
+    assert!(
+        outcome.calls.contains("mount -r -t iso9660 /dev/disk/by-label/OEMDRV /run/failback-seed"),
+        "{}",
+        outcome.calls
+    );
 }
 
 #[test]

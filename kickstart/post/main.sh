@@ -19,7 +19,8 @@ set_keys() {
         'PasswordAuthentication no' 'KbdInteractiveAuthentication no' >/etc/ssh/sshd_config.d/40-failback.conf
 }
 
-# Makes a file system on the disk that was found empty before; it is looked for by its WWID, and looked at, once more.
+# Makes a file system on the disk that was found empty before, and sets `retention` to its UUID and type. The disk is looked for by its
+# WWID, and looked at, once more.
 format_retention() {
     local wwid name content
     wwid=$(sed -n 's/^retention //p' /etc/failback/own-disks)
@@ -33,6 +34,9 @@ format_retention() {
     # Refuses by itself where it finds a file system.
     mkfs.xfs -q -L FAILBACK_RET "$(device_of "$name")" || refuse "no file system could be made on the retention disk $name."
     retention="$(probe UUID "$(device_of "$name")") xfs"
+    mount -t xfs "$(device_of "$name")" "$drive" || refuse "the retention disk $name cannot be mounted."
+    label "$drive"
+    umount "$drive"
 }
 
 # Mounts the retention drive at every start. A drive that is missing stops no start, and nothing can be written to its place then.
@@ -50,9 +54,6 @@ set_retention() {
     printf 'UUID=%s %s %s nofail,nodev,nosuid,noexec,x-systemd.device-timeout=30s 0 2\n' "$uuid" "$drive" "$type" >>/etc/fstab
     printf '%s\n' '# Written by the installation. README.md of failback says what else can stand here.' \
         '[retention]' "directory = \"$drive\"" >/etc/failback/failback.toml
-    mount -t "$type" "UUID=$uuid" "$drive" || refuse "the retention drive $uuid cannot be mounted."
-    label "$drive"
-    umount "$drive"
 }
 
 # The check of the appliance at each start; its screens need nothing, since their unit takes the place of the logins there.

@@ -92,17 +92,37 @@ fn the_retention_drive_is_made_on_the_empty_disk_of_that_wwid() {
         calls.iter().position(|other| other.starts_with(call)).unwrap_or_else(|| panic!("no {call} in {calls:?}"))
     };
     // Nothing can be written in its place when it is missing, nor labelled then.
-    assert!(at("chattr +i /var/lib/failback/retention") < at("mount -t xfs UUID="));
-    assert!(at("setfiles -F ") < at("chattr ") && at("mount -t xfs UUID=") < at("umount /var/lib/failback/retention"));
+    assert!(at("chattr +i /var/lib/failback/retention") < at("mount -t xfs /dev/sdb "));
+    assert!(
+        at("setfiles -F ") < at("chattr ") && at("mount -t xfs /dev/sdb ") < at("umount /var/lib/failback/retention")
+    );
     assert!(at("umount ") < at("apply-custom-changes"));
+}
+
+#[test]
+fn a_retention_drive_that_cannot_be_made_is_an_error() {
+    let Some(_) = installed("format") else { return };
+    for (program, words) in
+        [("mkfs.xfs", "no file system could be made"), ("mount", "the retention disk sdb cannot be mounted")]
+    {
+        let mut machine = installed("format").unwrap();
+        machine.stub(program, "exit 1");
+        if program == "mount" && !is_there("mkfs.xfs") {
+            continue;
+        }
+        fails(&mut machine, words);
+        assert!(!machine.read("etc/fstab").contains("retention"));
+    }
 }
 
 #[test]
 fn a_retention_drive_that_was_there_is_not_made_anew() {
     let Some(machine) = installed(&format!("{UUID} ext4")) else { return };
     let mut machine = machine.ext4("sdb", UUID, "kept");
-    finished(&mut machine);
+    let outcome = finished(&mut machine);
     machine.is_untouched();
+    // Not even its journal is replayed.
+    assert!(!outcome.calls.contains("mount"), "{}", outcome.calls);
     assert!(machine.read("etc/fstab").contains(&format!("\nUUID={UUID} /var/lib/failback/retention ext4 nofail,")));
 }
 
@@ -135,9 +155,6 @@ fn a_system_that_is_not_complete_is_an_error() {
     let mut machine = installed("").unwrap();
     machine.write(CHANGES, "#!/bin/sh\nexit 1\n");
     fails(&mut machine, "apply-custom-changes failed");
-    let mut machine = installed(&format!("{UUID} ext4")).unwrap();
-    machine.stub("mount", "exit 1");
-    fails(&mut machine, "the retention drive 11111111-2222-3333-4444-555555555555 cannot be mounted");
     let mut machine = installed("").unwrap();
     machine.stub("setfiles", "exit 1");
     fails(&mut machine, "an unexpected error in line ");

@@ -1,6 +1,6 @@
 //! Machines of both kinds of firmware boot the installer from a CD and from a stick, and find the kickstart and the packages there.
 
-use crate::isos::Workshop;
+use crate::isos::{GUARD, Workshop};
 use failback_tests::lab::guest::{Firmware, Guest, Medium, boot, has_firmware};
 use failback_tests::lab::tool;
 use std::fs;
@@ -41,7 +41,7 @@ fn boots(release: u32, firmware: Firmware) {
         let arguments = said("arguments");
         let expected = [
             format!("inst.stage2=hd:LABEL={label} rd.live.check quiet"),
-            format!("inst.ks=hd:LABEL={label}:/failback/ks.cfg console=ttyS0"),
+            format!("inst.ks=hd:LABEL={label}:/failback/ks.cfg {GUARD} console=ttyS0"),
             String::new(),
         ]
         .join(" ");

@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 /// The date of what is built.
 const DATE: &str = "1700000000";
 
+/// What keeps the installer away from the disks of others before the kickstart has looked at them.
+pub(crate) const GUARD: &str = "rd.auto=0 rd.md=0 rd.lvm=0 rd.luks=0 raid=noautodetect md_mod.start_ro=1";
+
 /// The programs that the builders and the stand-ins of CentOS's ISOs need.
 const PROGRAMS: [&str; 11] = [
     "checkisomd5",

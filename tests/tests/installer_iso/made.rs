@@ -1,6 +1,6 @@
 //! What is on an installer, and what of CentOS's ISO stays as it is.
 
-use crate::isos::{Workshop, files_below, label};
+use crate::isos::{GUARD, Workshop, files_below, label};
 use failback_tests::lab::{hash_of, tool, try_tool};
 use std::fs;
 use std::path::Path;
@@ -25,6 +25,12 @@ fn esp(workshop: &Workshop, iso: &Path, name: &str) -> String {
     to.join("eltorito_img2_uefi.img").to_str().unwrap().to_owned()
 }
 
+/// Whether one of the first volume descriptors is one for a second tree of names (ECMA-119, 8.5).
+fn has_joliet(iso: &Path) -> bool {
+    let bytes = fs::read(iso).unwrap();
+    (17..20).any(|sector| bytes[sector * 2048..].starts_with(b"\x02CD001"))
+}
+
 #[test]
 fn the_installer_has_the_kickstart_and_the_packages_and_all_that_was_there() {
     let Some(workshop) = Workshop::new() else { return };
@@ -33,6 +39,7 @@ fn the_installer_has_the_kickstart_and_the_packages_and_all_that_was_there() {
         let installer = workshop.installer(&iso, "failback.ip=10.0.0.1/8", "installer.iso");
         assert_eq!(label(&installer), format!("CentOS-Stream-{release}-BaseOS-x86_64"));
         tool("checkisomd5", &[&installer]);
+        assert!(has_joliet(&iso) && has_joliet(&installer), "the names for Windows are lost");
         let (before, after) = (workshop.content(&iso, "before"), workshop.content(&installer, "after"));
         let mut ours: Vec<_> = files_below(&after);
         ours.retain(|path| path.starts_with("failback/"));
@@ -66,8 +73,9 @@ fn every_menu_starts_the_kickstart() {
         let iso = workshop.boot_iso(release);
         let installer = workshop.installer(&iso, "failback.ip=10.0.0.1/8", "installer.iso");
         let content = workshop.content(&installer, &format!("content{release}"));
-        let arguments =
-            format!(" inst.ks=hd:LABEL=CentOS-Stream-{release}-BaseOS-x86_64:/failback/ks.cfg failback.ip=10.0.0.1/8");
+        let arguments = format!(
+            " inst.ks=hd:LABEL=CentOS-Stream-{release}-BaseOS-x86_64:/failback/ks.cfg {GUARD} failback.ip=10.0.0.1/8"
+        );
         for menu in menus(release) {
             let text = fs::read_to_string(content.join(menu)).unwrap();
             let starting: Vec<_> = text.lines().filter(|line| line.contains("inst.stage2=")).collect();

@@ -1,7 +1,7 @@
 //! Machines of both kinds of firmware boot the installer from a CD and from a stick, and find the kickstart and the packages there.
 
 use crate::isos::{GUARD, Workshop};
-use failback_tests::lab::guest::{Firmware, Guest, Medium, boot, has_firmware};
+use failback_tests::lab::guest::{Firmware, Guest, MEDIUM_ARGUMENTS, Medium, boot, has_firmware};
 use failback_tests::lab::tool;
 use std::fs;
 
@@ -30,7 +30,7 @@ fn boots(release: u32, firmware: Firmware) {
     let iso = workshop.boot_iso_with(release, &kernel, &initrd);
     // A key has blanks, and so quotes around it, which GRUB moves to the begin of the word.
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJyOZn9vS4mPpW0hG1Zz4zqk0n7oR7QpBz1tH3uXgZ8k admin@site";
-    let installer = workshop.installer(&iso, &format!("console=ttyS0 failback.sshkey=\"{key}\""), "installer.iso");
+    let installer = workshop.installer(&iso, &format!("{MEDIUM_ARGUMENTS} failback.sshkey=\"{key}\""), "installer.iso");
     let content = workshop.content(&installer, "content").join("failback");
     let files =
         tool("sh", &["-c", &format!("cd {} && find . -type f | LC_ALL=C sort | xargs sha256sum", content.display())]);
@@ -41,7 +41,7 @@ fn boots(release: u32, firmware: Firmware) {
         let arguments = said("arguments");
         let expected = [
             format!("inst.stage2=hd:LABEL={label} rd.live.check quiet"),
-            format!("inst.ks=hd:LABEL={label}:/failback/ks.cfg {GUARD} console=ttyS0"),
+            format!("inst.ks=hd:LABEL={label}:/failback/ks.cfg {GUARD} {MEDIUM_ARGUMENTS}"),
             String::new(),
         ]
         .join(" ");

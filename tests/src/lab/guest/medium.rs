@@ -10,6 +10,10 @@ use std::time::Instant;
 /// What UEFI is in QEMU: its code, and its variables as they leave the factory.
 const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 
+/// What the kernel of a medium must be started with. Where everything is emulated on a busy machine, the timer's interrupts can be so late
+/// that the kernel takes the timer for broken, and gives up.
+pub const ARGUMENTS: &str = "console=ttyS0 no_timer_check panic=-1";
+
 /// What a machine boots by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firmware {
@@ -38,7 +42,7 @@ pub fn has_firmware(firmware: Firmware) -> bool {
 }
 
 /// Starts a machine that boots from this ISO, which must hold the files of [`Guest::for_medium`](super::Guest::for_medium) and start
-/// them with `console=ttyS0`.
+/// them with [`ARGUMENTS`].
 pub fn boot(iso: &Path, firmware: Firmware, medium: Medium) -> RunningGuest {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);

@@ -14,7 +14,7 @@ use crate::lab::program::program;
 pub use debian::debian;
 use initramfs::Initramfs;
 use kernel::Kernel;
-pub use medium::{Firmware, Medium, boot, has_firmware};
+pub use medium::{ARGUMENTS as MEDIUM_ARGUMENTS, Firmware, Medium, boot, has_firmware};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;

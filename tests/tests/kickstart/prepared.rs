@@ -7,6 +7,7 @@ use std::fs::{self, File, Metadata, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
@@ -50,11 +51,15 @@ const LACKING: [&str; 22] = [
 ];
 
 /// The kickstart of a release as one file.
-pub(crate) fn flattened(release: u32) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("kickstart/flatten");
-    let output = Command::new("bash").arg(script).arg(format!("el{release}")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+pub(crate) fn flattened(release: u32) -> &'static str {
+    static EL9: OnceLock<String> = OnceLock::new();
+    static EL10: OnceLock<String> = OnceLock::new();
+    (if release == 9 { &EL9 } else { &EL10 }).get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("kickstart/flatten");
+        let output = Command::new("bash").arg(script).arg(format!("el{release}")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    })
 }
 
 /// The script of the kickstart whose header begins so.

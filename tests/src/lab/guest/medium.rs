@@ -1,11 +1,15 @@
 //! Machines that boot from a medium of the test's, by their own firmware and the boot loader that is on it.
 
-use super::{DEADLINE, QEMU, RunningGuest, is_there, which};
+use super::{QEMU, RunningGuest, is_there, which};
 use crate::lab::device::skipped;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Firmware and boot loader are emulated too, and read the kernel block by block: what takes half a minute on an idle machine takes
+/// minutes on a busy one.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// What UEFI is in QEMU: its code, and its variables as they leave the factory.
 const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];

@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# The ISO around kernel_image and root: GRUB for BIOS and UEFI, as a CD and as a USB stick.
+# shellcheck disable=SC2154
+
+# The volume's label, and the first line of the file whose place in the ISO is found by it.
+iso_label=FAILBACK_LIVE
+arguments_mark='# Boot arguments of this ISO, padded to 4096 bytes'
+arguments_size=4096
+
+# What GRUB is to have built in: nothing is loaded later.
+grub_modules=(normal iso9660 fat part_gpt part_msdos search search_fs_file linux echo test true configfile terminal serial
+    ls cat halt reboot minicmd all_video)
+
+# Prints boot arguments $1 as a file for GRUB. Words are separated as the kernel does it: by spaces outside of double quotes.
+boot_arguments() {
+    local text word quoted=() words=()
+    [[ $1 != *[\'\\$\`]* && $1 != *[[:cntrl:]]* ]] ||
+        die "boot arguments hold no single quotes, backslashes, dollars, backquotes or line ends: leave them out"
+    mapfile -t words < <(xargs -n 1 printf '%s\n' <<<"$1" 2>/dev/null || printf '\001\n')
+    for word in "${words[@]}"; do
+        [[ $word != $'\001' ]] || die "a double quote in the boot arguments has no end: $1"
+        [[ -z $word ]] || quoted+=("'$word'")
+    done
+    text="$arguments_mark"$'\nfunction linux_with_arguments {\n    linux $kernel'"${quoted[*]:+ ${quoted[*]}}"$'\n}\n'
+    ((${#text} < arguments_size)) || die "the boot arguments are too long: $arguments_size bytes at most, and the kernel takes half of that"
+    printf '%s%*s\n' "$text" $((arguments_size - ${#text} - 1)) ''
+}
+
+# Copies the live ISO $1 to $3 with the file $2 in place of its boot arguments; everything else stays as it is.
+with_other_arguments() {
+    local at
+    [[ -f $1 ]] || die "$1 is no file"
+    at=$(LC_ALL=C grep -abo -m 1 -F -- "$arguments_mark" "$1" | head -n 1 | cut -d: -f1)
+    [[ -n $at ]] || die "$1 is no live ISO of failback: it holds no boot arguments that could be changed"
+    # Under another name until it is whole.
+    cp -- "$1" "$3.new"
+    dd if="$2" of="$3.new" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
+    mv -- "$3.new" "$3"
+}
+
+# Makes GRUB for platform $1 as file $2, which finds its ISO by the file $3.
+make_grub() {
+    local platform=$1 to=$2 mkimage directory modules=("${grub_modules[@]}")
+    mkimage=$(type -P grub-mkimage || type -P grub2-mkimage) || die "grub-mkimage is missing: install grub-common"
+    directory=/usr/lib/grub/${platform%-eltorito}
+    [[ -d $directory ]] || die "$directory is missing: install grub-pc-bin and grub-efi-amd64-bin"
+    if [[ $platform == i386-pc-eltorito ]]; then modules+=(biosdisk); else modules+=(efi_gop efi_uga); fi
+    # shellcheck disable=SC2016 # GRUB's variables
+    printf 'search --no-floppy --set=root --file %s\nset prefix=($root)/boot/grub\n' "$3" >"$to.early"
+    "$mkimage" -O "$platform" -d "$directory" -c "$to.early" -p /boot/grub -o "$to" "${modules[@]}"
+    rm -- "$to.early"
+}
+
+# Makes the EFI system partition $1 with $2 as its only program.
+make_esp() {
+    local kib=$((($(stat -c %s -- "$2") / 1024 + 511) / 512 * 512 + 512))
+    truncate -s "${kib}K" -- "$1"
+    mformat -i "$1" -v FAILBACKEFI -N 0fa11bac ::
+    mmd -i "$1" ::/EFI ::/EFI/BOOT
+    mcopy -m -i "$1" "$2" ::/EFI/BOOT/BOOTX64.EFI
+}
+
+# Makes the ISO $2 of what is in directory $1: initrd, arguments.cfg, and the kernel.
+make_iso() {
+    local work=$1 out=$2 tree=$1/iso id date
+    mkdir -p -- "$tree"/boot/grub "$tree"/EFI/BOOT
+    cp -- "$kernel_image" "$tree/boot/vmlinuz"
+    mv -- "$work/initrd" "$tree/boot/initrd"
+    cp -- "$work/arguments.cfg" appliance/live/grub.cfg "$tree/boot/grub/"
+    # Of two such ISOs, each finds itself.
+    id=$(cat -- "$tree/boot/vmlinuz" "$tree/boot/initrd" | sha256sum | cut -c1-16)
+    : >"$tree/boot/live-$id"
+    make_grub i386-pc-eltorito "$tree/boot/grub/eltorito.img" "/boot/live-$id"
+    make_grub x86_64-efi "$tree/EFI/BOOT/BOOTX64.EFI" "/boot/live-$id"
+    clamp_times "$tree"
+    make_esp "$work/esp" "$tree/EFI/BOOT/BOOTX64.EFI"
+    find "$tree" -exec chmod u=rwX,go=rX {} +
+    date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S00)
+    xorriso -as mkisofs -quiet -o "$out.new" -V "$iso_label" -r -J -iso-level 3 --modification-date="$date" \
+        --sort-weight 1 boot \
+        -b boot/grub/eltorito.img -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \
+        --grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img \
+        -appended_part_as_gpt -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B "$work/esp" \
+        -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot "$tree"
+    mv -- "$out.new" "$out"
+}

@@ -1,0 +1,94 @@
+# shellcheck shell=dash
+# What the scripts of the live ISO share. Sourced.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/root TERM="${TERM:-linux}"
+
+log_file=/var/log/failback.log
+drive=/run/failback/drive # where the retention disk is mounted
+kept=$drive/appliance     # what the appliance itself keeps there
+kept_log=$kept/log/failback.log
+
+# Seconds since the kernel began, with two decimals.
+uptime_now() { cut -d' ' -f1 /proc/uptime; }
+
+# Writes lines from standard input to the log, and to its copy on the retention disk once that is there.
+to_log() {
+    while IFS= read -r line; do
+        line="$(date -u +%Y-%m-%dT%H:%M:%SZ) $line"
+        printf '%s\n' "$line" >>"$log_file"
+        [ ! -d "$kept/log" ] || printf '%s\n' "$line" >>"$kept_log"
+    done
+}
+
+# Says something on every console, and to the log.
+say() {
+    printf 'failback: %s\n' "$*" | to_consoles
+    printf '%s\n' "$*" | to_log
+}
+
+# The same for what is wrong now; `screen` shows these until the next start.
+warn() {
+    printf '%s\n' "$*" >>/run/failback/problems
+    say "$*"
+}
+
+to_consoles() {
+    if grep -q ttyS0 /etc/inittab; then tee /dev/tty1 >/dev/ttyS0; else cat >/dev/tty1; fi 2>/dev/null
+}
+
+# The words of the kernel's command line, one a line, without their quotes: `a.b="c d"` and `"a.b=c d"` are the same.
+command_line() {
+    awk '{
+        word = ""; quoted = 0; seen = 0
+        for (i = 1; i <= length($0); i++) {
+            letter = substr($0, i, 1)
+            if (letter == "\"") { quoted = !quoted; seen = 1 }
+            else if (letter == " " && !quoted) { if (seen) print word; word = ""; seen = 0 }
+            else { word = word letter; seen = 1 }
+        }
+        if (seen) print word
+    }' /proc/cmdline
+}
+
+# Every value of boot argument $1, one a line.
+arguments() { command_line | sed -n "s/^$1=//p"; }
+
+# The last value of boot argument $1.
+argument() { arguments "$1" | tail -n 1; }
+
+# The names of all disks: what is made of others, or of memory, or reads discs, is none.
+disks() {
+    for disk in /sys/block/*; do
+        disk=${disk##*/}
+        case $disk in
+        '*' | loop* | ram* | zram* | sr* | fd* | dm-* | md* | nbd*) ;;
+        *) printf '%s\n' "$disk" ;;
+        esac
+    done
+}
+
+# What names disk $1 wherever it is attached, as the kernel tells it: a WWID, the serial number of a virtio disk, or what VMware
+# calls its UUID where the kernel makes no WWID of it; nothing where there is no such name.
+name_of() {
+    for place in device/wwid wwid; do
+        # Runs of spaces, and those at the end, are padding.
+        name=$(tr -s ' ' 2>/dev/null <"/sys/block/$1/$place" | sed 's/ *$//')
+        [ -z "$name" ] || break
+    done 2>/dev/null
+    if [ -z "$name" ] && [ -s "/sys/block/$1/serial" ]; then name=virtio-$(cat "/sys/block/$1/serial"); fi
+    printf '%s\n' "${name:-$(uuid_on_page_80 "$1")}"
+}
+
+uuid_on_page_80() { tail -c +5 "/sys/block/$1/device/vpd_pg80" 2>/dev/null | tr -d '\000 -' | grep -xE '[0-9a-f]{32}'; }
+
+# The 32 digits of disk $1 that VMware calls its UUID, from page 0x83 or 0x80; nothing where there are none.
+scsi_uuid_of() { name_of "$1" | sed 's/^naa\.//' | grep -xE '6[0-9a-f]{31}'; }
+
+# The disk that a device, such as sda1, is a part of.
+disk_of() {
+    if [ -e "/sys/class/block/$1/partition" ]; then
+        basename "$(dirname "$(readlink -f "/sys/class/block/$1")")"
+    else
+        printf '%s\n' "$1"
+    fi
+}

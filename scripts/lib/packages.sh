@@ -3,6 +3,7 @@
 
 # Columns: the command that must be found, or a file by its whole path; the goal that first needs it; its package for apt (Debian 12); its package
 # for dnf (CentOS Stream 9 and 10); `need`, or `want` for what the goal can do without.
+# What begins with a slash is a file of a package that has no command.
 # `epel:NAME` is a package that only EPEL has; `cargo:NAME` is built from crates.io; `-` is not to be had.
 packages_table() {
     cat <<'END'
@@ -63,6 +64,16 @@ shellcheck  test   shellcheck  epel:ShellCheck   want
 shfmt       test   shfmt       -                 want
 strace      test   strace      strace            need
 strip       test   binutils    binutils          need
+cpio        test   cpio        cpio              need
+dropbear    test   dropbear-bin epel:dropbear    want
+grub-mkimage test  grub-common -                 want
+mcopy       test   mtools      mtools            need
+xorriso     test   xorriso     xorriso           need
+xz          test   xz-utils    xz                need
+/usr/lib/grub/i386-pc/boot_hybrid.img test grub-pc-bin -        want
+/usr/lib/grub/x86_64-efi/moddep.lst test grub-efi-amd64-bin -   want
+/usr/lib/openssh/sftp-server test openssh-sftp-server -         want
+/usr/share/OVMF/OVMF_CODE_4M.fd test ovmf -                     want
 fio         bench  fio         fio               need
 python3     bench  python3     python3           need
 zstd        bench  zstd        zstd              need
@@ -94,6 +105,7 @@ missing_packages() {
     packages_table | while read -r command goal apt dnf kind; do
         [[ $goals == *" $goal "* ]] || continue
         is_present "$command" && continue
+        have "$command" || [[ $command == /* && -e $command ]] && continue
         if [[ $2 == apt ]]; then
             printf '%s %s %s\n' "$command" "$apt" "$kind"
         else

@@ -30,7 +30,7 @@ boot_arguments() {
 with_other_arguments() {
     local at
     [[ -f $1 ]] || die "$1 is no file"
-    at=$(LC_ALL=C grep -abo -m 1 -F -- "$arguments_mark" "$1" | head -n 1 | cut -d: -f1)
+    at=$(LC_ALL=C grep -abo -m 1 -F -- "$arguments_mark" "$1" | head -n 1 | cut -d: -f1) || true
     [[ -n $at ]] || die "$1 is no live ISO of failback: it holds no boot arguments that could be changed"
     # Under another name until it is whole.
     cp -- "$1" "$3.new"
@@ -81,6 +81,6 @@ make_iso() {
         -b boot/grub/eltorito.img -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \
         --grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img \
         -appended_part_as_gpt -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B "$work/esp" \
-        -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot "$tree"
+        -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot "$tree" 2>"$work/told" || die "xorriso failed: $(tail -n 3 "$work/told")"
     mv -- "$out.new" "$out"
 }

@@ -83,7 +83,7 @@ install_modules() {
         *) die "$name is compressed in a way that is not known here" ;;
         esac
     done <"$1.closure"
-    cp -- "$all/lib/modules/$kernel_version"/modules.{builtin,order} "$to/"
+    find "$kernel_modules" -maxdepth 1 -name 'modules.[bo]*' -not -name '*.bin' -exec cp -- {} "$to/" \;
     depmod -b "$1" "$kernel_version"
     # What busybox reads is the text; the rest is of no use there.
     rm -f -- "$to"/modules.*.bin

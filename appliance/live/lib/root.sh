@@ -63,7 +63,7 @@ carry_ssh() {
 
 # Packs root $1 into the archive $2. Times, owners and order are those of no machine.
 make_initrd() {
-    local compress=(zstd -19 -q -T1)
+    local compress=(zstd -12 -q -T1)
     kernel_has CONFIG_RD_ZSTD=y || compress=(gzip -9 -n)
     clamp_times "$1"
     (cd -- "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet) | "${compress[@]}" >"$2"

@@ -11,13 +11,15 @@ kept_log=$kept/log/failback.log
 # Seconds since the kernel began, with two decimals.
 uptime_now() { cut -d' ' -f1 /proc/uptime; }
 
-# Writes lines from standard input to the log, and to its copy on the retention disk once that is there.
+# Writes lines from standard input to the log, and to its copy on the retention disk once that is there: durably, as soon as there
+# is no more for the moment.
 to_log() {
     while IFS= read -r line; do
         line="$(date -u +%Y-%m-%dT%H:%M:%SZ) $line"
         printf '%s\n' "$line" >>"$log_file"
         [ ! -d "$kept/log" ] || printf '%s\n' "$line" >>"$kept_log"
     done
+    [ ! -e "$kept_log" ] || sync "$kept_log"
 }
 
 # Says something on every console, and to the log.
@@ -82,7 +84,10 @@ name_of() {
 uuid_on_page_80() { tail -c +5 "/sys/block/$1/device/vpd_pg80" 2>/dev/null | tr -d '\000 -' | grep -xE '[0-9a-f]{32}'; }
 
 # The 32 digits of disk $1 that VMware calls its UUID, from page 0x83 or 0x80; nothing where there are none.
-scsi_uuid_of() { name_of "$1" | sed 's/^naa\.//' | grep -xE '6[0-9a-f]{31}'; }
+scsi_uuid_of() {
+    uuid=$(name_of "$1" | sed -n 's/^naa\.\(6[0-9a-f]\{31\}\)$/\1/p')
+    if [ -n "$uuid" ]; then printf '%s\n' "$uuid"; else uuid_on_page_80 "$1"; fi
+}
 
 # The disk that a device, such as sda1, is a part of.
 disk_of() {

@@ -28,7 +28,7 @@ pub use device::{
 pub use dice::Dice;
 pub use fused::Fused;
 pub use place::{Place, Unchanged, hash_of, root_of_file};
-pub use program::{Program, Run};
+pub use program::{Program, Run, program};
 pub use running::Running;
 pub use uml::{Guest, GuestRun, Uml, has_uml, recovered};
 

@@ -17,7 +17,7 @@ use std::{env, fs, thread};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The program that is tested: `FAILBACK_PROGRAM`, or the one that lies beside the test, built if its sources are newer.
-pub(super) fn program() -> &'static Path {
+pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| env::var_os("FAILBACK_PROGRAM").map_or_else(build, PathBuf::from))
 }

@@ -340,10 +340,7 @@ impl RunningGuest {
     }
 
     fn results(&self) -> BTreeMap<String, Run> {
-        // A line that is still being written has no end yet.
-        let text = self.read("results");
-        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        lines.filter_map(|line| parse(line.trim())).collect()
+        reported(&self.read("results"))
     }
 }
 
@@ -361,6 +358,11 @@ pub struct Results {
 }
 
 impl Results {
+    /// What stands in the text that came over the line for results of any machine, and what its console showed.
+    pub fn read(text: &str, log: String) -> Self {
+        Self { results: reported(text), log }
+    }
+
     /// The result of this name. That there is none is a failure.
     #[track_caller]
     pub fn of(&self, name: &str) -> &Run {
@@ -379,6 +381,12 @@ impl Results {
     pub fn log(&self) -> &str {
         &self.log
     }
+}
+
+/// All results so far: a line that is still being written has no end yet.
+fn reported(text: &str) -> BTreeMap<String, Run> {
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines.filter_map(|line| parse(line.trim())).collect()
 }
 
 /// `RESULT NAME CODE STDOUT- STDERR-`, both in base64; the hyphens keep what is empty from vanishing.

@@ -1,0 +1,11 @@
+//! The live ISO: what it is made of, and that a machine which boots it is a master target that does its job.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod home;
+mod image;
+mod interrupted;
+mod iso;
+mod machine;
+mod originals;
+mod refusals;
+mod remote;

@@ -28,7 +28,7 @@ say() {
     printf '%s\n' "$*" | to_log
 }
 
-# The same for what is wrong now; `screen` shows these until the next start.
+# The same for what is wrong now; `failback check` tells of it until the next start.
 warn() {
     printf '%s\n' "$*" >>/run/failback/problems
     say "$*"
@@ -63,7 +63,8 @@ disks() {
     for disk in /sys/block/*; do
         disk=${disk##*/}
         case $disk in
-        '*' | loop* | ram* | zram* | sr* | fd* | dm-* | md* | nbd*) ;;
+        # nvme0c0n1 is a path to nvme0n1, and cannot be opened.
+        '*' | loop* | ram* | zram* | sr* | fd* | dm-* | md* | nbd* | nvme*c*n*) ;;
         *) printf '%s\n' "$disk" ;;
         esac
     done

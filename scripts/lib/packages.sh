@@ -3,7 +3,6 @@
 
 # Columns: the command that must be found, or a file by its whole path; the goal that first needs it; its package for apt (Debian 12); its package
 # for dnf (CentOS Stream 9 and 10); `need`, or `want` for what the goal can do without.
-# What begins with a slash is a file of a package that has no command.
 # `epel:NAME` is a package that only EPEL has; `cargo:NAME` is built from crates.io; `-` is not to be had.
 packages_table() {
     cat <<'END'
@@ -16,7 +15,19 @@ mke2fs      demo   e2fsprogs   e2fsprogs         need
 rpmbuild    appliance rpm      rpm-build         need
 readelf     appliance binutils binutils          need
 dpkg-deb    appliance dpkg     epel:dpkg         want
-busybox     test   busybox-static  -             want
+busybox     appliance busybox-static -           want
+checkisomd5 appliance isomd5sum isomd5sum        want
+cpio        appliance cpio     cpio              need
+createrepo_c appliance createrepo-c createrepo_c want
+dropbear    appliance dropbear-bin epel:dropbear want
+grub-mkimage appliance grub-common -             want
+mcopy       appliance mtools   mtools            need
+xorriso     appliance xorriso  xorriso           need
+xz          appliance xz-utils xz                need
+zstd        appliance zstd     zstd              need
+/usr/lib/grub/i386-pc/boot_hybrid.img appliance grub-pc-bin - want
+/usr/lib/grub/x86_64-efi/moddep.lst appliance grub-efi-amd64-bin - want
+/usr/lib/openssh/sftp-server appliance openssh-sftp-server - want
 git         test   git         git-core          need
 ip          test   iproute2    iproute           need
 lintian     test   lintian     -                 want
@@ -32,15 +43,8 @@ mkreiserfs  test   reiserfsprogs     -             want
 mkfs.xfs    test   xfsprogs    xfsprogs          need
 partclone.extfs test partclone epel:partclone    need
 modinfo     test   kmod        kmod              need
-checkisomd5 test   isomd5sum   isomd5sum         want
-createrepo_c test  createrepo-c createrepo_c     want
 isohybrid   test   syslinux-utils syslinux       want
-mcopy       test   mtools      mtools            want
 pip3        test   python3-pip python3-pip       want
-xorriso     test   xorriso     xorriso           want
-grub-mkimage test  grub-common -                 want
-/usr/lib/grub/i386-pc/boot_hybrid.img test grub-pc-bin - want
-/usr/lib/grub/x86_64-efi/linuxefi.mod test grub-efi-amd64-bin - want
 /usr/lib/ISOLINUX/isolinux.bin test isolinux -   want
 /usr/lib/syslinux/modules/bios/vesamenu.c32 test syslinux-common - want
 /usr/share/OVMF/OVMF_CODE_4M.fd test ovmf  -     want
@@ -64,19 +68,8 @@ shellcheck  test   shellcheck  epel:ShellCheck   want
 shfmt       test   shfmt       -                 want
 strace      test   strace      strace            need
 strip       test   binutils    binutils          need
-cpio        test   cpio        cpio              need
-dropbear    test   dropbear-bin epel:dropbear    want
-grub-mkimage test  grub-common -                 want
-mcopy       test   mtools      mtools            need
-xorriso     test   xorriso     xorriso           need
-xz          test   xz-utils    xz                need
-/usr/lib/grub/i386-pc/boot_hybrid.img test grub-pc-bin -        want
-/usr/lib/grub/x86_64-efi/moddep.lst test grub-efi-amd64-bin -   want
-/usr/lib/openssh/sftp-server test openssh-sftp-server -         want
-/usr/share/OVMF/OVMF_CODE_4M.fd test ovmf -                     want
 fio         bench  fio         fio               need
 python3     bench  python3     python3           need
-zstd        bench  zstd        zstd              need
 casync      bench  casync      -                 want
 rdiff       bench  rdiff       epel:librsync     want
 rsync       bench  rsync       rsync             want
@@ -105,7 +98,6 @@ missing_packages() {
     packages_table | while read -r command goal apt dnf kind; do
         [[ $goals == *" $goal "* ]] || continue
         is_present "$command" && continue
-        have "$command" || [[ $command == /* && -e $command ]] && continue
         if [[ $2 == apt ]]; then
             printf '%s %s %s\n' "$command" "$apt" "$kind"
         else

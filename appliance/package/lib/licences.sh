@@ -5,10 +5,12 @@
 list_crates() {
     require cargo jq
     # Edges of kind `normal`: no build scripts, no tests, and no macros, which run in the compiler.
-    cargo tree --locked --package failback-cli --edges normal,no-proc-macro --target "$rust_target" \
-        --prefix none --no-dedupe --format $'{p}\t{l}' >"$1/tree" 2>"$1/words" &&
-        cargo metadata --locked --format-version 1 --filter-platform "$rust_target" >"$1/metadata" 2>>"$1/words" ||
+    # shellcheck disable=SC2154 # set by appliance/lib/common.sh
+    if ! cargo tree --locked --package failback-cli --edges normal,no-proc-macro --target "$rust_target" \
+        --prefix none --no-dedupe --format $'{p}\t{l}' >"$1/tree" 2>"$1/words" ||
+        ! cargo metadata --locked --format-version 1 --filter-platform "$rust_target" >"$1/metadata" 2>>"$1/words"; then
         die "cargo cannot tell what failback is made of: $(<"$1/words")"
+    fi
     jq -r '.packages[] | select(.source != null) | ["\(.name) v\(.version)", (.manifest_path | rtrimstr("/Cargo.toml"))] | @tsv' \
         "$1/metadata" | LC_ALL=C sort >"$1/directories"
     # Crates of the workspace have a path behind their version, and no directory in that list.

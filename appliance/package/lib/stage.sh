@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # $binary and $package are those of the build that sources this.
 # What is installed, in trees that packages are made from. Modes are those of the installed files.
 
 package=appliance/package

@@ -1,6 +1,5 @@
 //! The appliance's source tree, and the program as it is packaged.
 
-use super::device::skipped;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,14 +7,6 @@ use std::process::{Command, Stdio};
 /// The top of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// Where a test that needs programs of the system begins: `false`, with the reason printed, where one of them is not installed.
-pub fn has_programs(programs: &[&str]) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let places: Vec<_> = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
-    let missing = programs.iter().find(|program| !places.iter().any(|place| place.join(program).exists()));
-    missing.is_none_or(|program| skipped(&format!("there is no {program}: scripts/setup test")))
 }
 
 /// The program, linked statically as packages and the live ISO have it: `FAILBACK_STATIC`, or one that is built if sources are newer.

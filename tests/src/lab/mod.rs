@@ -19,7 +19,7 @@ mod program;
 mod running;
 mod uml;
 
-pub use appliance::{has_programs, static_program, workspace};
+pub use appliance::{static_program, workspace};
 pub use content::{changed, hash, noise};
 pub use device::{
     Loop, Mount, Swap, has_devices, has_fuse, has_programs, is_inside, lone, run_inside, sectors_written, skipped,

@@ -1,4 +1,4 @@
-//! The whole installation, with an ISO of CentOS's, which FAILBACK_BASE_ISO names. None can be had where these tests usually run.
+//! The whole installation, with an ISO of CentOS's, which `FAILBACK_BASE_ISO` names. None can be had where these tests usually run.
 
 use crate::isos::Workshop;
 use failback_tests::lab::guest::{Firmware, has_firmware};

@@ -87,4 +87,4 @@ has 198.51.100.9/24 2001:db8::5/64
 # Nobody answers.
 kill "$server"
 wants 1 dhcp eth0
-said 'no DHCP server answered on eth0'
+said 'no DHCP server has answered on eth0 yet'

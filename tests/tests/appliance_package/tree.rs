@@ -27,26 +27,12 @@ impl Tree {
         );
         tool("bash", &["-c".as_ref(), script.as_ref(), workspace().as_os_str(), root.as_os_str()]);
         let tree = Self { place, root, umask };
-        tree.stand_ins();
+        tree.strangers();
         tree
     }
 
-    /// For what the packages need and other parts of the source tree bring.
-    fn stand_ins(&self) {
-        let changes = self.path("scripts/apply-custom-changes");
-        if !changes.exists() {
-            self.program("scripts/apply-custom-changes", "#!/bin/sh\n");
-        }
-        if !Command::new(static_program()).args(["check", "-h"]).output().unwrap().status.success() {
-            for unit in ["failback-check.service", "failback-console@.service"] {
-                let path = self.path("appliance/package/units").join(unit);
-                let text = fs::read_to_string(&path).unwrap();
-                let text =
-                    text.replace("/failback check", "/failback disks").replace("/failback console", "/failback disks");
-                fs::write(path, text).unwrap();
-            }
-        }
-        // Whatever is there is packed: a program and a file that no other test knows.
+    /// Files that are packed whatever they are called.
+    fn strangers(&self) {
         self.program("appliance/custom/of a test/program", "#!/usr/bin/env bash\necho done\n");
         fs::write(self.path("appliance/custom/of a test/file"), "text\n").unwrap();
     }

@@ -105,7 +105,8 @@ protect_others() {
     local name
     for name in "${disks[@]}"; do
         [[ $name != "$system" && $name != "$retention" ]] || continue
-        ! is_medium "$name" || continue
+        # What the installation runs from; what only looks like it is as foreign as the others.
+        [[ $(uses_of "$name") != *' /run/'* ]] || continue
         blockdev --setro "$(device_of "$name")" ||
             refuse "the disk $name cannot be set read-only; detach it for the time of the installation."
     done

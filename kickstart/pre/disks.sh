@@ -47,8 +47,11 @@ list_disks() {
 # Brings an identity into the form in which two are compared: with or without the `naa.` of sysfs or the `wwn-0x` of /dev/disk/by-id,
 # in large or small letters, and with an underscore for blanks, which are awkward in a boot argument.
 comparable() {
-    local text=${1,,} fields
+    local text=${1,,} fields digits
     text=${text#wwn-} text=${text#0x} text=${text#naa.}
+    # vSphere writes the UUID with hyphens, and a VMX file with spaces.
+    digits=${text//[ -]/}
+    [[ ! $digits =~ ^[0-9a-f]{32}$ ]] || text=$digits
     read -ra fields <<<"$text"
     local IFS=_
     printf '%s' "${fields[*]}"

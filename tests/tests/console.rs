@@ -9,6 +9,7 @@ use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,11 +26,19 @@ struct Console {
 
 impl Console {
     fn start(columns: u16, rows: u16, terminal: &str) -> Self {
+        Self::in_group(columns, rows, terminal, None)
+    }
+
+    /// In this process group, as a shell with job control starts it (0: one of its own), or in that of the test.
+    fn in_group(columns: u16, rows: u16, terminal: &str, group: Option<i32>) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let before = tcgetattr(&pty.slave).unwrap();
         let end = || pty.slave.try_clone().unwrap();
         let mut command = failback!("console").command();
+        if let Some(group) = group {
+            command.process_group(group);
+        }
         let child = command.env("TERM", terminal).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         Self { child, screen: File::from(pty.master), line: pty.slave, before }
     }
@@ -104,8 +113,10 @@ fn everything_once_in_plain_text() {
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     // What check finds is on the screen, with its fix.
     let report: serde_json::Value = serde_json::from_slice(&failback!("check", "--json").run().stdout).unwrap();
-    let fails = report["checks"].as_array().unwrap().iter().filter(|found| found["level"] != "ok").count();
-    assert_eq!(text.matches("=> ").count(), fails, "{text}");
+    let fails = report["checks"].as_array().unwrap().iter().filter(|found| found["level"] != "ok");
+    // Others may take or leave the two ports between the one look and the other.
+    let (fails, shown) = (fails.filter(|found| found["check"] != "ports").count(), text.matches("=> ").count());
+    assert!((fails..=fails + 2).contains(&shown), "{text}");
 }
 
 #[test]
@@ -167,7 +178,7 @@ fn signals_end_it_and_the_terminal_is_given_back() {
 
 #[test]
 fn stopped_it_gives_the_terminal_back_and_goes_on_later() {
-    let mut console = Console::start(80, 24, "vt100");
+    let mut console = Console::in_group(80, 24, "vt100", Some(0));
     console.until("[q]uit");
     console.wait_for_keys(true);
     console.signal("TSTP");
@@ -176,6 +187,17 @@ fn stopped_it_gives_the_terminal_back_and_goes_on_later() {
     console.signal("CONT");
     console.until("[q]uit");
     console.wait_for_keys(true);
+    console.press("q");
+    console.ends(0);
+}
+
+/// On the terminal of an appliance there is no shell that could let it go on.
+#[test]
+fn without_a_shell_nothing_stops_it() {
+    let mut console = Console::start(80, 24, "vt100");
+    console.until("[q]uit");
+    console.wait_for_keys(true);
+    console.signal("TSTP");
     console.press("q");
     console.ends(0);
 }

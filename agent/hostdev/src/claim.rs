@@ -275,9 +275,13 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// When the flush fails, which may mean that what was written is not there. The disk is closed all the same.
-    pub fn release(self) -> io::Result<()> {
-        drop_caches(&self.file, self.object)
+    /// When the flush fails, which may mean that what was written is not there, or the disk cannot be made read-only again. It is
+    /// closed all the same.
+    pub fn release(mut self) -> io::Result<()> {
+        let flushed = drop_caches(&self.file, self.object);
+        let guarded = std::mem::take(&mut self.guarded);
+        let set = if guarded { sys::set_read_only(self.file.as_fd(), true) } else { Ok(()) };
+        flushed.and(set)
     }
 }
 

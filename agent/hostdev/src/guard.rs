@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use crate::topology::{DevNum, Host};
+use crate::topology::{DevNum, Host, LoopDevice, Object};
 use crate::vpd::ScsiUuid;
 
 /// The machine's own disks. Where this file is, all other disks are guarded.
@@ -91,8 +91,8 @@ impl Host {
         wwid.or_else(|| Some(format!("virtio-{}", named("serial")?))).as_deref().map(single_spaced)
     }
 
-    /// The whole disks, or the loop devices, that a block device consists of: itself, if it is one.
-    pub(crate) fn disks_below(&self, device: DevNum) -> io::Result<BTreeSet<DevNum>> {
+    /// The whole disks, or the loop devices over files, that a block device consists of: itself, if it is one.
+    pub(crate) fn disks_below(&self, device: DevNum, loops: &[LoopDevice]) -> io::Result<BTreeSet<DevNum>> {
         let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
         let mut todo = vec![device];
         while let Some(next) = todo.pop() {
@@ -101,6 +101,10 @@ impl Host {
             }
             let mut below = self.slaves(next)?;
             below.extend(self.whole_disk(next));
+            below.extend(loops.iter().filter(|it| it.device == next).filter_map(|it| match it.backing {
+                Some(Object::Block(under)) => Some(under),
+                _ => None,
+            }));
             if below.is_empty() {
                 found.insert(next);
             }
@@ -115,7 +119,6 @@ mod tests {
     use super::*;
     use crate::lookout::Lookout;
     use crate::synthetic::Machine;
-    use crate::topology::Object;
     use crate::uses::Use;
 
     fn record(machine: &Machine, text: &str) {
@@ -215,7 +218,7 @@ mod tests {
             machine.stack(partition, volume);
             assert_eq!(uses(&machine, volume), [wanted]);
             assert!(!guarded(&machine, partition) && !guarded(&machine, volume));
-            assert_eq!(machine.host.disks_below(volume).unwrap(), BTreeSet::from([disk]));
+            assert_eq!(machine.host.disks_below(volume, &[]).unwrap(), BTreeSet::from([disk]));
         }
     }
 

@@ -108,7 +108,7 @@ impl<'a> Lookout<'a> {
     }
 
     fn below_of(&self, device: DevNum) -> Result<BTreeSet<DevNum>, Blind> {
-        self.host.disks_below(device).map_err(|source| Blind { what: "/sys/dev/block", source })
+        self.host.disks_below(device, &self.loops).map_err(|source| Blind { what: "/sys/dev/block", source })
     }
 
     /// The path that a loop device was attached by.

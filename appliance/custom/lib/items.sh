@@ -80,7 +80,7 @@ lvm_devices() {
     local text own_groups
     find_own_groups
     read_place text "$lvm_devices"
-    if ((${#own_groups[@]})) && [[ $text != *IDTYPE=* ]]; then
+    if ((${#own_groups[@]})) && ! grep -q '^[^#]*IDTYPE=' <<<"$text"; then
         problem "the appliance itself lies on LVM (${own_groups[*]}), and $lvm_devices does not name its disks: run lvmdevices --adddev for each partition of its own, and this again"
     elif ! is_there "$lvm_devices"; then
         ensure_edited "$lvm_devices" $'# No device is LVM\'s: disks of others are none of this machine\'s business.\n' \

@@ -22,7 +22,8 @@ foreign_disks() {
     for disk in /sys/block/*; do
         case ${disk##*/} in
         loop* | ram* | zram* | dm-* | md* | sr* | fd* | nbd*) ;;
-        *) [[ $(owner_of "$disk") != foreign ]] || printf '%s\n' "${disk##*/}" ;;
+        # A path of multipath NVMe is hidden, and has no node.
+        *) [[ ! -b /dev/${disk##*/} || $(owner_of "$disk") != foreign ]] || printf '%s\n' "${disk##*/}" ;;
         esac
     done
 }
@@ -74,16 +75,20 @@ started_with() {
     done < <(systemctl list-units --plain --no-legend --state=active,activating,reloading "${units[@]}")
 }
 
-# The item: the root file system lies on the system disk. It can be told in the installer's chroot too.
+# The item: the root file system lies on the system disk, also by way of volumes and arrays. It can be told in the installer's chroot too.
 own_root() {
-    local number at
+    local number at part todo
     number=$(stat -c %Hd:%Ld / 2>/dev/null) || return 0
     [[ -e /sys/dev/block/$number ]] || return 0
-    at=$(realpath -- "/sys/dev/block/$number")
-    # What lies on several devices, as LVM's volumes do, is told apart by the devices below it.
-    [[ ! -d $at/slaves || -z $(ls -A "$at/slaves") ]] || return 0
-    [[ $at == */virtual/* || $(owner_of "$at") == system ]] ||
-        problem "the disk of / (${at#/sys/devices/}) is not the system disk in $own_disks_path: it would be read-only after the next start"
+    todo=("$(realpath -- "/sys/dev/block/$number")")
+    while ((${#todo[@]})); do
+        at=${todo[0]} todo=("${todo[@]:1}")
+        if compgen -G "$at/slaves/*" >/dev/null; then
+            for part in "$at"/slaves/*; do todo+=("$(realpath -- "$part")"); done
+        elif [[ $at != */virtual/block/* && $(owner_of "$at") != system ]]; then
+            problem "the disk of / (${at#/sys/devices/}) is not the system disk in $own_disks_path: it would be read-only after the next start"
+        fi
+    done
 }
 
 # Brings what was written into effect, as far as that can be done without a restart.

@@ -13,7 +13,7 @@ grub_modules=(normal iso9660 fat part_gpt part_msdos search search_fs_file linux
 
 # Prints boot arguments $1 as a file for GRUB. Words are separated as the kernel does it: by spaces outside of double quotes.
 boot_arguments() {
-    local text word quoted=() words=()
+    local text word joined quoted=() words=() LC_ALL=C
     [[ $1 != *[\'\\$\`]* && $1 != *[[:cntrl:]]* ]] ||
         die "boot arguments hold no single quotes, backslashes, dollars, backquotes or line ends: leave them out"
     mapfile -t words < <(xargs -n 1 printf '%s\n' <<<"$1" 2>/dev/null || printf '\001\n')
@@ -22,7 +22,9 @@ boot_arguments() {
         [[ -z $word ]] || quoted+=("'$word'")
     done
     text="$arguments_mark"$'\nfunction linux_with_arguments {\n    linux $kernel'"${quoted[*]:+ ${quoted[*]}}"$'\n}\n'
-    ((${#text} < arguments_size)) || die "the boot arguments are too long: $arguments_size bytes at most, and the kernel takes half of that"
+    # The kernel takes 2047 bytes, some of which are in grub.cfg, and cuts off what follows.
+    joined=${quoted[*]}
+    ((${#joined} < 1900)) || die "the boot arguments are too long: the kernel takes 1900 bytes at most, so leave some out, such as keys that failback.sshkey=disk would bring"
     printf '%s%*s\n' "$text" $((arguments_size - ${#text} - 1)) ''
 }
 
@@ -33,6 +35,7 @@ with_other_arguments() {
     at=$(LC_ALL=C grep -abo -m 1 -F -- "$arguments_mark" "$1" | head -n 1 | cut -d: -f1) || true
     [[ -n $at ]] || die "$1 is no live ISO of failback: it holds no boot arguments that could be changed"
     # Under another name until it is whole.
+    [[ $(stat -c %s -- "$2") -eq $arguments_size ]] || die "the boot arguments do not have $arguments_size bytes"
     cp -- "$1" "$3.new"
     dd if="$2" of="$3.new" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
     mv -- "$3.new" "$3"

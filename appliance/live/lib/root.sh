@@ -23,6 +23,7 @@ make_root() {
     # Those of busybox, where it has them, know less.
     rm -f -- "$root"/{bin,sbin,usr/bin,usr/sbin}/{blkid,mke2fs}
     carry "$root" "$(type -P blkid)" usr/sbin/blkid
+    carry "$root" "$(type -P flock)" usr/bin/flock
     carry "$root" "$(type -P mke2fs)" usr/sbin/mke2fs
     [[ $with_ssh == no ]] || carry_ssh "$root"
     install_modules "$root"

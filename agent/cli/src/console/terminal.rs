@@ -6,6 +6,7 @@ use super::screen::Size;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{FlushArg, SpecialCharacterIndices};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
+use nix::unistd::{getpgid, getpgrp, getppid, getsid};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -126,7 +127,7 @@ impl Terminal {
         if let Some((signal, _)) = self.ending.iter().find(|(_, flag)| flag.load(Ordering::Relaxed)) {
             return Ok(Some(Event::Signal(u8::try_from(*signal).unwrap_or(0))));
         }
-        if self.stopping.swap(false, Ordering::Relaxed) {
+        if self.stopping.swap(false, Ordering::Relaxed) && is_job() {
             give_back();
             signal_hook::low_level::emulate_default_handler(SIGTSTP)?;
             self.take()?;
@@ -134,6 +135,12 @@ impl Terminal {
         }
         Ok(self.redraw.swap(false, Ordering::Relaxed).then_some(Event::Redraw))
     }
+}
+
+/// Whether a shell with job control is there, which lets a stopped program go on; on a terminal of its own nobody would.
+fn is_job() -> bool {
+    let shell = Some(getppid());
+    getsid(shell) == getsid(None) && getpgid(shell) != Ok(getpgrp())
 }
 
 impl Drop for Terminal {

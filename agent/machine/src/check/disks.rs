@@ -109,7 +109,7 @@ pub(super) fn foreign(host: &Host, facts: &Facts, disks: &[AttachedDisk]) -> Vec
     if !guarding {
         return vec![unguarded(&foreign)];
     }
-    let found: Vec<_> = foreign.iter().flat_map(|disk| taken(disk)).collect();
+    let found: Vec<_> = copies(disks).into_iter().chain(foreign.iter().flat_map(|disk| taken(disk))).collect();
     match (found.is_empty(), foreign.len()) {
         (true, 0) => vec![Finding::ok(FOREIGN, "no foreign disk is attached")],
         (true, _) => {
@@ -123,6 +123,23 @@ pub(super) fn foreign(host: &Host, facts: &Facts, disks: &[AttachedDisk]) -> Vec
         }
         (false, _) => found,
     }
+}
+
+/// Disks that show the name of one of the machine's own: nothing can tell which of them is foreign.
+fn copies(disks: &[AttachedDisk]) -> Vec<Finding> {
+    let mut own: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for disk in disks.iter().filter(|disk| disk.own.is_some()) {
+        own.entry(disk.wwid.as_deref().unwrap_or_default()).or_default().push(&disk.name);
+    }
+    let several = own.into_iter().filter(|(_, names)| names.len() > 1);
+    let finding = |(wwid, names): (&str, Vec<&str>)| {
+        let message = format!(
+            "{} all show {wwid}, the name of a disk of this machine's own: all but one are foreign, and none is read-only",
+            names.join(", ")
+        );
+        Finding::fail(FOREIGN, message, "detach the copies, or give each a UUID of its own (vmkfstools -J setuuid)")
+    };
+    several.map(finding).collect()
 }
 
 /// Where nothing says which disks are foreign, what is in use may be so by right.

@@ -78,7 +78,10 @@ name_of() {
         name=$(tr -s ' ' 2>/dev/null <"/sys/block/$1/$place" | sed 's/ *$//')
         [ -z "$name" ] || break
     done 2>/dev/null
-    if [ -z "$name" ] && [ -s "/sys/block/$1/serial" ]; then name=virtio-$(cat "/sys/block/$1/serial"); fi
+    if [ -z "$name" ]; then
+        name=$(head -n 1 "/sys/block/$1/serial" 2>/dev/null)
+        name=${name:+virtio-$name}
+    fi
     printf '%s\n' "${name:-$(uuid_on_page_80 "$1")}"
 }
 
@@ -97,4 +100,18 @@ disk_of() {
     else
         printf '%s\n' "$1"
     fi
+}
+
+# Calls a command until it prints something, and a second later the same, for up to some 20 seconds: disks may be slow to appear, and
+# one that looks like another must not win by being quicker.
+patiently() {
+    for _ in $(seq 100); do
+        found=$("$@")
+        if [ -n "$found" ]; then
+            sleep 1
+            [ "$("$@")" != "$found" ] || break
+        fi
+        sleep 0.2
+    done
+    printf '%s\n' "$found"
 }

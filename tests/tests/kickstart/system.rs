@@ -95,6 +95,14 @@ fn what_the_installation_runs_from_is_no_disk() {
     let descriptor = [&[1][..], b"CD001", &[1]].concat();
     let machine = machine.disk("sda", 2 * GIB, Some(A)).bytes("sda", 32768, &descriptor).partition("sda", "sda1");
     let machine = machine.disk("sdb", 20 * GIB, Some(B));
+    // One that only looks like it is as foreign as any.
+    let outcome = machine.with_key("").chosen();
+    is_on(&outcome, "sdb");
+    assert_eq!(outcome.calls, "blockdev --setro /dev/sda\n");
+    let machine = Machine::new(10).unwrap();
+    let machine = machine.disk("sda", 2 * GIB, Some(A)).bytes("sda", 32768, &descriptor).partition("sda", "sda1");
+    let machine = machine.disk("sdb", 20 * GIB, Some(B));
+    machine.write("proc/mounts", "/dev/sda1 /run/install/repo iso9660 ro 0 0\n");
     let outcome = machine.with_key("").chosen();
     is_on(&outcome, "sdb");
     assert_eq!(outcome.calls, "", "the installer's own medium is left alone");

@@ -47,7 +47,7 @@ fn slow_no_disk_is_formatted_that_is_not_empty() {
     for words in [
         "is not empty, so it is not formatted",
         "original disks are refused as targets, unless apply is told --no-undo",
-        "there is no interface called eth7",
+        "there is no card called eth7",
         "failback.hostname=a_b is no host name",
     ] {
         assert!(console.contains(words), "{words:?} is not on the console:\n{console}");

@@ -5,7 +5,7 @@ use failback_blockio::{Caching, Engine, FileDevice, Options};
 use failback_nbd::{Export, Limits, Overlay, Server};
 use failback_tests::lab::guest::{Bus, Guest, GuestDisk};
 use failback_tests::lab::{
-    Fused, Loop, Mount, Place, Unchanged, has_fuse, is_inside, lone, noise, root_of_file, run_inside, tool, try_tool,
+    Fused, Loop, Mount, Place, Unchanged, has_fuse, is_alone_inside, noise, root_of_file, tool, try_tool,
 };
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -199,10 +199,7 @@ fn ext4(place: &Place) -> (PathBuf, Vec<u8>) {
 
 #[test]
 fn a_file_system_is_mounted() {
-    if !is_inside() {
-        if let Some(_lone) = lone().filter(|_| has_fuse()) {
-            run_inside("a_file_system_is_mounted");
-        }
+    if !has_fuse() || !is_alone_inside("a_file_system_is_mounted") {
         return;
     }
     let place = Place::new();
@@ -250,10 +247,7 @@ fn a_file_system_is_mounted() {
 
 #[test]
 fn a_full_overlay_is_an_error_and_not_the_end() {
-    if !is_inside() {
-        if let Some(_lone) = lone() {
-            run_inside("a_full_overlay_is_an_error_and_not_the_end");
-        }
+    if !is_alone_inside("a_full_overlay_is_an_error_and_not_the_end") {
         return;
     }
     let place = Place::new();

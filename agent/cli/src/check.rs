@@ -4,7 +4,7 @@ use crate::args::CheckArgs;
 use crate::config::Config;
 use crate::exit;
 use crate::report::print_bytes;
-use crate::text::hanging;
+use crate::text::{WIDTH, hanging, with_causes};
 use anyhow::Result;
 use failback_machine::{Facts, Finding, Host, Level};
 use failback_orchestrate::io_uring_refusal;
@@ -12,8 +12,6 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::process::ExitCode;
 
-/// The width that every line keeps to.
-const WIDTH: usize = 100;
 /// As many columns as the level takes, and the longest name of a check.
 const INDENT: usize = 4 + 2 + 14 + 2;
 
@@ -27,11 +25,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
 
 /// Everything that is found on this machine.
 pub(crate) fn findings() -> Vec<Finding> {
-    let chain = |error: failback_orchestrate::JobError| {
-        let causes: Vec<_> = anyhow::Error::from(error).chain().map(ToString::to_string).collect();
-        causes.join(": ")
-    };
-    let retention = Config::load().map(|config| config.retention.directory).map_err(chain);
+    let retention = Config::load().map(|config| config.retention.directory).map_err(|error| with_causes(&error));
     failback_machine::check(&Host::this(), &Facts { retention, io_uring: io_uring_refusal() })
 }
 

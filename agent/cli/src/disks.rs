@@ -3,15 +3,13 @@
 use crate::args::DisksArgs;
 use crate::exit;
 use crate::report::{print_bytes, tell};
-use crate::text::{cut, wrapped};
+use crate::text::{WIDTH, cut, wrapped};
 use anyhow::Result;
 use failback_orchestrate::{AttachedDisk, HumanBytes, JobError, Use, UuidProblem, inventory};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::process::ExitCode;
 
-/// The width that every line keeps to.
-pub(crate) const WIDTH: usize = 100;
 /// As many columns as the UUID takes.
 const UUID_WIDTH: usize = 32;
 /// Names of drivers are cut to this.

@@ -1,6 +1,7 @@
 //! Exit codes, which scripts rely on.
 
 use crate::report::tell;
+use crate::text::with_causes;
 use failback_orchestrate::{JobError, Outcome};
 use std::io;
 use std::process::ExitCode;
@@ -33,8 +34,7 @@ const fn code(outcome: Outcome) -> u8 {
 
 /// Prints an error with all its causes, and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
-    tell(&format!("failback: {}", causes.join(": ")));
+    tell(&format!("failback: {}", with_causes(error.as_ref())));
     let outcome = error.chain().find_map(|cause| match cause.downcast_ref::<JobError>() {
         Some(job) => Some(job.outcome()),
         None => cause.is::<io::Error>().then_some(Outcome::Io),

@@ -94,8 +94,8 @@ impl Host {
     /// The whole disks, or the loop devices over files, that a block device consists of: itself, if it is one.
     pub(crate) fn disks_below(&self, device: DevNum, loops: &[LoopDevice]) -> io::Result<BTreeSet<DevNum>> {
         let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
-        let mut todo = vec![device];
-        while let Some(next) = todo.pop() {
+        let mut pending = vec![device];
+        while let Some(next) = pending.pop() {
             if !seen.insert(next) {
                 continue;
             }
@@ -108,7 +108,7 @@ impl Host {
             if below.is_empty() {
                 found.insert(next);
             }
-            todo.extend(below);
+            pending.extend(below);
         }
         Ok(found)
     }

@@ -179,10 +179,10 @@ impl Bundle {
         let over = content.len().saturating_sub(most);
         if over > 0 {
             content = match stays {
-                Stays::Beginning => content[..content.floor_boundary(most)].to_owned(),
-                Stays::End => content[content.floor_boundary(over)..].to_owned(),
+                Stays::Beginning => content[..floor_boundary(&content, most)].to_owned(),
+                Stays::End => content[floor_boundary(&content, over)..].to_owned(),
             };
-            content.truncate(content.floor_boundary(most));
+            content.truncate(floor_boundary(&content, most));
         }
         self.bytes += content.len();
         self.texts.insert(plain(name), Text { content, cut: cut.saturating_add(over), removed });
@@ -249,16 +249,9 @@ fn append(archive: &mut tar::Builder<impl Write>, name: &str, content: &[u8], no
     archive.append_data(&mut header, Path::new(DIRECTORY).join(name), content)
 }
 
-/// Cutting a text where a character begins.
-trait FloorBoundary {
-    /// The last place at or before `index` where a character begins.
-    fn floor_boundary(&self, index: usize) -> usize;
-}
-
-impl FloorBoundary for str {
-    fn floor_boundary(&self, index: usize) -> usize {
-        (0..=index.min(self.len())).rev().find(|at| self.is_char_boundary(*at)).unwrap_or(0)
-    }
+/// The last place at or before `index` where a character begins.
+fn floor_boundary(text: &str, index: usize) -> usize {
+    (0..=index.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 /// The names in a directory, with sizes and where links lead; `None` if there is no such directory.
@@ -388,7 +381,7 @@ mod tests {
         assert!(bundle.bytes <= MOST_BYTES, "{}", bundle.bytes);
         assert_eq!(bundle.len(), 12);
         assert!(bundle.contents().ends_with(&format!(" ({} bytes left out)\n", long.len())), "{}", bundle.contents());
-        assert_eq!(("aä".floor_boundary(2), "aä".floor_boundary(9), "".floor_boundary(1)), (1, 3, 0));
+        assert_eq!((floor_boundary("aä", 2), floor_boundary("aä", 9), floor_boundary("", 1)), (1, 3, 0));
     }
 
     #[test]

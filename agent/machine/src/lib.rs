@@ -16,6 +16,7 @@ mod check;
 mod command;
 mod finding;
 mod jobs;
+mod running;
 mod secrets;
 
 pub use addresses::addresses;
@@ -25,4 +26,5 @@ pub use command::{Ended, run_bounded};
 pub use failback_hostdev::{Host, plain};
 pub use finding::{Finding, Level};
 pub use jobs::{JOBS_DIRECTORY, Job, JobProgress, jobs};
+pub use running::{has_systemd, is_live};
 pub use secrets::without_secrets;

@@ -77,14 +77,14 @@ started_with() {
 
 # The item: the root file system lies on the system disk, also by way of volumes and arrays. It can be told in the installer's chroot too.
 own_root() {
-    local number at part todo
+    local number at part pending
     number=$(stat -c %Hd:%Ld / 2>/dev/null) || return 0
     [[ -e /sys/dev/block/$number ]] || return 0
-    todo=("$(realpath -- "/sys/dev/block/$number")")
-    while ((${#todo[@]})); do
-        at=${todo[0]} todo=("${todo[@]:1}")
+    pending=("$(realpath -- "/sys/dev/block/$number")")
+    while ((${#pending[@]})); do
+        at=${pending[0]} pending=("${pending[@]:1}")
         if compgen -G "$at/slaves/*" >/dev/null; then
-            for part in "$at"/slaves/*; do todo+=("$(realpath -- "$part")"); done
+            for part in "$at"/slaves/*; do pending+=("$(realpath -- "$part")"); done
         elif [[ $at != */virtual/block/* && $(owner_of "$at") != system ]]; then
             problem "the disk of / (${at#/sys/devices/}) is not the system disk in $own_disks_path: it would be read-only after the next start"
         fi

@@ -34,11 +34,9 @@ with_other_arguments() {
     [[ -f $1 ]] || die "$1 is no file"
     at=$(LC_ALL=C grep -abo -m 1 -F -- "$arguments_mark" "$1" | head -n 1 | cut -d: -f1) || true
     [[ -n $at ]] || die "$1 is no live ISO of failback: it holds no boot arguments that could be changed"
-    # Under another name until it is whole.
     [[ $(stat -c %s -- "$2") -eq $arguments_size ]] || die "the boot arguments do not have $arguments_size bytes"
-    cp -- "$1" "$3.new"
-    dd if="$2" of="$3.new" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
-    mv -- "$3.new" "$3"
+    cp -- "$1" "$3"
+    dd if="$2" of="$3" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
 }
 
 # Makes GRUB for platform $1 as file $2, which finds its ISO by the file $3.
@@ -79,11 +77,10 @@ make_iso() {
     make_esp "$work/esp" "$tree/EFI/BOOT/BOOTX64.EFI"
     find "$tree" -exec chmod u=rwX,go=rX {} +
     date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S00)
-    xorriso -as mkisofs -quiet -o "$out.new" -V "$iso_label" -r -J -iso-level 3 --modification-date="$date" \
+    xorriso -as mkisofs -quiet -o "$out" -V "$iso_label" -r -J -iso-level 3 --modification-date="$date" \
         --sort-weight 1 boot \
         -b boot/grub/eltorito.img -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \
         --grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img \
         -appended_part_as_gpt -append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B "$work/esp" \
         -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot "$tree" 2>"$work/told" || die "xorriso failed: $(tail -n 3 "$work/told")"
-    mv -- "$out.new" "$out"
 }

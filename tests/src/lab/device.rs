@@ -31,10 +31,14 @@ pub fn has_fuse() -> bool {
     has_devices() && (Path::new("/dev/fuse").exists() || skipped("there is no /dev/fuse: modprobe fuse"))
 }
 
+/// Whether a program of the system can be found.
+pub fn is_installed(program: &str) -> bool {
+    try_tool("sh", &["-c", &format!("command -v {program}")]).status.success()
+}
+
 /// Where a test that needs these programs begins: `false`, with the reason printed, where one is missing.
 pub fn has_programs(programs: &[&str]) -> bool {
-    let there = |program: &&&str| try_tool("sh", &["-c", &format!("command -v {program}")]).status.success();
-    let missing = programs.iter().find(|program| !there(program));
+    let missing = programs.iter().find(|program| !is_installed(program));
     missing.is_none_or(|program| skipped(&format!("{program} is not installed; scripts/setup test installs it")))
 }
 
@@ -209,6 +213,18 @@ impl Drop for Swap {
 /// Whether the test runs in a mount namespace of its own.
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// Whether this runs in a mount namespace of its own. If it does not, the named test is run again in one, while no other that is
+/// alone runs; with the reason printed, where it cannot be.
+pub fn is_alone_inside(test: &str) -> bool {
+    if is_inside() {
+        return true;
+    }
+    if let Some(_lone) = lone() {
+        run_inside(test);
+    }
+    false
 }
 
 /// Runs the named test again in a mount namespace of its own, so that mounts made by it end with it.

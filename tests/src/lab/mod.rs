@@ -22,12 +22,12 @@ mod uml;
 pub use appliance::{static_program, workspace};
 pub use content::{changed, hash, noise};
 pub use device::{
-    Loop, Mount, Swap, has_devices, has_fuse, has_programs, is_inside, lone, run_inside, sectors_written, skipped,
-    tool, try_tool,
+    Loop, Mount, Swap, has_devices, has_fuse, has_programs, is_alone_inside, is_inside, is_installed, lone, run_inside,
+    sectors_written, skipped, tool, try_tool,
 };
 pub use dice::Dice;
 pub use fused::Fused;
-pub use place::{Place, Unchanged, hash_of, root_of_file};
+pub use place::{Place, Unchanged, files_below, hash_of, root_of_file};
 pub use program::{Program, Run, program};
 pub use running::Running;
 pub use uml::{Guest, GuestRun, Uml, has_uml, recovered};

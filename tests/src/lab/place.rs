@@ -145,3 +145,17 @@ fn times(path: &Path) -> Option<(i64, i64, i64, i64)> {
     let times = (about.mtime(), about.mtime_nsec(), about.ctime(), about.ctime_nsec());
     (!about.file_type().is_block_device()).then_some(times)
 }
+
+/// The files below a directory, sorted; links are files.
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let (mut files, mut pending) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(next) = pending.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let entry = entry.unwrap();
+            // Links to directories lead out.
+            if entry.file_type().unwrap().is_dir() { pending.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    files.sort();
+    files
+}

@@ -2,7 +2,7 @@
 
 use crate::disks;
 use failback_tests::lab::guest::{Bus, Guest, GuestDisk, Results, debian};
-use failback_tests::lab::{Place, has_devices, hash_of, tool};
+use failback_tests::lab::{Place, files_below, has_devices, hash_of, tool};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,15 +94,6 @@ fn run(disks: &Disks, debian: &Path, with_changes: bool) -> Option<Results> {
     }
     let changes = if with_changes { "changes=yes\n" } else { "changes=no\n" };
     Some(guest.run(&(changes.to_owned() + START)))
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
-    }
-    files
 }
 
 /// What a result printed.

@@ -1,6 +1,6 @@
 //! What the tests build from, and building.
 
-use failback_tests::lab::{Place, has_programs, skipped, tool};
+use failback_tests::lab::{Place, files_below, has_programs, skipped, tool};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -146,22 +146,10 @@ impl Workshop {
     }
 }
 
-/// The paths of all files below a directory, sorted.
-pub(crate) fn files_below(directory: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    let mut pending = vec![directory.to_owned()];
-    while let Some(next) = pending.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                pending.push(entry.path());
-            } else {
-                files.push(entry.path().strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    files.sort();
-    files
+/// The names of the files below a directory, from there on, sorted.
+pub(crate) fn names_below(directory: &Path) -> Vec<String> {
+    let name = |path: PathBuf| path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned();
+    files_below(directory).into_iter().map(name).collect()
 }
 
 /// The label of the volume in a file, from its descriptor.

@@ -1,6 +1,6 @@
 //! What is on an installer, and what of CentOS's ISO stays as it is.
 
-use crate::isos::{GUARD, Workshop, files_below, label};
+use crate::isos::{GUARD, Workshop, label, names_below};
 use failback_tests::lab::{hash_of, tool, try_tool};
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn the_installer_has_the_kickstart_and_the_packages_and_all_that_was_there() {
         tool("checkisomd5", &[&installer]);
         assert!(has_joliet(&iso) && has_joliet(&installer), "the names for Windows are lost");
         let (before, after) = (workshop.content(&iso, "before"), workshop.content(&installer, "after"));
-        let mut ours: Vec<_> = files_below(&after);
+        let mut ours: Vec<_> = names_below(&after);
         ours.retain(|path| path.starts_with("failback/"));
         let repodata = ["filelists.xml.gz", "other.xml.gz", "primary.xml.gz", "repomd.xml"]
             .map(|name| format!("failback/repodata/{name}"));
@@ -50,7 +50,7 @@ fn the_installer_has_the_kickstart_and_the_packages_and_all_that_was_there() {
         assert_eq!(ours, [&packages.map(str::to_owned)[..], &repodata].concat());
         // Written anew: what the boot loader of el9 is patched with, where files lie.
         let patched = ["images/efiboot.img", "isolinux/isolinux.bin", "isolinux/boot.cat", "images/eltorito.img"];
-        for path in files_below(&before) {
+        for path in names_below(&before) {
             let (old, new) = (before.join(&path), after.join(&path));
             if !menus(release).contains(&&*path) && !patched.contains(&&*path) {
                 assert_eq!(hash_of(&old, None), hash_of(&new, None), "{path}");

@@ -1,6 +1,6 @@
 //! The seed ISO, which is attached beside an unmodified CentOS ISO.
 
-use crate::isos::{Workshop, files_below, label};
+use crate::isos::{Workshop, label, names_below};
 use failback_tests::lab::{hash_of, tool};
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn the_seed_has_its_label_and_its_files() {
         let seed = workshop.place.path("seed.iso");
         assert_eq!(label(&seed), "OEMDRV");
         let content = workshop.content(&seed, release);
-        let files = files_below(&content);
+        let files = names_below(&content);
         let packages = ["failback/failback-1.0-1.x86_64.rpm", "failback/failback-appliance-1.0-1.noarch.rpm"];
         let repodata = ["filelists.xml.gz", "other.xml.gz", "primary.xml.gz", "repomd.xml"]
             .map(|name| format!("failback/repodata/{name}"));

@@ -1,6 +1,7 @@
 //! What finishes the new system.
 
-use crate::prepared::{GIB, KEY, Machine, Outcome, is_there};
+use crate::prepared::{GIB, KEY, Machine, Outcome};
+use failback_tests::lab::is_installed;
 use failback_tests::lab::tool;
 
 const SYSTEM: &str = "naa.6000c2990000000000000000000000aa";
@@ -74,7 +75,7 @@ fn a_system_without_a_retention_drive_is_finished() {
 
 #[test]
 fn the_retention_drive_is_made_on_the_empty_disk_of_that_wwid() {
-    if !is_there("mkfs.xfs") {
+    if !is_installed("mkfs.xfs") {
         println!("skipped: mkfs.xfs is not installed");
         return;
     }
@@ -107,7 +108,7 @@ fn a_retention_drive_that_cannot_be_made_is_an_error() {
     {
         let mut machine = installed("format").unwrap();
         machine.stub(program, "exit 1");
-        if program == "mount" && !is_there("mkfs.xfs") {
+        if program == "mount" && !is_installed("mkfs.xfs") {
             continue;
         }
         fails(&mut machine, words);

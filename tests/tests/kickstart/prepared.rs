@@ -1,7 +1,7 @@
 //! A machine that the installer runs on, as far as its scripts see it: a root directory of its own with this machine's programs, and
 //! with files in the places of disks, of sysfs and of the kernel's command line. What would change a device is only written down.
 
-use failback_tests::lab::{Place, tool, try_tool};
+use failback_tests::lab::{Place, is_installed, tool};
 use std::env;
 use std::fs::{self, File, Metadata, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -70,11 +70,6 @@ pub(crate) fn script(release: u32, header: &str) -> String {
     body.split_once("\n%end").unwrap().0.to_owned() + "\n"
 }
 
-/// Whether a program of the system can be found.
-pub(crate) fn is_there(program: &str) -> bool {
-    try_tool("sh", &["-c", &format!("command -v {program}")]).status.success()
-}
-
 /// A machine to be installed.
 pub(crate) struct Machine {
     place: Place,
@@ -105,7 +100,7 @@ impl Machine {
         let able = Command::new("unshare").args(unshare()).arg("true").stderr(Stdio::null()).status();
         let missing = ["wipefs", "blkid"]
             .into_iter()
-            .find(|program| !is_there(program))
+            .find(|program| !is_installed(program))
             .map(|name| format!("{name} is not installed"));
         let reason = match able {
             Ok(status) if status.success() => missing,

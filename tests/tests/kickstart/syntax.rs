@@ -1,7 +1,7 @@
 //! What the installer's own parser, bash and shellcheck say about the kickstart.
 
-use crate::prepared::{GIB, KEY, Machine, flattened, is_there, script};
-use failback_tests::lab::{Place, try_tool};
+use crate::prepared::{GIB, KEY, Machine, flattened, script};
+use failback_tests::lab::{Place, is_installed, try_tool};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -89,7 +89,7 @@ fn a_warning_of_the_parser_is_an_error() {
 #[test]
 fn scripts_are_sound() {
     let place = Place::new();
-    let has_shellcheck = is_there("shellcheck");
+    let has_shellcheck = is_installed("shellcheck");
     for release in [9, 10] {
         for header in ["%pre ", "%post --nochroot ", "%post --interpreter"] {
             let file = place.file("script.sh", format!("#!/usr/bin/bash\n{}", script(release, header)).as_bytes());

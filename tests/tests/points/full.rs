@@ -1,7 +1,7 @@
 //! Retention drives that are full: the disk is left as it is, and nothing stays behind.
 
 use crate::world::{Kind, MIB, World};
-use failback_tests::lab::{Mount, Place, Program, Unchanged, is_inside, lone, noise, run_inside, tool};
+use failback_tests::lab::{Mount, Place, Program, Unchanged, is_alone_inside, noise, tool};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -11,10 +11,7 @@ const ROOM: u64 = 64 << 10;
 
 /// Runs a test with a disk of 4 MiB whose states differ in all of it, and a retention drive of this size.
 fn with_a_drive_of(size: &str, name: &str, test: impl FnOnce(&World, &Mount)) {
-    if !is_inside() {
-        if let Some(_lone) = lone() {
-            run_inside(name);
-        }
+    if !is_alone_inside(name) {
         return;
     }
     let place = Place::new();
@@ -152,10 +149,7 @@ fn a_drive_without_one_free_block() {
 /// A real file system, which keeps some room for root and needs some for itself.
 #[test]
 fn a_full_ext4() {
-    if !is_inside() {
-        if let Some(_lone) = lone() {
-            run_inside("full::a_full_ext4");
-        }
+    if !is_alone_inside("full::a_full_ext4") {
         return;
     }
     let world = World::of_bytes(Kind::Raw, 4 * MIB);

@@ -2,7 +2,7 @@
 
 use crate::world::{Kind, SMALL, World, flip};
 use failback_tests::lab::{
-    Fused, Loop, Mount, Running, Unchanged, has_fuse, is_inside, lone, noise, root_of_file, run_inside, tool, try_tool,
+    Fused, Loop, Mount, Running, Unchanged, has_fuse, is_alone_inside, noise, root_of_file, tool, try_tool,
 };
 use failback_tests::proof::file_hashes;
 use serde_json::Value;
@@ -179,10 +179,7 @@ fn a_disk_that_changes_under_a_server_is_told() {
 /// The files of a state, out of a point that is mounted; and a mounted one that is written.
 #[test]
 fn a_point_is_mounted() {
-    if !is_inside() {
-        if let Some(_lone) = lone().filter(|_| has_fuse()) {
-            run_inside("serving::a_point_is_mounted");
-        }
+    if !has_fuse() || !is_alone_inside("serving::a_point_is_mounted") {
         return;
     }
     let world = World::of_files(Kind::Raw);

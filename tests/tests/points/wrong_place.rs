@@ -2,9 +2,7 @@
 
 use crate::world::{Kind, SMALL, World, names_in};
 use failback_tests::failback;
-use failback_tests::lab::{
-    Loop, Mount, Place, Program, Unchanged, is_inside, lone, noise, root_of_file, run_inside, tool,
-};
+use failback_tests::lab::{Loop, Mount, Place, Program, Unchanged, is_alone_inside, lone, noise, root_of_file, tool};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -163,10 +161,7 @@ fn a_first_apply_that_is_refused_leaves_no_points() {
 
 #[test]
 fn a_retention_drive_that_is_read_only() {
-    if !is_inside() {
-        if let Some(_lone) = lone() {
-            run_inside("wrong_place::a_retention_drive_that_is_read_only");
-        }
+    if !is_alone_inside("wrong_place::a_retention_drive_that_is_read_only") {
         return;
     }
     let world = World::of_bytes(Kind::Raw, SMALL);
@@ -209,10 +204,7 @@ fn a_retention_drive_that_is_read_only() {
 /// A file system on the disk itself is written by the change, and is no place to keep what that replaces.
 #[test]
 fn a_retention_drive_that_lies_on_the_disk_itself() {
-    if !is_inside() {
-        if let Some(_lone) = lone() {
-            run_inside("wrong_place::a_retention_drive_that_lies_on_the_disk_itself");
-        }
+    if !is_alone_inside("wrong_place::a_retention_drive_that_lies_on_the_disk_itself") {
         return;
     }
     let place = Place::new();

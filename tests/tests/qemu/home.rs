@@ -1,9 +1,9 @@
 //! Disks come home: all the way through a machine that boots the live ISO.
 
 use crate::iso::live_iso;
-use crate::machine::{Attached, Firmware, Machine, Medium, job_disk, uuid, wwid};
+use crate::machine::{Attached, Machine, job_disk, uuid, wwid};
 use crate::originals::Original;
-use failback_tests::lab::guest::Results;
+use failback_tests::lab::guest::{Firmware, Medium, Results};
 use failback_tests::lab::{Place, lone, noise, root_of_file, try_tool};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -158,5 +158,5 @@ fn slow_disks_come_home_by_bios_from_a_cd() {
 
 #[test]
 fn slow_disks_come_home_by_uefi_from_a_usb_stick() {
-    comes_home(Firmware::Uefi, Medium::UsbStick);
+    comes_home(Firmware::Uefi, Medium::Stick);
 }

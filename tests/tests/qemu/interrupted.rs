@@ -1,9 +1,9 @@
 //! A master target from memory loses its power: what it knew is on the retention disk, and another start goes on or back.
 
 use crate::iso::live_iso;
-use crate::machine::{Attached, Firmware, Machine, Medium, job_disk, uuid, wwid};
+use crate::machine::{Attached, Machine, job_disk, uuid, wwid};
 use crate::originals::{Original, is_equal};
-use failback_tests::lab::guest::Results;
+use failback_tests::lab::guest::{Firmware, Medium, Results};
 use failback_tests::lab::{Place, lone};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The live ISO of this program, built once for all tests.
 
-use failback_tests::lab::{program, tool, try_tool};
+use failback_tests::lab::{files_below, program, tool, try_tool};
 use nix::fcntl::{Flock, FlockArg};
 use std::env;
 use std::ffi::OsStr;
@@ -103,10 +103,8 @@ fn made_of(kernel: &Path) -> String {
         hasher.update(&fs::read(path).unwrap());
     };
     for directory in ["appliance/lib", "appliance/live", "scripts/lib"] {
-        let mut files = files_below(&top().join(directory));
-        files.sort();
-        for path in &files {
-            add(path);
+        for path in files_below(&top().join(directory)) {
+            add(&path);
         }
     }
     add(program());
@@ -114,17 +112,10 @@ fn made_of(kernel: &Path) -> String {
         add(Path::new(&tool("sh", &["-c", &format!("command -v {name}")])));
     }
     // Its version stands in its name.
-    let mut images = files_below(&kernel.join("boot"));
-    images.sort();
-    for path in &images {
-        add(path);
+    for path in files_below(&kernel.join("boot")) {
+        add(&path);
     }
     hasher.finalize().to_hex().to_string()
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 /// Where cargo builds.

@@ -2,7 +2,7 @@
 
 use crate::iso::with_arguments;
 use failback_tests::lab::Place;
-use failback_tests::lab::guest::Results;
+use failback_tests::lab::guest::{Firmware, Medium, Results, boots_from};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -42,20 +42,6 @@ pub(crate) const TOOLS: &str = "\
         echo \"RESULT $name $code $(base64 -w 0 /tmp/.out)- $(base64 -w 0 /tmp/.err)-\" >/dev/ttyS1\n\
     }\n\
     disk() { readlink -f \"/dev/disk/by-scsi-uuid/$1\"; }\n";
-
-/// What the machine boots with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Firmware {
-    Bios,
-    Uefi,
-}
-
-/// What the ISO lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Medium {
-    Cd,
-    UsbStick,
-}
 
 /// A disk on the SCSI controller.
 #[derive(Clone, Debug)]
@@ -156,18 +142,7 @@ impl Machine {
             command.args(["-serial", &format!("file:{}", at(name).display())]);
         }
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp").display())]);
-        if self.firmware == Firmware::Uefi {
-            fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", at("vars")).unwrap();
-            let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-            command.args(["-drive", code, "-drive", &format!("if=pflash,format=raw,file={}", at("vars").display())]);
-        }
-        command.args(["-drive", &format!("if=none,id=medium,format=raw,readonly=on,file={}", self.iso.display())]);
-        match self.medium {
-            Medium::Cd => command.args(["-device", "ide-cd,drive=medium,bootindex=0"]),
-            Medium::UsbStick => {
-                command.args(["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"])
-            }
-        };
+        boots_from(&mut command, &self.iso, self.firmware, self.medium, self.place.path());
         command.args(["-device", "pvscsi,id=pvscsi"]);
         for disk in &self.disks {
             command.args(["-drive", &disk.drive()]);

@@ -1,7 +1,8 @@
 //! What a live ISO does not do, and how it says so.
 
 use crate::iso::live_iso;
-use crate::machine::{Attached, Firmware, Machine, Medium, job_disk, uuid};
+use crate::machine::{Attached, Machine, job_disk, uuid};
+use failback_tests::lab::guest::{Firmware, Medium};
 use failback_tests::lab::{Place, changed, noise, root_of_file};
 
 const SIZE: usize = 4 << 20;

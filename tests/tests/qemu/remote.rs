@@ -1,7 +1,8 @@
 //! An administrator at another machine: SSH with the keys that were given, a delta that comes by scp, a disk that is plugged in later.
 
 use crate::iso::live_iso;
-use crate::machine::{Attached, Firmware, Machine, Medium, RunningMachine, uuid, wwid};
+use crate::machine::{Attached, Machine, RunningMachine, uuid, wwid};
+use failback_tests::lab::guest::{Firmware, Medium};
 use failback_tests::lab::{Place, changed, noise, root_of_file, tool, try_tool};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ fn slow_an_administrator_works_over_ssh() {
     tool("e2label", &[retention.as_os_str(), "KEPT".as_ref()]);
     let public = fs::read_to_string(key.with_extension("pub")).unwrap();
     let arguments = format!("failback.ip=dhcp failback.retention=LABEL=KEPT failback.sshkey=\"{}\"", public.trim());
-    let mut machine = Machine::new(&iso, &arguments, Firmware::Bios, Medium::UsbStick)
+    let mut machine = Machine::new(&iso, &arguments, Firmware::Bios, Medium::Stick)
         .disk(Attached::new(&target, 0))
         .disk(Attached::new(&retention, RETENTION).own())
         .disk(Attached::new(&later, LATER).later())

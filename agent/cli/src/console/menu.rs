@@ -3,17 +3,13 @@
 use super::logs;
 use super::state::State;
 use super::terminal::{Terminal, read_line};
-use failback_machine::Host;
+use failback_machine::{Host, has_systemd, is_live};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
 /// The menu for the machine's address.
 const NETWORK: &str = "/usr/libexec/failback/network";
-/// Says that this system runs from memory, off the live ISO: whoever stands before it has it all.
-const LIVE: &str = "/run/failback/live";
-/// Says that systemd is the init of this system.
-const SYSTEMD: &str = "/run/systemd/system";
 
 /// What comes after a key.
 pub(super) enum Next {
@@ -53,7 +49,8 @@ fn network(host: &Host, terminal: &mut Terminal) -> io::Result<()> {
 fn shell(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> {
     terminal.show("")?;
     terminal.lend(|| {
-        if host.path(LIVE).exists() {
+        // Whoever stands before such a system has it all.
+        if is_live(host) {
             println!("A shell. `exit` leads back.");
             return run(Command::new("/bin/sh").arg("-l"));
         }
@@ -78,7 +75,7 @@ fn power(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> 
         }
         print!("Type `off` to switch this machine off, `reboot` to start it again, or only Enter to go back: ");
         io::stdout().flush()?;
-        let systemd = host.path(SYSTEMD).is_dir();
+        let systemd = has_systemd(host);
         match (read_line()?.as_str(), systemd) {
             ("off", true) => run(Command::new("systemctl").arg("poweroff")),
             ("reboot", true) => run(Command::new("systemctl").arg("reboot")),

@@ -4,6 +4,7 @@ use super::args::ExportFormat;
 use super::open::FoundDisk;
 use crate::confirm;
 use crate::report::Lines;
+use crate::text::with_causes;
 use failback_orchestrate::{
     Catalogue, Copies, DiskIdentity, Forecast, Gap, HumanBytes, JobError, Pending, Point, PointId, PointKind, Prune,
     PruneStep, Store, TravelReport,
@@ -263,12 +264,7 @@ pub(crate) fn all_disks(directory: &Path, all: &[FoundDisk]) -> (Value, Lines) {
                 })
             }
             Err(error) => {
-                let mut why = error.to_string();
-                let mut source = std::error::Error::source(error);
-                while let Some(cause) = source {
-                    let _ = write!(why, ": {cause}");
-                    source = cause.source();
-                }
+                let why = with_causes(error);
                 lines.add(name, format!("DAMAGED: {why}"));
                 json!({ "name": name, "error": why })
             }

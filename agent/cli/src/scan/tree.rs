@@ -1,12 +1,11 @@
 //! The tree for people, in at most a hundred columns.
 
+use crate::text::WIDTH;
 use failback_orchestrate::{
     ByteCount, Content, FileSystemFacts, LogicalVolume, Partition, PartitionTable, PhysicalVolume, SeenDisk, State,
 };
 use std::fmt::Write;
 
-/// As wide as a line gets.
-const WIDTH: usize = 100;
 /// What lies within is further in by this.
 const STEP: usize = 2;
 

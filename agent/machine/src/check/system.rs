@@ -13,9 +13,8 @@ use nix::sys::statvfs::statvfs;
 use super::Facts;
 use crate::command::run_bounded;
 use crate::finding::{Finding, Level};
+use crate::running::{has_systemd, is_live};
 
-/// Says that this system runs from memory, off the live ISO.
-const LIVE: &str = "/run/failback/live";
 /// What went wrong while this system started, a sentence on each line; written by what starts it.
 const PROBLEMS: &str = "/run/failback/problems";
 /// What switches off all that would take foreign disks.
@@ -59,7 +58,7 @@ pub(super) fn io_uring(host: &Host, facts: &Facts) -> Finding {
 pub(super) fn clock(host: &Host) -> Vec<Finding> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let synchronised = clock_is_synchronised().ok();
-    clock_at(now, synchronised, host.path("/run/systemd/system").is_dir())
+    clock_at(now, synchronised, has_systemd(host))
 }
 
 fn clock_at(now: u64, synchronised: Option<bool>, systemd: bool) -> Vec<Finding> {
@@ -135,7 +134,7 @@ fn holder(host: &Host, sockets: &BTreeSet<u64>) -> Option<String> {
 
 pub(super) fn custom_changes(host: &Host) -> Finding {
     const NAME: &str = "custom-changes";
-    if host.path(LIVE).exists() {
+    if is_live(host) {
         return Finding::ok(NAME, "not needed: this is the live system, which has nothing that takes foreign disks");
     }
     let script = host.path(CUSTOM_CHANGES);

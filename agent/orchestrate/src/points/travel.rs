@@ -134,11 +134,7 @@ pub fn nothing_to_resume() -> JobError {
 
 /// Reads all links on the way to a point: what is passed in an undo cannot be gone back to, so all of it must lead there.
 fn check_way(store: &Store, goal: PointId, progress: &dyn Progress) -> Result<(), JobError> {
-    let catalogue = store.catalogue();
-    for link in catalogue.links_between(catalogue.present().id, goal).unwrap_or_default() {
-        open_link(store, link, progress)?;
-    }
-    Ok(())
+    links_to(store, goal).into_iter().try_for_each(|link| open_link(store, link, progress).map(drop))
 }
 
 /// Goes on with what was interrupted. `delta` is the one that was being applied, if it is not where it was.
@@ -348,9 +344,13 @@ fn open_link(store: &Store, link: &Link, progress: &dyn Progress) -> Result<(Del
 
 /// Refuses a journey that cannot come to its end because the file of a link is not there.
 fn links_are_there(store: &Store, goal: PointId) -> Result<(), JobError> {
+    links_to(store, goal).into_iter().try_for_each(|link| store.open_link(link).map(drop)).map_err(JobError::from)
+}
+
+/// The links from where the disk is to a point, in the order in which they are passed.
+fn links_to(store: &Store, goal: PointId) -> Vec<&Link> {
     let catalogue = store.catalogue();
-    let links = catalogue.links_between(catalogue.present().id, goal).unwrap_or_default();
-    links.into_iter().try_for_each(|link| store.open_link(link).map(drop)).map_err(JobError::from)
+    catalogue.links_between(catalogue.present().id, goal).unwrap_or_default()
 }
 
 /// A step that does not find the point that it starts from: nobody has given a delta here.

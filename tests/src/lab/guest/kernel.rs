@@ -1,6 +1,6 @@
 //! A kernel for guests: Debian's, downloaded and unpacked but not installed.
 
-use crate::lab::try_tool;
+use crate::lab::{files_below, try_tool};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -95,21 +95,4 @@ fn module_name(name: &str) -> String {
 
 fn name_of(path: &Path) -> &str {
     path.file_name().and_then(OsStr::to_str).unwrap_or_default()
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut pending = vec![directory.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten() {
-            let entry = entry.unwrap();
-            // Links to directories lead out of the package.
-            if entry.file_type().unwrap().is_dir() {
-                pending.push(entry.path());
-            } else {
-                files.push(entry.path());
-            }
-        }
-    }
-    files
 }

@@ -1,7 +1,7 @@
 //! Machines that boot from a medium of the test's, by their own firmware and the boot loader that is on it.
 
-use super::{QEMU, RunningGuest, is_there, which};
-use crate::lab::device::skipped;
+use super::{QEMU, RunningGuest, which};
+use crate::lab::{has_programs, skipped};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ pub fn has_firmware(firmware: Firmware) -> bool {
     let missing = OVMF.into_iter().find(|path| firmware == Firmware::Uefi && !Path::new(path).exists());
     match missing {
         Some(path) => skipped(&format!("there is no {path}: apt-get install ovmf")),
-        None => is_there(QEMU) || skipped(&format!("{QEMU} is not installed")),
+        None => has_programs(&[QEMU]),
     }
 }
 
@@ -56,18 +56,23 @@ pub fn boot(iso: &Path, firmware: Firmware, medium: Medium) -> RunningGuest {
     for name in ["console", "results"] {
         command.args(["-serial", &format!("file:{}", at(name).display())]);
     }
+    boots_from(&mut command, iso, firmware, medium, place.path());
+    let told = fs::File::create(at("qemu")).unwrap();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
+    RunningGuest { child, place, deadline: Instant::now() + DEADLINE }
+}
+
+/// Has a machine boot from this ISO. What the firmware keeps is in a directory that has to live as long as it.
+pub fn boots_from(command: &mut Command, iso: &Path, firmware: Firmware, medium: Medium, place: &Path) {
     if firmware == Firmware::Uefi {
-        let [code, variables] = OVMF;
-        fs::copy(variables, at("variables")).unwrap();
+        let ([code, factory], variables) = (OVMF, place.join("variables"));
+        fs::copy(factory, &variables).unwrap();
         command.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")]);
-        command.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", at("variables").display())]);
+        command.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", variables.display())]);
     }
     command.args(["-drive", &format!("if=none,id=medium,format=raw,readonly=on,file={}", iso.display())]);
     command.args(match medium {
         Medium::Cd => &["-device", "ide-cd,bus=ide.0,drive=medium,bootindex=0"][..],
         Medium::Stick => &["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"],
     });
-    let told = fs::File::create(at("qemu")).unwrap();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
-    RunningGuest { child, place, deadline: Instant::now() + DEADLINE }
 }

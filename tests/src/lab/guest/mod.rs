@@ -9,19 +9,19 @@ mod initramfs;
 mod kernel;
 mod medium;
 
-use super::{Run, tool};
+use super::{Run, has_programs, tool};
 use crate::lab::program::program;
 pub use debian::debian;
 use initramfs::Initramfs;
 use kernel::Kernel;
-pub use medium::{ARGUMENTS as MEDIUM_ARGUMENTS, Firmware, Medium, boot, has_firmware};
+pub use medium::{ARGUMENTS as MEDIUM_ARGUMENTS, Firmware, Medium, boot, boots_from, has_firmware};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 use tempfile::TempDir;
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -133,13 +133,8 @@ pub struct Guest {
 impl Guest {
     /// A guest with busybox and nothing else; `None`, with the reason printed, where this machine cannot have one.
     pub fn new() -> Option<Self> {
-        let demanded = env::var_os("FAILBACK_REQUIRE_ROOT_TESTS").is_some_and(|value| value == "1");
-        for program in [QEMU, "busybox", "modinfo", "strip"] {
-            if !is_there(program) {
-                println!("skipped: {program} is not installed; scripts/setup test installs it");
-                assert!(!demanded, "FAILBACK_REQUIRE_ROOT_TESTS is set, but {program} is not installed");
-                return None;
-            }
+        if !has_programs(&[QEMU, "busybox", "modinfo", "strip"]) {
+            return None;
         }
         // Without a network there is no kernel to be had, whoever asks.
         let kernel = Kernel::get().map_err(|reason| println!("skipped: {reason}")).ok()?;
@@ -424,11 +419,6 @@ fn decode(text: &str) -> Vec<u8> {
         }
     }
     bytes
-}
-
-/// Whether a program of the system can be found.
-fn is_there(program: &str) -> bool {
-    super::try_tool("sh", &["-c", &format!("command -v {program}")]).status.success()
 }
 
 fn which(program: &str) -> PathBuf {

@@ -64,10 +64,12 @@ pub(crate) enum Command {
     /// Addresses, disks, the retention drive, what runs, and what is wrong; the menu has network, logs, a shell and power. It needs nothing of
     /// a terminal but that it can be cleared, so that it works on a serial line.
     Console(ConsoleArgs),
-    /// Put what support needs to see into a file, without secrets
+    /// Put what support needs to see into a file, without the secrets that can be recognised
     ///
     /// Configuration, what the kernel says of disks and mounts, states of disks and recovery points, and logs; no content of a disk.
-    /// Passwords, tokens and keys are taken out as far as they can be recognised; the file begins with a list of what is in it.
+    /// The file begins with a list of what is in it. Passwords, tokens, keys and logins are taken out where a name before them, their form
+    /// or their place shows them, and a marker such as `[removed:value]` tells where; rather too much is removed. What nothing shows stays,
+    /// such as a password in a sentence, and so do names of users, hosts and disks, and addresses: look through it before you send it.
     SupportBundle(SupportBundleArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),

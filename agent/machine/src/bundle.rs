@@ -134,7 +134,8 @@ impl Bundle {
                 let ended = run_bounded(Command::new(words[0]).args(&words[1..]), MOST_OF_ONE, PATIENCE);
                 if let Ok(ended) = ended {
                     let code = ended.code.map_or("none".into(), |code| code.to_string());
-                    let said = String::from_utf8_lossy(&ended.said);
+                    let full = ended.said.len() >= MOST_OF_ONE || ended.timed_out;
+                    let said = String::from_utf8_lossy(if full { whole_lines(&ended.said) } else { &ended.said });
                     bundle.add(
                         &format!("commands/{name}"),
                         &format!("$ {}\n{said}[exit code: {code}]\n", words.join(" ")),
@@ -162,9 +163,10 @@ impl Bundle {
         let read = file.seek(SeekFrom::Start(before)).and_then(|_| file.take(most).read_to_end(&mut bytes));
         match read {
             Ok(read) => {
-                let after = about.len().saturating_sub(before).saturating_sub(u64::try_from(read).unwrap_or(0));
+                let bytes = if stays == Stays::Beginning && read >= MOST_OF_ONE { whole_lines(&bytes) } else { &bytes };
+                let after = about.len().saturating_sub(before).saturating_sub(u64::try_from(bytes.len()).unwrap_or(0));
                 let cut = usize::try_from(before.saturating_add(after)).unwrap_or(usize::MAX);
-                self.keep(name, &String::from_utf8_lossy(&bytes), stays, cut);
+                self.keep(name, &String::from_utf8_lossy(bytes), stays, cut);
             }
             Err(error) => self.add(name, &format!("cannot be read: {error}\n")),
         }
@@ -192,8 +194,9 @@ impl Bundle {
     #[must_use]
     pub fn contents(&self) -> String {
         let mut list = String::from(
-            "Made by failback support-bundle. Passwords, tokens and keys were taken out as far as they can be recognised:\n\
-             look through it before you give it away.\n\n     bytes  secrets  name\n",
+            "Made by failback support-bundle. Passwords, tokens and keys were taken out where a name before them or their form\n\
+             shows them, and [removed:...] stands in their place. What nothing shows is still there, and so are names of users,\n\
+             hosts and disks, and addresses: look through it before you give it away.\n\n     bytes  secrets  name\n",
         );
         for (name, text) in &self.texts {
             let _ = write!(list, "{:>10}  {:>7}  {name}", text.content.len(), text.removed);
@@ -247,6 +250,11 @@ fn append(archive: &mut tar::Builder<impl Write>, name: &str, content: &[u8], no
     header.set_uid(0);
     header.set_gid(0);
     archive.append_data(&mut header, Path::new(DIRECTORY).join(name), content)
+}
+
+/// What stands before the last line, if that was cut: a login without its `@` is not known as one.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)]
 }
 
 /// The last place at or before `index` where a character begins.
@@ -325,12 +333,14 @@ mod tests {
         write(
             base.path(),
             "/etc/failback/failback.toml",
-            "[retention]\ndirectory = '/mnt'\n[relay]\ntoken = 'abc123'\n",
+            "[retention]\ndirectory = '/mnt'\n[relay]\ntoken = '''\nabc\n123'''\n",
         );
         write(base.path(), "/etc/failback/server.key", "-----BEGIN PRIVATE KEY-----\nabc123\n");
         write(base.path(), "/var/log/failback.log", format!("{}last line\n", "a line of the log\n".repeat(300_000)));
         write(base.path(), "/sys/block/sda/device/model", "evil\x1b[2J disk\n");
         write(base.path(), "/sys/block/sda/size", "2048\n");
+        let cut = format!("{}https://abcdef", "x\n".repeat((MOST_OF_ONE - 18) / 2));
+        write(base.path(), "/proc/modules", format!("{cut}123456@host\n"));
         write(base.path(), "/sys/block/loop0/size", "0\n");
         let mut bundle = Bundle::of(&Host::below(base.path()));
         bundle.add("state/check.json", "{\"checks\": []}\n");
@@ -341,13 +351,14 @@ mod tests {
             "etc/failback.list",
             "etc/failback/failback.toml",
             "proc/cmdline",
+            "proc/modules",
             "state/check.json",
             "sys/block",
             "var/log/failback.log",
         ];
         assert_eq!(names, wanted);
         let all: String = found.iter().map(|(_, text)| text.as_str()).collect();
-        assert!(!all.contains(key) && !all.contains("abc123") && !all.contains('\x1b'));
+        assert!(!all.contains(key) && !all.contains("abc") && !all.contains('\x1b'));
         let text = |name: &str| &found.iter().find(|(found, _)| found == name).unwrap().1;
         assert!(text("proc/cmdline").contains("root=x") && text("etc/failback.list").contains(" server.key\n"));
         assert!(text("sys/block").starts_with("sda size=\"2048\"") && !text("sys/block").contains("loop0"));

@@ -1,5 +1,6 @@
 //! Other failback programs that run now.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -36,7 +37,7 @@ pub struct JobProgress {
 pub struct Job {
     /// The number of its process.
     pub pid: u32,
-    /// What it does, as it was called, without the program's name and without control characters.
+    /// What it does, as it was called, without the program's name and without control characters; words with blanks are in quotes.
     pub call: String,
     /// For how many seconds it has been running, if the kernel tells.
     pub seconds: Option<u64>,
@@ -87,12 +88,20 @@ fn job(host: &Host, proc: &Path, pid: u32) -> Option<Job> {
     let seconds = age(proc, &place);
     Some(Job {
         pid,
-        call: words.join(" ").chars().take(MOST_OF_CALL).collect(),
+        call: words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ").chars().take(MOST_OF_CALL).collect(),
         seconds,
         progress: progress(&host.path(JOBS_DIRECTORY).join(pid.to_string()), seconds),
         bytes_read: count("read_bytes:"),
         bytes_written: count("write_bytes:"),
     })
+}
+
+/// A word as a shell would have it, so that where it ends can still be seen: what it holds may be a secret.
+fn quoted(word: &str) -> Cow<'_, str> {
+    if word.is_empty() || word.contains(char::is_whitespace) {
+        return format!("{word:?}").into();
+    }
+    word.into()
 }
 
 /// What the file of a job says; nothing, if it is older than the process: then another wrote it, and was killed.
@@ -139,7 +148,7 @@ mod tests {
     #[test]
     fn those_that_work_and_no_others() {
         let base = tempfile::tempdir().unwrap();
-        let apply = b"failback\0apply\0--yes\0new.delta\0/dev/sdb\x1b[2J\0";
+        let apply = b"failback\0apply\0--yes\0new \"x\".delta\0/dev/sdb\x1b[2J\0";
         process(base.path(), 30, "/usr/bin/failback (deleted)", apply);
         process(base.path(), 4, "/usr/bin/failback", b"failback\0console\0");
         process(base.path(), 5, "/usr/bin/failback", b"failback\0--help\0");
@@ -148,7 +157,7 @@ mod tests {
         fs::write(base.path().join("proc/uptime"), "500.25 1000.00\n").unwrap();
         let found = jobs(&Host::below(base.path()));
         assert_eq!(found.iter().map(|job| job.pid).collect::<Vec<_>>(), [7, 30]);
-        assert_eq!(found[1].call, r"apply --yes new.delta /dev/sdb\u{1b}[2J");
+        assert_eq!(found[1].call, r#"apply --yes "new \"x\".delta" /dev/sdb\u{1b}[2J"#);
         assert_eq!((found[1].bytes_read, found[1].bytes_written), (Some(4096), Some(8192)));
         assert_eq!(found[0].call.len(), MOST_OF_CALL);
         assert!(found[0].seconds.is_some_and(|seconds| seconds <= 500));

@@ -65,14 +65,14 @@ fn slow_a_power_cut_in_the_middle_of_an_apply() {
     // Spooled, so that the job disk is not needed later.
     let script = format!("failback apply - $(disk {}) --yes <xfs.delta\n", uuid(0));
     let job = job_disk(&place, "job.img", &script, &[&xfs.delta]);
-    let mut running = machine(&iso, disks, &job).start();
+    let mut running = machine(&iso, disks, &job).start().guest;
     running.await_printed("job: running job");
     // Compressed noise does not compress: a file that grows or a byte that changes says that the writing has begun.
     let before = fs::read(&vmdk).unwrap();
-    running.await_that("changed byte on the target", |_| fs::read(&vmdk).unwrap() != before);
+    running.await_that("changed byte on the target", |_| (fs::read(&vmdk).unwrap() != before).then_some(()));
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    let log = running.cut_power();
-    assert!(!log.contains("job: job ended"), "the power went too late\n{log}");
+    let results = running.cut_power();
+    assert!(!results.log().contains("job: job ended"), "the power went too late\n{}", results.log());
     let other = copy_of(&place, disks, "other");
 
     let results = recovered(&iso, &place, disks, "resume");

@@ -2,19 +2,19 @@
 
 use crate::iso::with_arguments;
 use failback_tests::lab::Place;
-use failback_tests::lab::guest::{Firmware, Medium, Results, boots_from};
-use std::fs::{self, File};
+use failback_tests::lab::guest::{Firmware, Limits, Medium, REPORT, Results, RunningGuest, boots_from};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
 
-/// A machine that takes longer has hung: on a busy machine, UEFI alone takes minutes.
-const DEADLINE: Duration = Duration::from_secs(400);
+/// On a busy machine UEFI alone takes minutes, and GRUB reads kernel and initrd in silence. A test that starts several machines one
+/// after the other has a deadline of its own in .config/nextest.toml: it must not come before this one, which shows the console.
+const LIMITS: Limits = Limits { total: Duration::from_secs(400), silence: Duration::from_secs(150) };
 /// How much memory it has. The target is 256 MiB when idle; this is what is then left for an apply.
 const MEMORY: &str = "512";
 
@@ -32,16 +32,13 @@ fn wwn(disk: u8) -> u64 {
     0x5000_c290_0000_0000 + u64::from(disk)
 }
 
-/// What a job or an administrator has for naming disks and for reporting: a line of its own.
-pub(crate) const TOOLS: &str = "\
-    stty -F /dev/ttyS1 raw -echo\n\
-    result() {\n\
-        name=$1; shift; code=0\n\
-        \"$@\" >/tmp/.out 2>/tmp/.err </dev/null || code=$?\n\
-        sed \"s/^/$name: /\" /tmp/.err\n\
-        echo \"RESULT $name $code $(base64 -w 0 /tmp/.out)- $(base64 -w 0 /tmp/.err)-\" >/dev/ttyS1\n\
-    }\n\
-    disk() { readlink -f \"/dev/disk/by-scsi-uuid/$1\"; }\n";
+/// What a job has for naming disks, beside [`REPORT`].
+const DISK: &str = "disk() { readlink -f \"/dev/disk/by-scsi-uuid/$1\"; }\n";
+
+/// What QEMU calls the network of a card.
+fn card_name(number: usize) -> String {
+    format!("net{number}")
+}
 
 /// A disk on the SCSI controller.
 #[derive(Clone, Debug)]
@@ -114,6 +111,7 @@ pub(crate) struct Machine {
     firmware: Firmware,
     medium: Medium,
     disks: Vec<Attached>,
+    cards: usize,
     place: TempDir,
 }
 
@@ -124,11 +122,17 @@ impl Machine {
         let with = place.path().join("live.iso");
         // On a busy machine an emulated timer looks broken to a kernel that checks it, which may then stop.
         with_arguments(iso, &format!("no_timer_check {arguments}"), &with);
-        Self { iso: with, firmware, medium, disks: Vec::new(), place }
+        Self { iso: with, firmware, medium, disks: Vec::new(), cards: 1, place }
     }
 
     pub(crate) fn disk(mut self, disk: Attached) -> Self {
         self.disks.push(disk);
+        self
+    }
+
+    /// With so many network cards.
+    pub(crate) fn cards(mut self, cards: usize) -> Self {
+        self.cards = cards;
         self
     }
 
@@ -138,9 +142,6 @@ impl Machine {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-machine", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", MEMORY]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        for name in ["console", "results"] {
-            command.args(["-serial", &format!("file:{}", at(name).display())]);
-        }
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp").display())]);
         boots_from(&mut command, &self.iso, self.firmware, self.medium, self.place.path());
         command.args(["-device", "pvscsi,id=pvscsi"]);
@@ -154,58 +155,54 @@ impl Machine {
         }
         // Nobody listens there for long; a test that runs beside this one asks for its own.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let network = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22");
-        command.args(["-netdev", &network, "-device", "vmxnet3,netdev=net"]);
-        let told = File::create(at("qemu")).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
-        RunningMachine { child, place: self.place, disks: self.disks, port, deadline: Instant::now() + DEADLINE }
+        for number in 0..self.cards {
+            let forwarded = if number == 0 { format!(",hostfwd=tcp:127.0.0.1:{port}-:22") } else { String::new() };
+            let name = card_name(number);
+            command.args(["-netdev", &format!("user,id={name},restrict=on{forwarded}")]);
+            command.args(["-device", &format!("vmxnet3,netdev={name}")]);
+        }
+        RunningMachine { guest: RunningGuest::start(command, self.place, LIMITS), disks: self.disks, port }
     }
 
     /// Switches it on, and waits until it has switched itself off. Returns what was reported.
     #[track_caller]
     pub(crate) fn run(self) -> Results {
-        self.start().finish()
+        self.start().guest.await_end()
     }
 }
 
 /// A machine under way; it loses its power when the test loses sight of it.
 #[must_use]
 pub(crate) struct RunningMachine {
-    child: Child,
-    place: TempDir,
+    pub(crate) guest: RunningGuest,
     disks: Vec<Attached>,
     /// Where its SSH server is reached on 127.0.0.1.
     pub(crate) port: u16,
-    deadline: Instant,
 }
 
 impl RunningMachine {
-    /// Waits until these words stand on its console; panics if it ends or hangs before.
-    #[track_caller]
-    pub(crate) fn await_printed(&mut self, words: &str) {
-        self.await_that(&format!("words {words:?}"), |machine| machine.console().contains(words));
-    }
-
-    /// Waits for anything; panics if the machine ends or hangs before.
-    #[track_caller]
-    pub(crate) fn await_that(&mut self, what: &str, mut found: impl FnMut(&Self) -> bool) {
-        while !found(self) {
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended without {what}\n{}", self.log());
-            assert!(Instant::now() < self.deadline, "it has no {what}\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Plugs a disk in that was said to come later.
     pub(crate) fn plug_in(&mut self, target: u8) {
         let disk = self.disks.iter().find(|disk| disk.target == target).unwrap();
         let mut properties: serde_json::Map<_, _> =
             disk.device().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
         properties.insert("scsi-id".into(), target.into());
-        let mut line = UnixStream::connect(self.place.path().join("qmp")).unwrap();
+        self.tell_qemu("device_add", &properties.into());
+    }
+
+    /// Plugs the cable of a network card in, or takes it out.
+    pub(crate) fn cable(&mut self, card: usize, is_in: bool) {
+        self.tell_qemu("set_link", &serde_json::json!({ "name": card_name(card), "up": is_in }));
+    }
+
+    /// A command of QMP.
+    fn tell_qemu(&mut self, command: &str, arguments: &serde_json::Value) {
+        // It listens a moment after it was started.
+        let qmp = self.guest.place().join("qmp");
+        let mut line = self.guest.await_that("control socket", |_| UnixStream::connect(&qmp).ok());
         line.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let plug = serde_json::json!({ "execute": "device_add", "arguments": properties });
-        write!(line, "{{\"execute\":\"qmp_capabilities\"}}\n{plug}\n").unwrap();
+        let command = serde_json::json!({ "execute": command, "arguments": arguments });
+        write!(line, "{{\"execute\":\"qmp_capabilities\"}}\n{command}\n").unwrap();
         // A greeting, and one answer for each.
         let (mut told, mut byte) = (String::new(), [0]);
         while told.matches("\"return\"").count() < 2 {
@@ -214,53 +211,12 @@ impl RunningMachine {
             told.push(byte[0].into());
         }
     }
-
-    /// Cuts its power, with SIGKILL.
-    pub(crate) fn cut_power(mut self) -> String {
-        self.kill();
-        self.log()
-    }
-
-    /// Waits until it has switched itself off. Returns what was reported.
-    #[track_caller]
-    pub(crate) fn finish(mut self) -> Results {
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < self.deadline, "it does not end\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
-        Results::read(&self.read("results"), self.log())
-    }
-
-    /// What its serial line has shown.
-    pub(crate) fn console(&self) -> String {
-        self.read("console")
-    }
-
-    fn kill(&mut self) {
-        // Not waited for yet, or ended already: its number cannot belong to somebody else.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    fn read(&self, name: &str) -> String {
-        String::from_utf8_lossy(&fs::read(self.place.path().join(name)).unwrap_or_default()).into_owned()
-    }
-
-    fn log(&self) -> String {
-        format!("{}{}", self.read("qemu"), self.console())
-    }
 }
 
-impl Drop for RunningMachine {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A disk labelled `FAILBACK_JOB` with these files and the script `job`, which begins with [`TOOLS`].
+/// A disk labelled `FAILBACK_JOB` with these files and the script `job`, which can report and name disks.
 pub(crate) fn job_disk(place: &Place, name: &str, script: &str, files: &[&Path]) -> PathBuf {
     let job = place.directory(&format!("{name}.job")).join("job");
-    fs::write(&job, format!("{TOOLS}{script}")).unwrap();
+    fs::write(&job, format!("stty -F /dev/ttyS1 raw -echo\n{REPORT}{DISK}{script}")).unwrap();
     let files: Vec<&Path> = files.iter().copied().chain([job.as_path()]).collect();
     let disk = place.ext4(name, 96 << 20, &files);
     failback_tests::lab::tool("e2label", &[disk.as_os_str(), "FAILBACK_JOB".as_ref()]);

@@ -35,7 +35,7 @@ fn new_key(place: &Place, name: &str) -> PathBuf {
 fn remotely(machine: &RunningMachine, key: &Path, known: &Path, command: &str) -> String {
     let output = ssh("ssh", machine.port, key, known, &["root@127.0.0.1", command]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command}: {told}\n{}", machine.console());
+    assert!(output.status.success(), "{command}: {told}\n{}", machine.guest.console());
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -58,13 +58,13 @@ fn slow_an_administrator_works_over_ssh() {
         .disk(Attached::new(&retention, RETENTION).own())
         .disk(Attached::new(&later, LATER).later())
         .start();
-    machine.await_printed("ready after");
+    machine.guest.await_printed("ready after");
     // Its menu, or the plain screen with the same facts.
-    machine.await_printed(&uuid(0));
+    machine.guest.await_printed(&uuid(0));
 
     let delta_there = "root@127.0.0.1:/var/lib/failback/retention/d";
     let copied = ssh("scp", machine.port, &key, &known, &[delta.to_str().unwrap(), delta_there]);
-    assert!(copied.status.success(), "{}\n{}", String::from_utf8_lossy(&copied.stderr), machine.console());
+    assert!(copied.status.success(), "{}\n{}", String::from_utf8_lossy(&copied.stderr), machine.guest.console());
     let refused = ssh("ssh", machine.port, &other, &known, &["root@127.0.0.1", "true"]);
     assert!(!refused.status.success(), "a key that nobody gave opens the machine");
     let apply = format!(
@@ -82,7 +82,7 @@ fn slow_an_administrator_works_over_ssh() {
     assert_eq!(own.trim(), format!("retention {}", wwid(RETENTION)));
     // The connection may be gone before its exit code has come.
     ssh("ssh", machine.port, &key, &known, &["root@127.0.0.1", "poweroff"]);
-    machine.finish();
+    machine.guest.await_end();
     assert_eq!(root_of_file(&target), root_of_file(&result));
     assert_eq!(root_of_file(&later), root_of_file(&place.file("same.img", &noise(1 << 20, 3))));
     // The machine's own key, by which it is known at its next start.

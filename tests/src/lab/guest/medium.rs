@@ -1,15 +1,15 @@
 //! Machines that boot from a medium of the test's, by their own firmware and the boot loader that is on it.
 
-use super::{QEMU, RunningGuest, which};
+use super::{Limits, QEMU, RunningGuest, which};
 use crate::lab::{has_programs, skipped};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 /// Firmware and boot loader are emulated too, and read the kernel block by block: what takes half a minute on an idle machine takes
-/// minutes on a busy one.
-const DEADLINE: Duration = Duration::from_secs(240);
+/// minutes on a busy one, much of it in silence.
+const LIMITS: Limits = Limits { total: Duration::from_secs(240), silence: Duration::from_secs(150) };
 
 /// What UEFI is in QEMU: its code, and its variables as they leave the factory.
 const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
@@ -49,17 +49,11 @@ pub fn has_firmware(firmware: Firmware) -> bool {
 /// them with [`ARGUMENTS`].
 pub fn boot(iso: &Path, firmware: Firmware, medium: Medium) -> RunningGuest {
     let place = tempfile::tempdir().unwrap();
-    let at = |name: &str| place.path().join(name);
     let mut command = Command::new(which(QEMU));
     command.args(["-machine", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", "512", "-vga", "std"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    for name in ["console", "results"] {
-        command.args(["-serial", &format!("file:{}", at(name).display())]);
-    }
     boots_from(&mut command, iso, firmware, medium, place.path());
-    let told = fs::File::create(at("qemu")).unwrap();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
-    RunningGuest { child, place, deadline: Instant::now() + DEADLINE }
+    RunningGuest::start(command, place, LIMITS)
 }
 
 /// Has a machine boot from this ISO. What the firmware keeps is in a directory that has to live as long as it.

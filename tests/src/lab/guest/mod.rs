@@ -8,27 +8,30 @@ mod debian;
 mod initramfs;
 mod kernel;
 mod medium;
+mod results;
+mod running;
 
-use super::{Run, has_programs, tool};
+use super::{has_programs, tool};
 use crate::lab::program::program;
 pub use debian::debian;
 use initramfs::Initramfs;
 use kernel::Kernel;
 pub use medium::{ARGUMENTS as MEDIUM_ARGUMENTS, Firmware, Medium, boot, boots_from, has_firmware};
+pub use results::Results;
+pub use running::{Limits, RunningGuest};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
+use std::process::Command;
+use std::time::Duration;
 
 const QEMU: &str = "qemu-system-x86_64";
-/// A guest that is silent for longer has hung; a busy machine needs half a minute.
-const DEADLINE: Duration = Duration::from_secs(110);
+/// A busy machine needs half a minute, and none of these scripts is silent for long.
+const LIMITS: Limits = Limits { total: Duration::from_secs(110), silence: Duration::from_secs(80) };
 const INIT: &str = include_str!("init.sh");
-const REPORT: &str = include_str!("report.sh");
+/// `result NAME COMMAND…` for scripts of the shell, which reports to the test over the second serial line.
+pub const REPORT: &str = include_str!("report.sh");
 
 /// How a disk is attached to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +126,7 @@ impl GuestDisk {
 #[must_use]
 pub struct Guest {
     kernel: Kernel,
-    patience: Duration,
+    limits: Limits,
     arguments: Vec<String>,
     modules: Vec<String>,
     disks: Vec<GuestDisk>,
@@ -139,7 +142,7 @@ impl Guest {
         // Without a network there is no kernel to be had, whoever asks.
         let kernel = Kernel::get().map_err(|reason| println!("skipped: {reason}")).ok()?;
         let (arguments, modules, disks) = (Vec::new(), Vec::new(), Vec::new());
-        let guest = Self { kernel, patience: DEADLINE, arguments, modules, disks, files: BTreeMap::new() };
+        let guest = Self { kernel, limits: LIMITS, arguments, modules, disks, files: BTreeMap::new() };
         Some(guest.program("/bin/busybox", &which("busybox")))
     }
 
@@ -149,9 +152,9 @@ impl Guest {
         self
     }
 
-    /// Takes longer than others until its end.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    /// Takes longer than others until its end, and may be silent for half of that.
+    pub fn patience(mut self, total: Duration) -> Self {
+        self.limits = Limits { total, silence: total / 2 };
         self
     }
 
@@ -201,9 +204,6 @@ impl Guest {
         let mut command = Command::new(which(QEMU));
         command.args(["-machine", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", "512"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        for name in ["console", "results"] {
-            command.args(["-serial", &format!("file:{}", at(name).display())]);
-        }
         command.args(["-kernel".as_ref(), self.kernel.image.as_os_str()]);
         command.args(["-initrd".as_ref(), at("initramfs").as_os_str()]);
         // On a busy machine the kernel finds a sound timer broken, does without it, and hangs when it is idle.
@@ -219,9 +219,7 @@ impl Guest {
         for (index, disk) in self.disks.iter().enumerate() {
             command.args(disk.arguments(index));
         }
-        let told = fs::File::create(at("qemu")).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
-        RunningGuest { child, place, deadline: Instant::now() + self.patience }
+        RunningGuest::start(command, place, self.limits)
     }
 
     /// Runs it with this script of the shell to its end.
@@ -256,188 +254,6 @@ impl Guest {
     }
 }
 
-/// A guest under way; it loses its power when the test loses sight of it.
-#[must_use]
-pub struct RunningGuest {
-    child: Child,
-    place: TempDir,
-    deadline: Instant,
-}
-
-impl RunningGuest {
-    /// Waits until the guest has reported the result of this name; panics if it ends or hangs before.
-    #[track_caller]
-    pub fn await_result(&mut self, name: &str) -> Run {
-        self.await_that(&format!("result {name}"), |guest| guest.results().remove(name))
-    }
-
-    /// Waits until these words stand on its console; panics if it ends or hangs before.
-    #[track_caller]
-    pub fn await_printed(&mut self, words: &str) {
-        self.await_that(&format!("words {words:?}"), |guest| guest.read("console").contains(words).then_some(()));
-    }
-
-    /// Waits until an image of the guest's holds what is to be seen, or anything else is there; panics if the guest ends or hangs
-    /// before.
-    #[track_caller]
-    pub fn await_that<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
-        loop {
-            let ended = self.has_ended();
-            if let Some(found) = found(self) {
-                return found;
-            }
-            assert!(!ended, "the guest ended without a {what}\n{}", self.log());
-            assert!(Instant::now() < self.deadline, "the guest has no {what}\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Cuts its power. Returns what it reported.
-    ///
-    /// Lost is what the guest had in its memory, and what QEMU had not written yet of what was in flight: a request of which a part
-    /// may be there. What a disk had told the guest to be written is in the page cache of this machine, flushed or not, and stays; so
-    /// this shows what a crash of the machine does, with a real kernel and a real controller, and nothing of a disk's cache, as
-    /// [`power`](super::power) does. QEMU's `cache=unsafe`, which ignores flushes, would change nothing in that.
-    pub fn cut_power(mut self) -> Results {
-        self.kill();
-        Results { results: self.results(), log: self.log() }
-    }
-
-    /// Waits until its script has run to the end, and the guest has ended.
-    #[track_caller]
-    pub fn finish(mut self) -> Results {
-        while !self.has_ended() {
-            assert!(Instant::now() < self.deadline, "the guest does not end\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
-        let text = self.read("results");
-        assert!(text.lines().any(|line| line.trim() == "END"), "the script did not come to its end\n{}", self.log());
-        Results { results: self.results(), log: self.log() }
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
-    fn kill(&mut self) {
-        // Not waited for yet, or ended already: its number cannot belong to somebody else.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    fn read(&self, name: &str) -> String {
-        String::from_utf8_lossy(&fs::read(self.place.path().join(name)).unwrap_or_default()).into_owned()
-    }
-
-    /// What QEMU and the guest's console say.
-    fn log(&self) -> String {
-        format!("{}{}", self.read("qemu"), self.read("console"))
-    }
-
-    fn results(&self) -> BTreeMap<String, Run> {
-        reported(&self.read("results"))
-    }
-}
-
-impl Drop for RunningGuest {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// What a guest reported.
-#[derive(Debug)]
-pub struct Results {
-    results: BTreeMap<String, Run>,
-    log: String,
-}
-
-impl Results {
-    /// What stands in the text that came over the line for results of any machine, and what its console showed.
-    pub fn read(text: &str, log: String) -> Self {
-        Self { results: reported(text), log }
-    }
-
-    /// The result of this name. That there is none is a failure.
-    #[track_caller]
-    pub fn of(&self, name: &str) -> &Run {
-        self.results.get(name).unwrap_or_else(|| panic!("there is no result {name}\n{}", self.log))
-    }
-
-    /// The result of this name, which must have the exit code `code`, as JSON.
-    #[track_caller]
-    pub fn json(&self, name: &str, code: i32) -> serde_json::Value {
-        let run = self.of(name);
-        assert_eq!(run.code, code, "{name}: {}", run.stderr);
-        serde_json::from_slice(&run.stdout).unwrap()
-    }
-
-    /// What the guest's console showed.
-    pub fn log(&self) -> &str {
-        &self.log
-    }
-}
-
-/// All results so far: a line that is still being written has no end yet.
-fn reported(text: &str) -> BTreeMap<String, Run> {
-    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    lines.filter_map(|line| parse(line.trim())).collect()
-}
-
-/// `RESULT NAME CODE STDOUT- STDERR-`, both in base64; the hyphens keep what is empty from vanishing.
-fn parse(line: &str) -> Option<(String, Run)> {
-    let fields: Vec<_> = line.strip_prefix("RESULT ")?.split(' ').collect();
-    let [name, code, stdout, stderr] = fields[..] else { panic!("a result is not understood: {line}") };
-    let text = |field: &str| decode(field.strip_suffix('-').unwrap());
-    let run = Run {
-        code: code.parse().unwrap(),
-        stdout: text(stdout),
-        stderr: String::from_utf8_lossy(&text(stderr)).into_owned(),
-    };
-    Some((name.to_owned(), run))
-}
-
-/// What base64 stands for (RFC 4648, section 4).
-fn decode(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for digit in text.bytes().filter(|digit| *digit != b'=') {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => panic!("{digit} is no digit of base64"),
-        };
-        bits = (bits << 6) | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from(bits >> count).unwrap());
-            bits &= (1 << count) - 1;
-        }
-    }
-    bytes
-}
-
 fn which(program: &str) -> PathBuf {
     PathBuf::from(tool("sh", &["-c", &format!("command -v {program}")]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_are_read_back() {
-        let (name, run) = parse("RESULT disks 3 aGVsbG8K- w7Y=-").unwrap();
-        assert_eq!((&*name, run.code, &*run.stdout, &*run.stderr), ("disks", 3, &b"hello\n"[..], "ö"));
-        let (_, run) = parse("RESULT nothing 0 - -").unwrap();
-        assert!(run.stdout.is_empty() && run.stderr.is_empty());
-        assert!(parse("guest: something else").is_none());
-        let every: Vec<u8> = (0..=255).collect();
-        assert_eq!(decode("AAECAwQFBgcICQoLDA0ODw=="), every[..16]);
-        assert_eq!(decode("/+/A"), [0xff, 0xef, 0xc0]);
-    }
 }

@@ -93,6 +93,21 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn nothing_is_left_of_a_package_that_cannot_get_its_name() {
+    if !has_programs(&["rpmbuild", "dpkg-deb", "readelf"]) {
+        return;
+    }
+    let tree = Tree::new("failback", "022");
+    let name = format!("failback_{}-1_amd64.deb", env!("CARGO_PKG_VERSION"));
+    fs::create_dir_all(tree.beside("out").join(&name).join("something")).unwrap();
+    let program = static_program();
+    let package = ["package", "--only", "deb", "-o", "out", "--binary", program.to_str().unwrap()];
+    told(&tree.build(&package).output().unwrap(), 1, "name another directory with -o");
+    let left: Vec<_> = fs::read_dir(tree.beside("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [name.as_str()]);
+}
+
+#[test]
 fn the_usage_is_told() {
     let build = workspace().join("appliance/build");
     let run = |arguments: &[&str]| {

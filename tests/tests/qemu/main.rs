@@ -1,6 +1,7 @@
 //! The live ISO: what it is made of, and that a machine which boots it is a master target that does its job.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cables;
 mod home;
 mod image;
 mod interrupted;
@@ -9,3 +10,4 @@ mod machine;
 mod originals;
 mod refusals;
 mod remote;
+mod retention;

@@ -17,9 +17,18 @@ to_log() {
     while IFS= read -r line; do
         line="$(date -u +%Y-%m-%dT%H:%M:%SZ) $line"
         printf '%s\n' "$line" >>"$log_file"
-        [ ! -d "$kept/log" ] || printf '%s\n' "$line" >>"$kept_log"
+        [ ! -d "$kept/log" ] || { printf '%s\n' "$line" >>"$kept_log"; } 2>/dev/null || log_is_not_kept
     done
-    [ ! -e "$kept_log" ] || sync "$kept_log"
+    [ ! -e "$kept_log" ] || sync "$kept_log" 2>/dev/null || log_is_not_kept
+}
+
+# Says once that the log does not get to the retention disk, not with each of its lines; these are tried on, as there may be room again.
+log_is_not_kept() {
+    mkdir /run/failback/log-is-not-kept 2>/dev/null || return 0
+    words="the log cannot be kept on the retention disk, which is full or damaged: see df and dmesg, and make room with failback point prune; meanwhile it is in memory only ($log_file)"
+    printf '%s\n' "$words" >>/run/failback/problems
+    printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$words" >>"$log_file"
+    printf 'failback: %s\n' "$words" | to_consoles
 }
 
 # Says something on every console, and to the log.

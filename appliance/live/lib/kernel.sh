@@ -24,14 +24,18 @@ unpack_kernel() {
 
 unpack_rpm() {
     # Refused by cpio are names that lead out of the directory.
-    rpm2cpio "$1" | (cd -- "$2" && cpio -idm --quiet --no-absolute-filenames) ||
-        die "$1 is not an RPM that can be unpacked"
+    rpm2cpio "$1" 2>/dev/null | (cd -- "$2" && cpio -idm --quiet --no-absolute-filenames 2>/dev/null) ||
+        die "$1 is not an RPM that can be unpacked: name the packages of a kernel"
 }
 
 # Finds what belongs together: Debian has the kernel in /boot, CentOS has it beside the modules.
 find_kernel() {
     local root=$1 found place
-    [[ -d $root/lib/modules ]] || root=$root/usr
+    # CentOS names some of its files by /lib, and some by the /usr/lib that it is a link to.
+    if [[ -d $root/usr/lib/modules ]]; then
+        mkdir -p -- "$root/lib/modules"
+        cp -al -- "$root/usr/lib/modules/." "$root/lib/modules/"
+    fi
     mapfile -t found < <(compgen -G "$root/lib/modules/*")
     ((${#found[@]} == 1)) || die "the packages hold the modules of ${#found[@]} kernels, and one is needed"
     kernel_version=${found[0]##*/}

@@ -51,7 +51,7 @@ pub(crate) fn live_iso() -> Option<PathBuf> {
     fs::create_dir_all(&cache).unwrap();
     let lock = File::create(cache.join("live.lock")).unwrap();
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
-    let kernel = cache.join("kernel");
+    let kernel = unpacked_kernel();
     let fetched = try_tool("bash", &[&top().join("scripts/lib/guest-kernel"), &kernel]);
     if !fetched.status.success() {
         // Without a network there is no kernel to be had, whoever asks.
@@ -70,6 +70,11 @@ pub(crate) fn live_iso() -> Option<PathBuf> {
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     }
     Some(iso)
+}
+
+/// Where the kernel of the live ISO is: there once [`live_iso`] has made one.
+pub(crate) fn unpacked_kernel() -> PathBuf {
+    target().join("guest/kernel")
 }
 
 /// The same ISO with other boot arguments.

@@ -6,6 +6,7 @@ mod home;
 mod image;
 mod interrupted;
 mod iso;
+mod kernels;
 mod machine;
 mod originals;
 mod refusals;

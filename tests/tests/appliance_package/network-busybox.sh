@@ -30,7 +30,12 @@ address=$(ip -o -4 addr show dev eth0 | awk '{ print $4 }')
 wants 0 show
 said "up       $address"
 said 'gateway: 192.0.2.1   DNS: 192.0.2.53 192.0.2.54'
-client=$(</run/failback-dhcp.eth0.pid)
+# It writes its number anew when it has gone to the background, which is a moment after whoever started it goes on.
+for _ in {1..50}; do
+    client=$(</run/failback-dhcp.eth0.pid)
+    ! kill -0 "$client" 2>/dev/null || break
+    sleep 0.1
+done
 kill -0 "$client" || fail 'the DHCP client is gone'
 
 # An address of its own ends the lease's.

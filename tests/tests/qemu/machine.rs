@@ -195,6 +195,12 @@ impl RunningMachine {
         self.tell_qemu("set_link", &serde_json::json!({ "name": card_name(card), "up": is_in }));
     }
 
+    /// Presses keys on its keyboard, all at once; names are those of QEMU.
+    pub(crate) fn press(&mut self, keys: &[&str]) {
+        let keys: Vec<_> = keys.iter().map(|key| serde_json::json!({ "type": "qcode", "data": key })).collect();
+        self.tell_qemu("send-key", &serde_json::json!({ "keys": keys }));
+    }
+
     /// A command of QMP.
     fn tell_qemu(&mut self, command: &str, arguments: &serde_json::Value) {
         // It listens a moment after it was started.

@@ -11,15 +11,13 @@ const JOB: u8 = 9;
 /// What the job says, a line each: several times what the end of a full log has room for.
 const LINES: usize = 300;
 
-/// Runs a job on a machine with a new retention disk until it has switched itself off; returns what its console showed.
-fn console_of(iso: &Path, place: &Place, retention: &Path, job: &str) -> String {
+/// A machine with a new retention disk that runs a job, and then switches itself off.
+fn machine(iso: &Path, place: &Place, retention: &Path, job: &str) -> Machine {
     let job = job_disk(place, "job.img", job, &[]);
     let arguments = format!("failback.retention=format:{} failback.run=job failback.then=poweroff", wwid(RETENTION));
-    let results = Machine::new(iso, &arguments, Firmware::Bios, Medium::Cd)
+    Machine::new(iso, &arguments, Firmware::Bios, Medium::Cd)
         .disk(Attached::new(retention, RETENTION).own())
         .disk(Attached::new(&job, JOB).own())
-        .run();
-    results.log().to_owned()
 }
 
 /// It was unmounted, or made read-only: no journal is left to be replayed.
@@ -45,7 +43,8 @@ fn slow_a_full_retention_disk_is_told_of_once_and_a_busy_one_is_unmounted() {
          mkdir /tmp/elsewhere; mount -o bind /var/lib/failback/retention/appliance /tmp/elsewhere; cd /tmp/elsewhere\n\
          sleep 600 >/dev/null 2>&1 &\n"
     );
-    let console = console_of(&iso, &place, &retention, &job);
+    let results = machine(&iso, &place, &retention, &job).run();
+    let console = results.log();
     assert_eq!(console.matches("failback: the log cannot be kept on the retention disk").count(), 1, "{console}");
     assert!(!console.contains("No space left"), "{console}");
     for line in 1..=LINES {
@@ -55,7 +54,7 @@ fn slow_a_full_retention_disk_is_told_of_once_and_a_busy_one_is_unmounted() {
         assert!(console.contains(words), "{words:?} is not in:\n{console}");
     }
     assert!(!console.contains("is made read-only"), "{console}");
-    is_clean(&retention, &console);
+    is_clean(&retention, console);
     // Those lines are on the disk for which there was room.
     let log = "cat /appliance/log/failback.log".as_ref();
     let log = tool("debugfs", &["-R".as_ref(), log, retention.as_os_str()]);
@@ -70,9 +69,30 @@ fn slow_a_retention_disk_that_stays_in_use_is_made_read_only() {
     let retention = place.sparse("retention.img", 32 << 20, &[]);
     let job = "sed -i 's/umount \"$place\"/false/' /usr/libexec/failback/shutdown\n\
                echo kept >/var/lib/failback/retention/file\n";
-    let console = console_of(&iso, &place, &retention, job);
+    let results = machine(&iso, &place, &retention, job).run();
+    let console = results.log();
     assert!(console.contains("cannot be unmounted: it is made read-only"), "{console}");
     assert!(!console.contains("could not be made read-only"), "{console}");
     assert_eq!(tool("debugfs", &["-R".as_ref(), "cat /file".as_ref(), retention.as_os_str()]), "kept");
-    is_clean(&retention, &console);
+    is_clean(&retention, console);
+}
+
+/// A job that does not end keeps nobody from switching the machine off, here by the keyboard; and it does not go on with its next command
+/// when the one that it waits for is ended.
+#[test]
+fn slow_a_machine_whose_job_hangs_can_be_switched_off() {
+    let Some(iso) = live_iso() else { return };
+    let place = Place::new();
+    let retention = place.sparse("retention.img", 32 << 20, &[]);
+    let job = "echo waiting for its delta\n\
+               (sleep 600; echo never) | failback inspect - || :\n\
+               echo next command\n";
+    let mut machine = machine(&iso, &place, &retention, job).start();
+    machine.guest.await_printed("waiting for its delta");
+    machine.press(&["ctrl", "alt", "delete"]);
+    let results = machine.guest.await_end();
+    let console = results.log();
+    assert!(console.contains("failback: ending after "), "{console}");
+    assert!(!console.contains("next command"), "{console}");
+    is_clean(&retention, console);
 }

@@ -1,9 +1,9 @@
 //! The retention disk when it is full, and when the machine ends although something still uses it.
 
 use crate::iso::live_iso;
-use crate::machine::{Attached, Machine, job_disk, wwid};
+use crate::machine::{Attached, Machine, job_disk, uuid, wwid};
 use failback_tests::lab::guest::{Firmware, Medium};
-use failback_tests::lab::{Place, tool};
+use failback_tests::lab::{Place, noise, tool};
 use std::path::Path;
 
 const RETENTION: u8 = 8;
@@ -84,10 +84,15 @@ fn slow_a_machine_whose_job_hangs_can_be_switched_off() {
     let Some(iso) = live_iso() else { return };
     let place = Place::new();
     let retention = place.sparse("retention.img", 32 << 20, &[]);
-    let job = "echo waiting for its delta\n\
-               (sleep 600; echo never) | failback inspect - || :\n\
-               echo next command\n";
-    let mut machine = machine(&iso, &place, &retention, job).start();
+    let target = place.file("target.img", &noise(1 << 20, 1));
+    let job = format!(
+        "mkfifo /tmp/delta; sleep 600 >/tmp/delta &\n\
+         echo waiting for its delta\n\
+         failback apply - $(disk {}) --yes </tmp/delta || :\n\
+         echo next command\n",
+        uuid(0)
+    );
+    let mut machine = machine(&iso, &place, &retention, &job).disk(Attached::new(&target, 0)).start();
     machine.guest.await_printed("waiting for its delta");
     machine.press(&["ctrl", "alt", "delete"]);
     let results = machine.guest.await_end();

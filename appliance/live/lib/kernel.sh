@@ -32,9 +32,9 @@ unpack_rpm() {
 find_kernel() {
     local root=$1 found place
     # CentOS names some of its files by /lib, and some by the /usr/lib that it is a link to.
-    if [[ -d $root/usr/lib/modules ]]; then
-        mkdir -p -- "$root/lib/modules"
-        cp -al -- "$root/usr/lib/modules/." "$root/lib/modules/"
+    mkdir -p -- "$root/lib/modules"
+    if [[ -d $root/usr/lib/modules && ! $root/usr/lib/modules -ef $root/lib/modules ]]; then
+        cp -alf -- "$root/usr/lib/modules/." "$root/lib/modules/"
     fi
     mapfile -t found < <(compgen -G "$root/lib/modules/*")
     ((${#found[@]} == 1)) || die "the packages hold the modules of ${#found[@]} kernels, and one is needed"

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::failback;
-use failback_tests::lab::{Loop, Mount, Place, is_inside, lone, run_inside, tool};
+use failback_tests::lab::{Hung, Loop, Mount, Place, has_fuse, has_programs, is_inside, lone, run_inside, tool};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 /// Every check there is, in the order of the report.
 const CHECKS: [&str; 10] = [
@@ -111,8 +112,39 @@ fn a_port_that_is_taken_is_told_with_its_program() {
         return;
     };
     let place = Place::new();
-    let found = finding(&report(&place, ""), "ports");
-    assert_eq!(found["level"], "warn");
-    let message = found["message"].as_str().unwrap();
-    assert!(message.starts_with("port 9443 is taken by "), "{message}");
+    // Port 443 may be taken too, and comes first.
+    let report = report(&place, "");
+    let found = report["checks"].as_array().unwrap().iter().filter(|found| found["check"] == "ports");
+    let told: Vec<_> = found.filter(|found| found["message"].as_str().unwrap().starts_with("port 9443 ")).collect();
+    assert_eq!(told.len(), 1, "{report:#}");
+    assert_eq!(told[0]["level"], "warn");
+    assert!(told[0]["message"].as_str().unwrap().starts_with("port 9443 is taken by "), "{}", told[0]);
+}
+
+/// A process that waits in the kernel for a dead disk cannot be killed, nor can one end that has a thread which does.
+#[test]
+fn what_never_answers_fails_and_this_ends_all_the_same() {
+    if !is_inside() {
+        if !has_fuse() || !has_programs(&["nbdkit", "nbdfuse"]) {
+            return;
+        }
+        let Some(_lock) = lone() else { return };
+        return run_inside("what_never_answers_fails_and_this_ends_all_the_same");
+    }
+    let place = Place::new();
+    let hung = Hung::new(&place, &place.file("failback.toml", b"[retention]\ndirectory = '/mnt'\n"));
+    let started = Instant::now();
+    let run = failback!("check").env("FAILBACK_CONFIG", hung.at.join("failback.toml")).run();
+    assert!(started.elapsed() < Duration::from_secs(55), "{:?}", started.elapsed());
+    let text = String::from_utf8(run.stdout).unwrap();
+    assert_eq!(run.code, 3, "{text}");
+    for name in ["disk-uuid", "controllers", "retention", "foreign-disks"] {
+        let line = format!("FAIL  {name:14}  no answer after 30 s from the configuration\n");
+        assert!(text.contains(&line), "{name}: {text}");
+    }
+    assert!(text.contains("=> see what the kernel says of it (`dmesg`)"), "{text}");
+    assert!(text.contains("  kernel          Linux ") && text.matches("no answer").count() == 4, "{text}");
+    let left = Hung::looks();
+    assert!(left.iter().any(|line| line.starts_with('D')), "nothing waited as for a dead disk: {left:?}");
+    hung.end();
 }

@@ -219,3 +219,33 @@ fn the_menu_leads_back() {
     console.press("q");
     console.ends(0);
 }
+
+#[test]
+fn what_runs_is_asked_anew_before_the_machine_is_switched_off() {
+    let place = Place::new();
+    let disk = place.noisy("disk.img", 100_000, 1);
+    let mut console = Console::start(200, 50, "vt100");
+    console.until("[q]uit");
+    console.wait_for_keys(true);
+    let mut running = failback!("apply", "-", disk, "--yes").start();
+    let process = format!("/proc/{}/comm", running.id());
+    assert!(running.wait_until(|| std::fs::read_to_string(&process).is_ok_and(|name| name == "failback\n")));
+    console.press("p");
+    let text = console.until("to go back: ");
+    assert!(text.contains(&format!("(process {})", running.id())), "{text:?}");
+    console.wait_for_keys(false);
+    // What does not fit into an answer is no answer to a later question.
+    console.press(&format!("{}rest\n", "x".repeat(256)));
+    console.until("[q]uit");
+    console.wait_for_keys(true);
+    console.press("p");
+    console.until("to go back: ");
+    console.wait_for_keys(false);
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(console.mode(), console.before, "nobody has answered yet");
+    console.press("\n");
+    console.until("[q]uit");
+    console.press("q");
+    console.ends(0);
+    drop(running);
+}

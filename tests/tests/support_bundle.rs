@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::failback;
-use failback_tests::lab::{Mount, Place, is_inside, lone, run_inside, tool};
+use failback_tests::lab::{Hung, Mount, Place, has_fuse, has_programs, is_inside, lone, run_inside, tool};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +28,7 @@ fn a_file_for_its_owner_with_a_list_of_what_is_in_it() {
     let report = failback!("support-bundle", "-o", file).json();
     let mut names: Vec<_> = report.as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["bytes", "file", "secrets_removed", "texts"]);
+    assert_eq!(names, ["bytes", "file", "missing", "secrets_removed", "texts"]);
     let about = fs::metadata(&file).unwrap();
     assert_eq!(about.permissions().mode() & 0o7777, 0o600);
     assert_eq!(report["bytes"], about.len());
@@ -94,4 +94,46 @@ fn a_full_disk_leaves_no_half_a_file() {
     let _mounted = Mount::memory(&at, "4K");
     failback!("support-bundle", "-o", at.join("support.tar.zst")).fails(5, "cannot write");
     assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+}
+
+#[test]
+fn a_signal_leaves_no_half_a_file() {
+    for name in ["INT", "TERM", "HUP"] {
+        let place = Place::new();
+        let file = place.path("support.tar.zst");
+        let mut running = failback!("support-bundle", "-o", file).start();
+        assert!(running.wait_until(|| file.exists()));
+        running.signal(name);
+        let run = running.finish();
+        assert_eq!(run.code, 130, "{}", run.stderr);
+        assert!(run.stderr.contains("the unfinished file was removed"), "{}", run.stderr);
+        assert_eq!(place.names(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_retention_drive_that_never_answers_is_named_and_all_else_is_there() {
+    if !is_inside() {
+        if !has_fuse() || !has_programs(&["nbdkit", "nbdfuse"]) {
+            return;
+        }
+        let Some(_lock) = lone() else { return };
+        return run_inside("a_retention_drive_that_never_answers_is_named_and_all_else_is_there");
+    }
+    let place = Place::new();
+    let hung = Hung::new(&place, &place.file("old", b"a file"));
+    let text = format!("[retention]\ndirectory = '{}'\n", hung.at.join("points").display());
+    let configuration = place.file("failback.toml", text.as_bytes());
+    let bundle = place.path("support.tar.zst");
+    let report = failback!("support-bundle", "-o", bundle).env("FAILBACK_CONFIG", configuration).json();
+    let found = unpacked(&bundle);
+    let why = format!("no answer after 30 s from the retention drive at {}", hung.at.join("points").display());
+    assert!(found[0].1.contains(&format!("  state/points.json ({why})\n")), "{}", found[0].1);
+    let missing = report["missing"].as_array().unwrap();
+    assert!(missing.contains(&format!("state/points.json: {why}").into()), "{report}");
+    let text = |name: &str| &found.iter().find(|(found, _)| found.ends_with(name)).unwrap().1;
+    assert_eq!(*text("state/points.json"), format!("{why}\n"));
+    assert!(text("state/disks.json").contains("\"usable\""), "the disks did answer");
+    assert!(text("state/check.json").contains(&why) && text("proc/version").contains("Linux"));
+    hung.end();
 }

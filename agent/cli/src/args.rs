@@ -57,7 +57,7 @@ pub(crate) enum Command {
     /// Say what is wrong with this machine as a master target, and what mends it
     ///
     /// Names of disks, controllers, the retention drive, `io_uring`, the clock, ports, what would take foreign disks, kernel and space. Nothing
-    /// is changed. It ends with 3 if something fails, and with 0 if all is well or only warned of.
+    /// is changed. It ends with 3 if something fails, and with 0 if all is well or only warned of. What does not answer for 30 s fails.
     Check(CheckArgs),
     /// Show this machine's state on its terminal, with a menu
     ///
@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// Put what support needs to see into a file, without the secrets that can be recognised
     ///
     /// Configuration, what the kernel says of disks and mounts, states of disks and recovery points, and logs; no content of a disk.
-    /// The file begins with a list of what is in it. Passwords, tokens, keys and logins are taken out where a name before them, their form
+    /// The file begins with a list of what is in it, and of what did not answer. Passwords, tokens, keys and logins are taken out where a name before them, their form
     /// or their place shows them, and a marker such as `[removed:value]` tells where; rather too much is removed. What nothing shows stays,
     /// such as a password in a sentence, and so do names of users, hosts and disks, and addresses: look through it before you send it.
     SupportBundle(SupportBundleArgs),

@@ -11,12 +11,14 @@ mod console;
 mod disks;
 mod exit;
 mod files;
+mod look;
 mod man;
 mod meter;
 mod points;
 mod published;
 mod report;
 mod scan;
+mod signals;
 mod status;
 mod support;
 mod text;
@@ -24,9 +26,14 @@ mod vmdk;
 
 use args::{Arguments, Command};
 use clap::Parser;
+use std::env;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // No verb: this program asks itself so, in a process that may be left behind.
+    if let Some(parts) = look::parts(env::args_os().map(|word| word.to_string_lossy().into_owned())) {
+        return look::look(&parts).unwrap_or_else(|error| exit::report(&error));
+    }
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Disks(args) => disks::disks(args),

@@ -2,6 +2,7 @@
 
 use crate::published::Published;
 use crate::report::tell;
+use crate::signals::stop_flag;
 use failback_orchestrate::{HumanBytes, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal};
@@ -28,28 +29,10 @@ struct Log {
     last_line: Instant,
 }
 
-/// Whether whoever started this wants a signal to be ignored; `SigIgn` of `proc_pid_status(5)`.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-}
-
 impl Meter {
     /// Begins to listen to SIGINT and SIGTERM: the first asks the job to stop, the second ends the program. SIGHUP asks it to stop.
     pub(crate) fn new() -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // In this order the first signal finds the flag unset and goes on to set it.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
-        }
-        // A connection that breaks is no reason to end anywhere. Shell and kernel may both tell of it, so a second one means nothing; and
-        // `nohup` stays what it is.
-        if !is_ignored(signal_hook::consts::SIGHUP) {
-            signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&stop))?;
-        }
+        let stop = stop_flag()?;
         let now = Instant::now();
         let log = Mutex::new(Log { what: "", total: None, started: now, last_line: now });
         let bar = io::stderr().is_terminal().then(ProgressBar::no_length);

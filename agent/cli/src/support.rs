@@ -1,44 +1,88 @@
 //! The verb support-bundle: what support needs to see, in one file, without secrets.
 
 use crate::args::SupportBundleArgs;
-use crate::config::Config;
-use crate::points::{open, report};
+use crate::look::{self, Answer, Looking, Part};
 use crate::report::{Lines, print};
-use crate::{check, disks, files};
-use anyhow::Result;
-use failback_machine::{Bundle, Host, jobs};
-use failback_orchestrate::{JobError, inventory};
+use crate::signals::stop_flag;
+use crate::{check, files};
+use anyhow::{Result, bail};
+use failback_machine::{Bundle, Findings, Host, Job};
+use failback_orchestrate::JobError;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+/// Between two looks at whether this is to stop.
+const TICK: Duration = Duration::from_millis(50);
 
 pub(crate) fn support_bundle(args: &SupportBundleArgs) -> Result<ExitCode> {
     let path = &args.output;
+    let stop = stop_flag()?;
     // Before anything is collected, so that a wrong name is told at once.
     let file = create(path)?;
-    let bundle = collect()?;
-    let now = u64::try_from(files::now()).unwrap_or_default();
-    let written = write(&bundle, &file, now);
-    let bytes = written.inspect_err(|_| {
+    let name = path.clone();
+    let made = in_thread(file, &stop, move |file| {
+        let bundle = collect(Looking::at(&[Part::Jobs, Part::Checks, Part::Support]), look::LIMIT)?;
+        let now = u64::try_from(files::now()).unwrap_or_default();
+        let written = write(&bundle, &file, now);
+        let bytes = written.map_err(|source| JobError::File { action: "write", path: name, source })?;
+        Ok(Made { bytes, texts: bundle.len(), removed: bundle.removed(), missing: bundle.missing() })
+    });
+    let made = made.inspect_err(|_| {
         // Half a file is of no use to anybody.
         let _ = fs::remove_file(path);
-    });
-    let bytes = bytes.map_err(|source| JobError::File { action: "write", path: path.clone(), source })?;
+    })?;
     let object = json!({
         "file": path.display().to_string(),
-        "bytes": bytes,
-        "texts": bundle.len(),
-        "secrets_removed": bundle.removed(),
+        "bytes": made.bytes,
+        "texts": made.texts,
+        "secrets_removed": made.removed,
+        "missing": made.missing,
     });
     let mut lines = Lines::default();
-    lines.add("file", path.display()).bytes("size", bytes).add("texts", bundle.len());
-    lines.add("secrets removed", bundle.removed());
+    lines.add("file", path.display()).bytes("size", made.bytes).add("texts", made.texts);
+    lines.add("secrets removed", made.removed);
+    if !made.missing.is_empty() {
+        lines.add("missing", made.missing.join("\n"));
+    }
     lines.add("before you send it", "look through it: `tar --zstd -xf` unpacks it, CONTENTS lists what is in it");
     print(args.json, &object, &lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What there is to say of a bundle.
+struct Made {
+    bytes: u64,
+    texts: usize,
+    removed: usize,
+    missing: Vec<String>,
+}
+
+/// Makes it in a thread, so that a signal is heard whatever that waits for.
+fn in_thread<T: Send + 'static>(
+    file: File,
+    stop: &AtomicBool,
+    make: impl FnOnce(File) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (send, receive) = channel();
+    thread::spawn(move || send.send(make(file)));
+    loop {
+        match receive.recv_timeout(TICK) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => {
+                return Err(JobError::Interrupted("the unfinished file was removed".into()).into());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!("the collecting broke off: this is a fault of failback"),
+        }
+    }
 }
 
 /// A new file that only its owner may read.
@@ -65,43 +109,81 @@ fn write(bundle: &Bundle, file: &File, now: u64) -> io::Result<u64> {
     Ok(file.metadata()?.len())
 }
 
-/// What the machine tells, and what only this program knows of it.
-fn collect() -> Result<Bundle> {
-    let host = Host::this();
-    let mut bundle = Bundle::of(&host);
-    let mut add = |name: &str, value: &Value| -> Result<()> {
-        bundle.add(name, &(serde_json::to_string_pretty(value)? + "\n"));
-        Ok(())
-    };
-    add("state/version.json", &json!({ "failback": env!("CARGO_PKG_VERSION") }))?;
-    add("state/check.json", &check::object(&check::findings()))?;
-    add(
-        "state/disks.json",
-        &inventory().map_or_else(|error| json!({ "error": error.to_string() }), |it| disks::object(&it)),
-    )?;
-    let running: Vec<_> = jobs(&host)
-        .into_iter()
-        .map(|job| {
-            json!({
-                "pid": job.pid,
-                "call": job.call,
-                "seconds": job.seconds,
-                "bytes_read": job.bytes_read,
-                "bytes_written": job.bytes_written,
-                "phase": job.progress.as_ref().map(|progress| &progress.what),
-                "done": job.progress.as_ref().map(|progress| progress.done),
-                "total": job.progress.as_ref().and_then(|progress| progress.total),
-            })
-        })
-        .collect();
-    add("state/jobs.json", &json!(running))?;
-    let points = match Config::load() {
-        Ok(config) => config.retention.directory.map(|directory| {
-            let all = open::all(&directory);
-            all.map_or_else(|error| json!({ "error": error.to_string() }), |all| report::all_disks(&directory, &all).0)
+/// What the machine tells, and what only this program knows of it; in place of what does not answer, that it does not.
+fn collect(looking: io::Result<Looking>, limit: Duration) -> Result<Bundle> {
+    let (mut jobs, mut disks, mut points, mut found) = (None, None, None, Findings::default());
+    let missing = match looking {
+        Ok(looking) => looking.all(limit, |answer| match answer {
+            Answer::Jobs(told) => jobs = Some(jobs_object(&told)),
+            Answer::Disks(told) => disks = Some(told),
+            Answer::Points(told) => points = Some(told),
+            Answer::Check(name, told) => found.answer(&name, told),
+            Answer::At(_) | Answer::Rows(_) | Answer::Retention(_) | Answer::Done => {}
         }),
-        Err(error) => Some(json!({ "error": error.to_string() })),
+        Err(error) => Some(format!("this machine cannot be looked at: {error}")),
     };
-    add("state/points.json", &json!(points))?;
+    let why = missing.unwrap_or_else(|| "the look did not tell".into());
+    found.fail_the_rest(&why, look::FIX);
+    let found: Vec<_> = found.iter().cloned().collect();
+    let mut bundle = Bundle::of(&Host::this());
+    let version = Some(json!({ "failback": env!("CARGO_PKG_VERSION") }));
+    for (name, value) in [
+        ("state/version.json", version),
+        ("state/check.json", Some(check::object(&found))),
+        ("state/jobs.json", jobs),
+        ("state/disks.json", disks),
+        ("state/points.json", points),
+    ] {
+        match value {
+            Some(value) => bundle.add(name, &(serde_json::to_string_pretty(&value)? + "\n")),
+            None => bundle.add_missing(name, &why),
+        }
+    }
     Ok(bundle)
+}
+
+fn jobs_object(jobs: &[Job]) -> Value {
+    let object = |job: &Job| {
+        json!({
+            "pid": job.pid,
+            "call": job.call,
+            "seconds": job.seconds,
+            "bytes_read": job.bytes_read,
+            "bytes_written": job.bytes_written,
+            "phase": job.progress.as_ref().map(|progress| &progress.what),
+            "done": job.progress.as_ref().map(|progress| progress.done),
+            "total": job.progress.as_ref().and_then(|progress| progress.total),
+        })
+    };
+    json!(jobs.iter().map(object).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn what_hangs_is_named_and_what_has_answered_is_there() {
+        let script = r#"echo '{"Jobs":[]}'; echo '{"At":"/dev/sdb"}'; exec sleep 60"#;
+        let looking = Looking::by(Command::new("sh").args(["-c", script]));
+        let bundle = collect(looking, Duration::from_secs(1)).unwrap();
+        let list = bundle.contents();
+        for name in ["disks", "points"] {
+            assert!(list.contains(&format!("  state/{name}.json (no answer after 1 s from /dev/sdb)\n")), "{list}");
+        }
+        assert!(list.contains("  state/jobs.json\n") && list.contains("  proc/version\n"), "{list}");
+        let missing = bundle.missing();
+        assert!(missing.contains(&"state/disks.json: no answer after 1 s from /dev/sdb".to_owned()), "{missing:?}");
+    }
+
+    #[test]
+    fn a_signal_is_heard_whatever_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let stop = AtomicBool::new(true);
+        let (hold, waiting) = channel::<()>();
+        let made = in_thread(create(&place.path().join("file")).unwrap(), &stop, move |_| Ok(waiting.recv()?));
+        assert!(made.unwrap_err().to_string().contains("the unfinished file was removed"));
+        drop(hold);
+    }
 }

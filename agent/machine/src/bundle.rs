@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use failback_hostdev::{Host, plain};
 
-use crate::command::run_bounded;
+use crate::command::{Stays, run_bounded};
 use crate::secrets::without_secrets;
 
 /// The most that a bundle holds before it is compressed.
@@ -58,19 +58,30 @@ const FILES: [&str; 27] = [
 const LOGS: [&str; 2] = ["/var/log/failback.log", "/var/log/anaconda/failback-kickstart.log"];
 /// Directories of which names and sizes are told.
 const LISTED: [&str; 4] = ["/dev/disk/by-id", "/etc/failback", "/run/failback", "/var/lib/failback"];
-/// Programs that are asked, if they are there, under these names.
-const COMMANDS: [(&str, &[&str]); 7] = [
-    ("custom-changes", &["/usr/libexec/failback/apply-custom-changes", "--check"]),
-    ("dmesg", &["dmesg"]),
-    ("ip-address", &["ip", "address"]),
-    ("journal", &["journalctl", "--boot", "--no-pager", "--output=short-iso", "--lines=20000", "--unit=failback*"]),
+/// Programs that are asked, if they are there, under these names. Of a log its end matters.
+const COMMANDS: [(&str, Stays, &[&str]); 7] = [
+    ("custom-changes", Stays::Beginning, &["/usr/libexec/failback/apply-custom-changes", "--check"]),
+    ("dmesg", Stays::End, &["dmesg"]),
+    ("ip-address", Stays::Beginning, &["ip", "address"]),
+    (
+        "journal",
+        Stays::End,
+        &["journalctl", "--boot", "--no-pager", "--output=short-iso", "--lines=20000", "--unit=failback*"],
+    ),
     (
         "journal-errors",
+        Stays::End,
         &["journalctl", "--boot", "--no-pager", "--output=short-iso", "--lines=5000", "--priority=warning"],
     ),
-    ("lsblk", &["lsblk", "--output", "NAME,MAJ:MIN,SIZE,RO,TYPE,FSTYPE,MOUNTPOINTS,SERIAL,WWN,MODEL"]),
-    ("units", &["systemctl", "--no-pager", "--all", "list-units", "failback*"]),
+    (
+        "lsblk",
+        Stays::Beginning,
+        &["lsblk", "--output", "NAME,MAJ:MIN,SIZE,RO,TYPE,FSTYPE,MOUNTPOINTS,SERIAL,WWN,MODEL"],
+    ),
+    ("units", Stays::Beginning, &["systemctl", "--no-pager", "--all", "list-units", "failback*"]),
 ];
+/// As much of a text about a program is not what it said: how it was called, and how it ended.
+const MOST_ABOUT: usize = 4 << 10;
 /// What is told of every block device, from sysfs.
 const ATTRIBUTES: [&str; 10] = [
     "size",
@@ -99,13 +110,8 @@ struct Text {
     cut: usize,
     /// How many secrets it lacks.
     removed: usize,
-}
-
-/// Which part of a text stays if it is too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stays {
-    Beginning,
-    End,
+    /// What else is to be known of it, as that somebody did not answer.
+    note: String,
 }
 
 impl Bundle {
@@ -130,17 +136,8 @@ impl Bundle {
             }
         }
         if host.is_this() {
-            for (name, words) in COMMANDS {
-                let ended = run_bounded(Command::new(words[0]).args(&words[1..]), MOST_OF_ONE, PATIENCE);
-                if let Ok(ended) = ended {
-                    let code = ended.code.map_or("none".into(), |code| code.to_string());
-                    let full = ended.said.len() >= MOST_OF_ONE || ended.timed_out;
-                    let said = String::from_utf8_lossy(if full { whole_lines(&ended.said) } else { &ended.said });
-                    bundle.add(
-                        &format!("commands/{name}"),
-                        &format!("$ {}\n{said}[exit code: {code}]\n", words.join(" ")),
-                    );
-                }
+            for (name, stays, words) in COMMANDS {
+                bundle.ask(name, stays, words, PATIENCE);
             }
         }
         bundle
@@ -149,6 +146,45 @@ impl Bundle {
     /// Adds a text under a name such as `state/check.json`, without its secrets. Of a text that is too long the beginning stays.
     pub fn add(&mut self, name: &str, text: &str) {
         self.keep(name, text, Stays::Beginning, 0);
+    }
+
+    /// Says in place of a text why there is none, in the list as well.
+    pub fn add_missing(&mut self, name: &str, why: &str) {
+        self.add(name, &format!("{}\n", plain(why)));
+        self.note(name, why);
+    }
+
+    /// Adds what a program says, if it is there.
+    fn ask(&mut self, name: &str, stays: Stays, words: &[&str], patience: Duration) {
+        let most = MOST_OF_ONE.min(MOST_BYTES.saturating_sub(self.bytes)).saturating_sub(MOST_ABOUT);
+        let Ok(ended) = run_bounded(Command::new(words[0]).args(&words[1..]), most, stays, patience) else { return };
+        let trouble = ended.trouble(patience);
+        let code = ended.code.map_or("none".into(), |code| code.to_string());
+        let end = trouble.clone().unwrap_or_else(|| format!("exit code: {code}"));
+        let mut said = ended.said.as_slice();
+        // A line that begins in the middle may begin in the middle of a secret.
+        if ended.cut > 0 && stays == Stays::End {
+            let line = said.iter().position(|byte| *byte == b'\n').map_or(said.len(), |at| at + 1);
+            said = &said[line..];
+        } else if ended.cut > 0 || ended.timed_out {
+            said = whole_lines(said);
+        }
+        let name = format!("commands/{name}");
+        // The line of the call is ours, and stays.
+        let text = format!("$ {}\n{}[{end}]\n", words.join(" "), String::from_utf8_lossy(said));
+        self.keep(&name, &text, Stays::Beginning, 0);
+        if let Some(text) = self.texts.get_mut(&name) {
+            text.cut = text.cut.saturating_add(ended.cut);
+        }
+        if let Some(trouble) = trouble {
+            self.note(&name, &trouble);
+        }
+    }
+
+    fn note(&mut self, name: &str, note: &str) {
+        if let Some(text) = self.texts.get_mut(&plain(name)) {
+            text.note = plain(note);
+        }
     }
 
     fn take(&mut self, name: &str, mut file: File, stays: Stays) {
@@ -187,7 +223,7 @@ impl Bundle {
             content.truncate(floor_boundary(&content, most));
         }
         self.bytes += content.len();
-        self.texts.insert(plain(name), Text { content, cut: cut.saturating_add(over), removed });
+        self.texts.insert(plain(name), Text { content, cut: cut.saturating_add(over), removed, note: String::new() });
     }
 
     /// The list that comes first in the file: every name, how long it is, and what it lacks.
@@ -203,9 +239,19 @@ impl Bundle {
             if text.cut > 0 {
                 let _ = write!(list, " ({} bytes left out)", text.cut);
             }
+            if !text.note.is_empty() {
+                let _ = write!(list, " ({})", text.note);
+            }
             list.push('\n');
         }
         list
+    }
+
+    /// What did not answer, and why: a line for each.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let silent = self.texts.iter().filter(|(_, text)| !text.note.is_empty());
+        silent.map(|(name, text)| format!("{name}: {}", text.note)).collect()
     }
 
     /// How many secrets were taken out.
@@ -268,7 +314,12 @@ fn listing(directory: &Path) -> Option<String> {
         .ok()?
         .flatten()
         .filter_map(|entry| {
-            let (name, about) = (plain(&entry.file_name().to_string_lossy()), entry.metadata().ok()?);
+            let name = plain(&entry.file_name().to_string_lossy());
+            // A directory may be where a drive is mounted that does not answer.
+            if entry.file_type().ok()?.is_dir() {
+                return Some(format!("{:>12} {name}/\n", "-"));
+            }
+            let about = entry.metadata().ok()?;
             let link = fs::read_link(entry.path()).map(|to| format!(" -> {}", plain(&to.to_string_lossy())));
             Some(format!("{:>12} {name}{}\n", about.len(), link.unwrap_or_default()))
         })
@@ -393,6 +444,36 @@ mod tests {
         assert_eq!(bundle.len(), 12);
         assert!(bundle.contents().ends_with(&format!(" ({} bytes left out)\n", long.len())), "{}", bundle.contents());
         assert_eq!((floor_boundary("aä", 2), floor_boundary("aä", 9), floor_boundary("", 1)), (1, 3, 0));
+    }
+
+    #[test]
+    fn of_a_log_the_newest_lines_stay() {
+        let mut bundle = Bundle::default();
+        let script = "yes 'an old line of the log' | head -n 300000; echo the newest line";
+        bundle.ask("log", Stays::End, &["sh", "-c", script], PATIENCE);
+        let found = unpacked(&bundle);
+        assert!(found[1].1.starts_with("$ sh -c yes"), "{}", &found[1].1[..100]);
+        assert!(found[1].1.len() <= MOST_OF_ONE && found[1].1.len() > MOST_OF_ONE / 2, "{}", found[1].1.len());
+        assert!(found[1].1.ends_with("\nthe newest line\n[exit code: 0]\n"));
+        assert!(found[0].1.ends_with("bytes left out)\n"), "{}", found[0].1);
+        assert!(found[1].1.lines().skip(1).all(|line| !line.starts_with("n old")), "a line is whole or not there");
+    }
+
+    #[test]
+    fn what_does_not_answer_is_named_in_the_list() {
+        let mut bundle = Bundle::default();
+        bundle.ask("slow", Stays::Beginning, &["sh", "-c", "echo begun; exec sleep 60"], Duration::from_millis(300));
+        bundle.ask("none", Stays::Beginning, &["/nonexistent/program"], PATIENCE);
+        bundle.add_missing("state/disks.json", "no answer after 30 s: /dev/sdb\x1b[2J");
+        let found = unpacked(&bundle);
+        assert!(found[0].1.contains("  commands/slow (no answer after 0 s; it was killed)\n"), "{}", found[0].1);
+        assert!(
+            found[0].1.contains("  state/disks.json (no answer after 30 s: /dev/sdb\\u{1b}[2J)\n"),
+            "{}",
+            found[0].1
+        );
+        assert_eq!((found.len(), found[1].1.contains("begun\n[no answer")), (3, true));
+        assert_eq!(found[2].1, "no answer after 30 s: /dev/sdb\\u{1b}[2J\n");
     }
 
     #[test]

@@ -8,9 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use failback_hostdev::{Host, plain};
 use nix::unistd::{SysconfVar, sysconf};
+use serde::{Deserialize, Serialize};
+
+use crate::look::LOOK;
 
 /// Verbs that look and do not work.
-const LOOKING: [&str; 5] = ["console", "check", "support-bundle", "completions", "man"];
+const LOOKING: [&str; 6] = ["console", "check", "support-bundle", "completions", "man", LOOK];
 
 /// Where a job keeps a file, named by its process and holding `DONE TOTAL WHAT`, if this directory is there.
 pub const JOBS_DIRECTORY: &str = "/run/failback/jobs";
@@ -22,7 +25,7 @@ const MOST_OF_CALL: usize = 300;
 const SLACK: Duration = Duration::from_secs(2);
 
 /// How far a job says that it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobProgress {
     /// What it does at present, in a word, without control characters.
     pub what: String,
@@ -33,7 +36,7 @@ pub struct JobProgress {
 }
 
 /// A failback program that works.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// The number of its process.
     pub pid: u32,
@@ -151,6 +154,7 @@ mod tests {
         let apply = b"failback\0apply\0--yes\0new \"x\".delta\0/dev/sdb\x1b[2J\0";
         process(base.path(), 30, "/usr/bin/failback (deleted)", apply);
         process(base.path(), 4, "/usr/bin/failback", b"failback\0console\0");
+        process(base.path(), 8, "/usr/bin/failback", b"/proc/self/exe\0look\0jobs\0");
         process(base.path(), 5, "/usr/bin/failback", b"failback\0--help\0");
         process(base.path(), 6, "/usr/bin/bash", b"failback\0apply\0");
         process(base.path(), 7, "/opt/failback", format!("failback\0verify\0{}\0", "x".repeat(5000)).as_bytes());

@@ -1,8 +1,9 @@
 //! The machine that failback runs on, as its administrator has to know it.
 //!
-//! - [`check`] says what stands in the way of a master target, each with what mends it.
+//! - [`check_system`] and [`check_disks`] say what stands in the way of a master target, each with what mends it.
 //! - [`jobs`] finds the other failback programs that run now, [`addresses`] the way to the machine.
 //! - [`Bundle`] puts together what support needs to see, with secrets removed by [`without_secrets`].
+//! - [`Look`] is a process that looks at what may never answer.
 //!
 //! # Rules
 //!
@@ -16,15 +17,17 @@ mod check;
 mod command;
 mod finding;
 mod jobs;
+mod look;
 mod running;
 mod secrets;
 
 pub use addresses::addresses;
 pub use bundle::{Bundle, MOST_BYTES};
-pub use check::{Facts, check};
-pub use command::{Ended, run_bounded};
+pub use check::{Disks, check_disks, check_system};
+pub use command::{Ended, Stays, run_bounded};
 pub use failback_hostdev::{Host, plain};
-pub use finding::{Finding, Level};
+pub use finding::{CHECKS, Finding, Findings, Level};
 pub use jobs::{JOBS_DIRECTORY, Job, JobProgress, jobs};
+pub use look::{Heard, LOOK, Look, touch_disks};
 pub use running::{has_systemd, is_live};
 pub use secrets::without_secrets;

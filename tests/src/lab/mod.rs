@@ -13,6 +13,7 @@ mod device;
 mod dice;
 mod fused;
 pub mod guest;
+mod hung;
 mod place;
 pub mod power;
 mod program;
@@ -27,6 +28,7 @@ pub use device::{
 };
 pub use dice::Dice;
 pub use fused::Fused;
+pub use hung::Hung;
 pub use place::{Place, Unchanged, files_below, hash_of, root_of_file};
 pub use program::{Program, Run, program};
 pub use running::Running;

@@ -29,6 +29,11 @@ impl Running {
         Self { child, stderr: Some(reading) }
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its standard input; it ends when the caller drops it.
     pub fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().unwrap()

@@ -4,7 +4,7 @@
 
 use super::terminal::{self, Event, Terminal};
 use crate::text::cut;
-use failback_machine::{Host, plain, run_bounded};
+use failback_machine::{Host, Stays, plain, run_bounded};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::process::Command;
@@ -15,13 +15,15 @@ const FILE: &str = "/var/log/failback.log";
 /// As much of its end is shown.
 const MOST: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A signal that comes just before a key is waited for is seen after that.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The lines of the log, made harmless.
 fn read(host: &Host) -> Vec<String> {
     let mut journal = Command::new("journalctl");
     journal.args(["--boot", "--no-pager", "--output=short-iso", "--lines=2000", "--unit=failback*"]);
     let most = usize::try_from(MOST).unwrap_or(usize::MAX);
-    let said = match run_bounded(&mut journal, most, PATIENCE) {
+    let said = match run_bounded(&mut journal, most, Stays::End, PATIENCE) {
         Ok(ended) if ended.code == Some(0) => ended.said,
         _ => end_of(host).unwrap_or_default(),
     };
@@ -42,18 +44,24 @@ fn end_of(host: &Host) -> io::Result<Vec<u8>> {
 pub(super) fn show(host: &Host, terminal: &Terminal) -> io::Result<()> {
     let lines = read(host);
     let mut first = usize::MAX;
+    let mut shown = String::new();
     loop {
         let size = terminal::size();
         let rows = size.height.unwrap_or(24).saturating_sub(2).max(1);
         first = first.min(lines.len().saturating_sub(rows));
-        terminal.show(&page(&lines, first, rows, size.width))?;
-        match terminal.wait(Duration::from_secs(3600))? {
+        let text = page(&lines, first, rows, size.width);
+        if text != shown {
+            terminal.show(&text)?;
+            shown = text;
+        }
+        match terminal.wait(LOOK_AGAIN)? {
             Event::Key(b' ' | b'\n' | b'\r') => first = first.saturating_add(rows),
             Event::Key(b'b') => first = first.saturating_sub(rows),
             Event::Key(b'g') => first = 0,
             Event::Key(b'G') => first = usize::MAX,
             Event::Key(b'q') | Event::Closed | Event::Signal(_) => return Ok(()),
-            Event::Key(_) | Event::Nothing | Event::Redraw => {}
+            Event::Redraw => shown.clear(),
+            Event::Key(_) | Event::Nothing => {}
         }
     }
 }

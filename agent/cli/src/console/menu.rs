@@ -1,15 +1,19 @@
 //! What the keys of the console do.
 
 use super::logs;
-use super::state::State;
 use super::terminal::{Terminal, read_line};
-use failback_machine::{Host, has_systemd, is_live};
+use super::watch::Watch;
+use failback_machine::{Host, Job, has_systemd, is_live};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// The menu for the machine's address.
 const NETWORK: &str = "/usr/libexec/failback/network";
+
+/// As long it is asked what runs, before this machine may be switched off.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What comes after a key.
 pub(super) enum Next {
@@ -22,12 +26,12 @@ pub(super) enum Next {
 }
 
 /// Does what a key says.
-pub(super) fn act(key: u8, host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<Next> {
+pub(super) fn act(key: u8, host: &Host, watch: &mut Watch, terminal: &mut Terminal) -> io::Result<Next> {
     match key.to_ascii_lowercase() {
         b'n' => network(host, terminal)?,
         b'l' => logs::show(host, terminal)?,
-        b's' => shell(host, state, terminal)?,
-        b'p' => power(host, state, terminal)?,
+        b's' => shell(host, &watch.state.addresses, terminal)?,
+        b'p' => power(host, watch, terminal)?,
         b'r' => {}
         b'q' => return Ok(Next::Leave),
         _ => return Ok(Next::Stay),
@@ -46,7 +50,7 @@ fn network(host: &Host, terminal: &mut Terminal) -> io::Result<()> {
     })
 }
 
-fn shell(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> {
+fn shell(host: &Host, addresses: &[String], terminal: &mut Terminal) -> io::Result<()> {
     terminal.show("")?;
     terminal.lend(|| {
         // Whoever stands before such a system has it all.
@@ -54,7 +58,7 @@ fn shell(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> 
             println!("A shell. `exit` leads back.");
             return run(Command::new("/bin/sh").arg("-l"));
         }
-        let address = state.addresses.first().and_then(|line| line.split([' ', '/']).nth(1)).unwrap_or("ADDRESS");
+        let address = addresses.first().and_then(|line| line.split([' ', '/']).nth(1)).unwrap_or("ADDRESS");
         println!(
             "Root has no password on an appliance: with the key that was given at its installation, `ssh root@{address}` leads to a\n\
              shell. Here, other users can log in; ending the input (Ctrl-D) leads back."
@@ -67,12 +71,13 @@ fn shell(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> 
     })
 }
 
-fn power(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> {
+fn power(host: &Host, watch: &mut Watch, terminal: &mut Terminal) -> io::Result<()> {
     terminal.show("")?;
+    // What the screen shows may be old.
+    let now = watch.jobs_now(PATIENCE);
+    let seen = watch.state.jobs.as_deref();
     terminal.lend(|| {
-        for job in &state.jobs {
-            println!("This runs now, and would be interrupted: {} (process {})", job.call, job.pid);
-        }
+        print!("{}", of_jobs(now.as_deref(), seen));
         print!("Type `off` to switch this machine off, `reboot` to start it again, or only Enter to go back: ");
         io::stdout().flush()?;
         let systemd = has_systemd(host);
@@ -84,6 +89,22 @@ fn power(host: &Host, state: &State, terminal: &mut Terminal) -> io::Result<()> 
             _ => Ok(()),
         }
     })
+}
+
+/// What runs, and would be interrupted: what was told just now, or else what was seen before.
+fn of_jobs(now: Option<&[Job]>, seen: Option<&[Job]>) -> String {
+    let list = |what: &str, jobs: &[Job]| {
+        let line = |job: &Job| format!("{what}, and would be interrupted: {} (process {})\n", job.call, job.pid);
+        jobs.iter().map(line).collect::<String>()
+    };
+    match now {
+        Some([]) => "No failback command runs now.\n".into(),
+        Some(jobs) => list("This runs now", jobs),
+        None => {
+            let why = "What runs now is not known, since nothing answered: an apply may be under way.\n".to_owned();
+            why + &list("This ran before", seen.unwrap_or_default())
+        }
+    }
 }
 
 /// Runs a program on the terminal; a program that cannot be started is told.
@@ -98,4 +119,23 @@ fn pause(sentence: &str) -> io::Result<()> {
     print!("{sentence}\nEnter leads back. ");
     io::stdout().flush()?;
     read_line().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_runs_only_if_that_is_known() {
+        let call = "apply new.delta /dev/sdb".to_owned();
+        let job = Job { pid: 812, call, seconds: None, bytes_read: None, bytes_written: None, progress: None };
+        assert_eq!(of_jobs(Some(&[]), Some(std::slice::from_ref(&job))), "No failback command runs now.\n");
+        let text = of_jobs(Some(std::slice::from_ref(&job)), None);
+        assert_eq!(text, "This runs now, and would be interrupted: apply new.delta /dev/sdb (process 812)\n");
+        for seen in [None, Some([job].as_slice())] {
+            let text = of_jobs(None, seen);
+            assert!(text.starts_with("What runs now is not known"), "{text}");
+            assert_eq!(text.contains("This ran before, and would"), seen.is_some(), "{text}");
+        }
+    }
 }

@@ -5,10 +5,14 @@ mod menu;
 mod screen;
 mod state;
 mod terminal;
+mod watch;
+
+pub(crate) use state::{DiskRow, RetentionLines, rows};
 
 use crate::args::ConsoleArgs;
+use crate::look::{LIMIT, Looking, Part};
 use crate::report::print_bytes;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use failback_machine::Host;
 use failback_orchestrate::JobError;
 use menu::Next;
@@ -16,19 +20,18 @@ use screen::{Size, render};
 use state::State;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use terminal::{Event, Terminal};
+use watch::Watch;
 
-/// How often the state is looked at. A look opens every disk for a moment.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How often everything is checked, which takes longer.
-const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// How long a key is waited for while answers are on their way, and while none are.
+const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 pub(crate) fn console(args: &ConsoleArgs) -> Result<ExitCode> {
     let host = Host::this();
     if args.once {
         let width = terminal::size().width;
-        let text = render(&State::read(&host, None), Size { width, height: None });
+        let text = render(&look_once(&host)?, Size { width, height: None });
         print_bytes(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -37,42 +40,44 @@ pub(crate) fn console(args: &ConsoleArgs) -> Result<ExitCode> {
         return Err(JobError::Refused(sentence.into()).into());
     }
     let mut terminal = Terminal::open()?;
-    let ended = watch(&host, &mut terminal);
+    let ended = show(&host, &mut terminal);
     drop(terminal);
     Ok(ended?)
 }
 
+/// What one look tells.
+fn look_once(host: &Host) -> Result<State> {
+    let looking = Looking::at(&[Part::Jobs, Part::Screen, Part::Checks]).context("cannot look at this machine")?;
+    let mut state = State::default();
+    state.ask_kernel(host);
+    state.unanswered = looking.all(LIMIT, |answer| state.take(answer));
+    Ok(state)
+}
+
 /// Shows the state until somebody leaves.
-fn watch(host: &Host, terminal: &mut Terminal) -> io::Result<ExitCode> {
-    let mut state = State::read(host, None);
-    let (mut looked, mut checked) = (Instant::now(), Instant::now());
+fn show(host: &Host, terminal: &mut Terminal) -> io::Result<ExitCode> {
+    let mut watch = Watch::new();
     let mut shown = String::new();
     loop {
-        let text = render(&state, terminal::size());
+        watch.step(host);
+        let text = render(&watch.state, terminal::size());
         if text != shown {
             terminal.show(&text)?;
             shown = text;
         }
-        match terminal.wait(Duration::from_secs(1))? {
+        match terminal.wait(if watch.is_looking() { WAITS.0 } else { WAITS.1 })? {
             Event::Nothing => {}
-            Event::Key(key) => {
-                match menu::act(key, host, &state, terminal)? {
-                    Next::Stay => continue,
-                    Next::Leave => return Ok(ExitCode::SUCCESS),
-                    Next::Look => {}
+            Event::Key(key) => match menu::act(key, host, &mut watch, terminal)? {
+                Next::Stay => {}
+                Next::Leave => return Ok(ExitCode::SUCCESS),
+                Next::Look => {
+                    watch.hurry();
+                    shown.clear();
                 }
-                shown.clear();
-                (state, looked, checked) = (State::read(host, None), Instant::now(), Instant::now());
-            }
+            },
             Event::Redraw => shown.clear(),
             Event::Closed => return Ok(ExitCode::SUCCESS),
             Event::Signal(signal) => return Ok(ExitCode::from(128_u8.saturating_add(signal))),
-        }
-        if checked.elapsed() >= CHECK_EVERY {
-            (state, looked, checked) = (State::read(host, None), Instant::now(), Instant::now());
-        } else if looked.elapsed() >= LOOK_EVERY {
-            let findings = std::mem::take(&mut state.findings);
-            (state, looked) = (State::read(host, Some(findings)), Instant::now());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The state as lines of text that fit on a screen.
 
 use super::state::{DiskRow, State};
+use crate::look::FIX;
 use crate::points::report::span;
 use crate::text::{cut, hanging, wrapped};
 use failback_machine::{Finding, Job};
@@ -11,6 +12,8 @@ use std::fmt::Write;
 const MENU: &str = "[n]etwork  [l]ogs  [s]hell  [p]ower  [r]efresh  [q]uit";
 /// The width of the names of sections.
 const NAMES: usize = 11;
+/// Where a look has not told yet.
+const UNKNOWN: &str = "not known yet";
 /// No screen is taken for narrower or lower than this.
 const LEAST: (usize, usize) = (40, 12);
 
@@ -58,20 +61,32 @@ fn sections(state: &State, width: usize) -> Vec<Section> {
         [] => vec!["none: nobody reaches this machine; n sets one".to_owned()],
         some => some.to_vec(),
     };
-    let problems: Vec<_> = state.problems().into_iter().flat_map(|problem| problem_lines(problem, width)).collect();
-    let problems = if problems.is_empty() { vec!["nothing".into()] } else { problems };
-    let mut running: Vec<_> = state.jobs.iter().flat_map(|job| wrapped_lines(&job_line(job), width)).collect();
-    if running.is_empty() {
-        running.push("nothing".into());
+    let mut problems: Vec<_> = state.problems().into_iter().flat_map(|problem| problem_lines(problem, width)).collect();
+    if !state.findings.is_complete() {
+        problems.push("not everything has been looked at yet".into());
+    } else if problems.is_empty() {
+        problems.push("nothing".into());
     }
-    let unfinished: Vec<_> = state.unfinished.iter().flat_map(|line| wrapped_lines(line, width)).collect();
-    let retention = state.retention.iter().flat_map(|line| wrapped_lines(line, width)).collect();
+    let running = match state.jobs.as_deref() {
+        None => vec![UNKNOWN.to_owned()],
+        Some([]) => vec!["nothing".into()],
+        Some(jobs) => jobs.iter().flat_map(|job| wrapped_lines(&job_line(job), width)).collect(),
+    };
+    let all_lines = |texts: &[String]| texts.iter().flat_map(|line| wrapped_lines(line, width)).collect::<Vec<_>>();
+    let (retention, unfinished) = match &state.retention {
+        None => (vec![UNKNOWN.to_owned()], Vec::new()),
+        Some(told) => (all_lines(&told.lines), all_lines(&told.unfinished)),
+    };
     let section = |name, lines, least, more| Section { name, lines, least, more };
-    let mut all = vec![
-        section("addresses", addresses, 1, "ip address"),
-        section("retention", retention, 1, "failback point list"),
-        section("runs now", running, 2, "ps"),
-    ];
+    let mut all = Vec::new();
+    if let Some(why) = &state.unanswered {
+        let mut lines = wrapped_lines(why, width);
+        lines.extend(hanging("  => ", FIX, width).lines().map(str::to_owned));
+        all.push(section("no answer", lines, 4, "failback check"));
+    }
+    all.push(section("addresses", addresses, 1, "ip address"));
+    all.push(section("retention", retention, 1, "failback point list"));
+    all.push(section("runs now", running, 2, "ps"));
     if !unfinished.is_empty() {
         all.push(section("unfinished", unfinished, 2, "failback point list"));
     }
@@ -111,17 +126,18 @@ fn job_line(job: &Job) -> String {
 }
 
 fn disk_lines(state: &State, width: usize) -> Vec<String> {
-    if state.disks.is_empty() {
-        return vec!["none is attached, or none can be seen".into()];
-    }
-    let widest =
-        |of: fn(&DiskRow) -> &str| state.disks.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).min(32);
+    let disks = match state.disks.as_deref() {
+        None => return vec![UNKNOWN.into()],
+        Some([]) => return vec!["none is attached, or none can be seen".into()],
+        Some(disks) => disks,
+    };
+    let widest = |of: fn(&DiskRow) -> &str| disks.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).min(32);
     let (name, size, uuid) = (widest(|row| &row.name), widest(|row| &row.size), widest(|row| &row.uuid));
     let lines = |row: &DiskRow| {
         let prefix = format!("{:name$} {:>size$} {:uuid$} ", cut(&row.name, 32), row.size, cut(&row.uuid, 32));
         hanging(&prefix, &row.state, width)
     };
-    state.disks.iter().flat_map(|row| lines(row).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    disks.iter().flat_map(|row| lines(row).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 /// Shortens the sections, from the last to the first, until they have no more lines than that; if even the least is too much, lines go
@@ -158,7 +174,8 @@ fn shorten(section: &mut Section, keep: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use failback_machine::{JobProgress, Level};
+    use crate::console::state::RetentionLines;
+    use failback_machine::{CHECKS, Findings, JobProgress, Level};
 
     fn state(disks: usize, problems: usize) -> State {
         let disk = |number| DiskRow {
@@ -168,7 +185,7 @@ mod tests {
             state: "usable, kept read-only".into(),
         };
         let problem = |number| Finding {
-            check: "clock",
+            check: "clock".into(),
             level: if number == 2 { Level::Fail } else { Level::Warn },
             message: format!(
                 "problem {number} with a sentence that is longer than a line of a terminal is wide, by far"
@@ -183,15 +200,20 @@ mod tests {
             bytes_written: Some(1 << 20),
             progress: Some(JobProgress { what: "writing".into(), done: 1 << 20, total: Some(4 << 20) }),
         };
+        let mut findings = Findings::default();
+        for name in CHECKS {
+            findings.answer(name, if name == "clock" { (0..problems).map(problem).collect() } else { vec![] });
+        }
+        let lines = vec!["/var/lib/failback/retention, 1.0 TiB of 2.0 TiB free".into()];
         State {
             host_name: "target".into(),
             time: "2026-11-25 17:30".into(),
             addresses: vec!["ens192 192.0.2.10/24".into()],
-            retention: vec!["/var/lib/failback/retention, 1.0 TiB of 2.0 TiB free".into()],
-            unfinished: vec![],
-            jobs: vec![job],
-            disks: (0..disks).map(disk).collect(),
-            findings: (0..problems).map(problem).collect(),
+            retention: Some(RetentionLines { lines, unfinished: vec![] }),
+            jobs: Some(vec![job]),
+            disks: Some((0..disks).map(disk).collect()),
+            findings,
+            unanswered: None,
         }
     }
 
@@ -230,6 +252,30 @@ mod tests {
         for (width, height) in [(80, 25), (40, 12), (132, 50), (10, 3), (0, 0)] {
             assert!(on(&state(60, 8), width, height).contains("FAIL problem 2"));
         }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_said_to_be_nothing() {
+        let text = on(&State::default(), 80, 24);
+        assert_eq!(text.matches("not known yet").count(), 3, "{text}");
+        assert!(text.contains("wrong      not everything has been looked at yet\n"), "{text}");
+        assert!(!text.contains("nothing") && !text.contains("no answer"), "{text}");
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_told_first_and_all_else_stays() {
+        let why = Some("nothing from /dev/sdb since 2026-11-25 17:29 UTC; what is shown is older".to_owned());
+        for (width, height) in [(80, 24), (132, 50), (40, 12)] {
+            let text = on(&State { unanswered: why.clone(), ..state(60, 8) }, width, height);
+            let first = text.lines().nth(2).unwrap();
+            assert!(first.starts_with("no answer  nothing from /dev/sdb"), "{text}");
+            assert!(height < 24 || text.contains("FAIL problem 2"), "{text}");
+        }
+        let text = on(&State { unanswered: why, ..state(2, 1) }, 80, 30);
+        assert!(
+            text.contains("  => see what the kernel says of it (`dmesg`)") && text.contains("sd1 40.0 GiB"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,59 +1,67 @@
-//! What is to be seen, read from the machine. Every text in it is plain.
+//! What is to be seen, as looks at the machine tell it. Every text in it is plain.
 
-use crate::check;
-use crate::config::Config;
 use crate::files;
+use crate::look::Answer;
 use crate::points::{open, report};
-use failback_machine::{Finding, Host, Job, Level, addresses, jobs, plain};
-use failback_orchestrate::{AttachedDisk, Directory, FsDirectory, HumanBytes, LockError, Use, inventory};
+use failback_machine::{Finding, Findings, Host, Job, Level, addresses, plain};
+use failback_orchestrate::{AttachedDisk, Directory, FsDirectory, HumanBytes, JobError, LockError, Use};
+use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where an apply without recovery points leaves its record.
 const STATE_DIRECTORY: &str = "/var/lib/failback";
 
-/// The state of the machine.
+/// The state of the machine, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) host_name: String,
     /// The minute, in UTC.
     pub(super) time: String,
     pub(super) addresses: Vec<String>,
-    pub(super) retention: Vec<String>,
-    /// What was begun and is not finished.
-    pub(super) unfinished: Vec<String>,
-    pub(super) jobs: Vec<Job>,
-    /// The disks, or why they are not known.
-    pub(super) disks: Vec<DiskRow>,
+    pub(super) retention: Option<RetentionLines>,
+    pub(super) jobs: Option<Vec<Job>>,
+    pub(super) disks: Option<Vec<DiskRow>>,
     /// All that is found, the good with the bad.
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Findings,
+    /// Why what is shown may be old, or is not known.
+    pub(super) unanswered: Option<String>,
 }
 
 /// What is told of a disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DiskRow {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskRow {
     pub(super) name: String,
     pub(super) size: String,
     pub(super) uuid: String,
     pub(super) state: String,
 }
 
+/// What is told of the retention drive, and of what was begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetentionLines {
+    pub(super) lines: Vec<String>,
+    /// What was begun and is not finished.
+    pub(super) unfinished: Vec<String>,
+}
+
 impl State {
-    /// Looks at the machine. `findings` are those of a check that was made before; without them a new one is made.
-    pub(super) fn read(host: &Host, findings: Option<Vec<Finding>>) -> Self {
-        let disks = inventory().unwrap_or_default();
-        let (retention, mut unfinished) = retention(&disks);
-        unfinished.extend(intents(Path::new(STATE_DIRECTORY)));
+    /// Asks what the kernel tells at once, whatever the disks do.
+    pub(super) fn ask_kernel(&mut self, host: &Host) {
         let host_name = fs::read_to_string(host.path("/proc/sys/kernel/hostname")).unwrap_or_default();
-        Self {
-            host_name: plain(host_name.trim()),
-            time: report::when(files::now()).get(..16).unwrap_or_default().to_owned(),
-            addresses: addresses().unwrap_or_default().iter().map(|it| plain(it)).collect(),
-            retention,
-            unfinished,
-            jobs: jobs(host),
-            disks: disks.iter().filter(|disk| disk.backing.is_none()).map(row).collect(),
-            findings: findings.unwrap_or_else(check::findings),
+        self.host_name = plain(host_name.trim());
+        self.time = minute(files::now());
+        self.addresses = addresses().unwrap_or_default().iter().map(|it| plain(it)).collect();
+    }
+
+    /// Takes what a look has found.
+    pub(super) fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Jobs(jobs) => self.jobs = Some(jobs),
+            Answer::Check(name, found) => self.findings.answer(&name, found),
+            Answer::Rows(rows) => self.disks = Some(rows),
+            Answer::Retention(lines) => self.retention = Some(lines),
+            Answer::At(_) | Answer::Disks(_) | Answer::Points(_) | Answer::Done => {}
         }
     }
 
@@ -65,7 +73,17 @@ impl State {
     }
 }
 
-pub(super) fn row(disk: &AttachedDisk) -> DiskRow {
+/// A moment, to the minute.
+pub(super) fn minute(seconds: i64) -> String {
+    report::when(seconds).get(..16).unwrap_or_default().to_owned()
+}
+
+/// A line for each disk; loop devices over files are none.
+pub(crate) fn rows(disks: &[AttachedDisk]) -> Vec<DiskRow> {
+    disks.iter().filter(|disk| disk.backing.is_none()).map(row).collect()
+}
+
+fn row(disk: &AttachedDisk) -> DiskRow {
     let uuid = disk.scsi_uuid.map(|uuid| uuid.to_string()).or_else(|| disk.wwid.as_deref().map(plain));
     DiskRow {
         name: plain(&disk.name),
@@ -87,47 +105,56 @@ fn state_of(disk: &AttachedDisk) -> String {
     }
 }
 
-/// Lines about the retention drive, and about what its recovery points say was interrupted.
-fn retention(disks: &[AttachedDisk]) -> (Vec<String>, Vec<String>) {
-    let directory = match Config::load().map(|config| config.retention.directory) {
-        Ok(Some(directory)) => directory,
-        Ok(None) => return (vec!["none is configured".into()], Vec::new()),
-        Err(error) => return (vec![plain(&error.to_string())], Vec::new()),
-    };
-    let shown = plain(&directory.to_string_lossy());
-    let all = match open::all(&directory) {
-        Ok(all) => all,
-        Err(error) => return (vec![plain(&error.to_string())], Vec::new()),
-    };
-    let (mut points, mut of, mut lines, mut unfinished) = (0, 0, Vec::new(), Vec::new());
-    for (name, store) in &all {
-        let store = match store {
-            Ok(store) => store,
-            Err(error) => {
-                lines.push(format!("DAMAGED {}: {}", plain(name), plain(&error.to_string())));
+impl RetentionLines {
+    /// Reads them from the retention directory that is configured, and from where applies without recovery points leave their records.
+    pub(crate) fn read(directory: &Result<Option<PathBuf>, JobError>, disks: &[AttachedDisk]) -> Self {
+        let mut told = match directory {
+            Ok(Some(directory)) => Self::of(directory, disks),
+            Ok(None) => Self { lines: vec!["none is configured".into()], unfinished: Vec::new() },
+            Err(error) => Self { lines: vec![plain(&error.to_string())], unfinished: Vec::new() },
+        };
+        told.unfinished.extend(intents(Path::new(STATE_DIRECTORY)));
+        told
+    }
+
+    fn of(directory: &Path, disks: &[AttachedDisk]) -> Self {
+        let shown = plain(&directory.to_string_lossy());
+        let all = match open::all(directory) {
+            Ok(all) => all,
+            Err(error) => return Self { lines: vec![plain(&error.to_string())], unfinished: Vec::new() },
+        };
+        let (mut points, mut of, mut told) = (0, 0, Self::default());
+        for (name, store) in &all {
+            let store = match store {
+                Ok(store) => store,
+                Err(error) => {
+                    told.lines.push(format!("DAMAGED {}: {}", plain(name), plain(&error.to_string())));
+                    continue;
+                }
+            };
+            let catalogue = store.catalogue();
+            if report::is_unknown(catalogue) {
                 continue;
             }
-        };
-        let catalogue = store.catalogue();
-        if report::is_unknown(catalogue) {
-            continue;
+            of += 1;
+            points += catalogue.points().len();
+            if let Some((what, sentence)) = report::under_way(catalogue) {
+                let path = disks.iter().find(|disk| disk.scsi_uuid.is_some_and(|uuid| uuid.to_string() == *name));
+                let path = path.map_or_else(|| plain(name), |disk| plain(&disk.path.to_string_lossy()));
+                told.unfinished.push(if is_running(&directory.join(name)) {
+                    format!("{path}: an {what} is under way now")
+                } else {
+                    format!("{path}: {sentence}; failback status {path} says what to do")
+                });
+            }
         }
-        of += 1;
-        points += catalogue.points().len();
-        if let Some((what, sentence)) = report::under_way(catalogue) {
-            let path = disks.iter().find(|disk| disk.scsi_uuid.is_some_and(|uuid| uuid.to_string() == *name));
-            let path = path.map_or_else(|| plain(name), |disk| plain(&disk.path.to_string_lossy()));
-            unfinished.push(if is_running(&directory.join(name)) {
-                format!("{path}: an {what} is under way now")
-            } else {
-                format!("{path}: {sentence}; failback status {path} says what to do")
-            });
-        }
+        let space = FsDirectory::open(directory).and_then(|it| it.space()).ok();
+        let free =
+            space.map(|it| format!(", {} of {} free", it.available.human(), it.total.human())).unwrap_or_default();
+        let disks = if of == 1 { "disk" } else { "disks" };
+        told.lines.insert(0, format!("{shown}{free}, {points} recovery points of {of} {disks}"));
+        told
     }
-    let space = FsDirectory::open(&directory).and_then(|it| it.space()).ok();
-    let free = space.map(|it| format!(", {} of {} free", it.available.human(), it.total.human())).unwrap_or_default();
-    lines.insert(0, format!("{shown}{free}, {points} recovery points of {of} disk{}", if of == 1 { "" } else { "s" }));
-    (lines, unfinished)
 }
 
 /// Whether somebody has locked the recovery points of a disk to change them.

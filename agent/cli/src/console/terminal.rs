@@ -8,7 +8,7 @@ use nix::sys::termios::{FlushArg, SpecialCharacterIndices};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
 use nix::unistd::{getpgid, getpgrp, getppid, getsid};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -178,14 +178,21 @@ pub(super) fn size() -> Size {
     Size { width, height: Some(height) }
 }
 
-/// Reads one line of an answer, while the terminal is lent.
+/// Reads one line of an answer, while the terminal is lent. Only its beginning is kept: an answer is short.
+///
+/// It is read past the buffer of std: what is typed ahead is for whoever reads next, which may be another program.
 pub(super) fn read_line() -> io::Result<String> {
+    let stdin = io::stdin();
     let mut line = Vec::new();
     let mut byte = [0];
-    // Unbuffered, so that nothing is taken from whoever reads next; an answer is short.
-    let mut stdin = io::stdin().lock();
-    while line.len() < 256 && stdin.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
+    loop {
+        match nix::unistd::read(stdin.as_fd(), &mut byte) {
+            Ok(0) => break,
+            Ok(_) if byte[0] == b'\n' => break,
+            Ok(_) if line.len() < 256 => line.push(byte[0]),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(String::from_utf8_lossy(&line).trim().to_owned())
 }

@@ -5,7 +5,7 @@ use std::fs;
 
 use failback_hostdev::{AttachedDisk, Host, Transport, Use, UuidProblem};
 
-use super::{Facts, retention_disk};
+use super::system::CUSTOM_CHANGES;
 use crate::finding::Finding;
 
 const IDENTITY: &str = "disk-uuid";
@@ -101,9 +101,9 @@ fn drivers(host: &Host) -> BTreeSet<String> {
     names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty() && !name.starts_with(['<', '('])).collect()
 }
 
-/// Who has the disks that are not the machine's own.
-pub(super) fn foreign(host: &Host, facts: &Facts, disks: &[AttachedDisk]) -> Vec<Finding> {
-    let retention = retention_disk(host, facts, disks).map(|disk| disk.name.as_str());
+/// Who has the disks that are not the machine's own, nor the one that recovery points lie on.
+pub(super) fn foreign(retention: Option<&AttachedDisk>, disks: &[AttachedDisk]) -> Vec<Finding> {
+    let retention = retention.map(|disk| disk.name.as_str());
     let foreign: Vec<_> = disks.iter().filter(|disk| disk.is_data() && Some(disk.name.as_str()) != retention).collect();
     let guarding = disks.iter().any(|disk| disk.guarded || disk.own.is_some());
     if !guarding {
@@ -175,10 +175,11 @@ fn taken(disk: &AttachedDisk) -> Vec<Finding> {
                 Some((used, fix.to_owned()))
             }
             Use::Loop { device, .. } => Some((used, format!("losetup -d {device}"))),
+            Use::Busy => Some((used, format!("stop the program that has it open (`fuser -v {path}` shows which)"))),
             _ => None,
         })
         .map(|(used, fix)| {
-            let fix = format!("{fix}, then find out what did that: apply-custom-changes --check");
+            let fix = format!("{fix}, then find out what did that: `{CUSTOM_CHANGES} --check`");
             Finding::fail(FOREIGN, format!("{path} is foreign and {used}"), fix)
         })
         .collect();

@@ -1,21 +1,27 @@
 //! The retention drive: configured, mounted, a file system of its own, writable, with room, and nobody's target.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use failback_hostdev::{AttachedDisk, Host, MountedAt};
+use failback_hostdev::{AttachedDisk, Host, MountedAt, ScsiUuid};
 use failback_units::HumanBytes;
 use nix::unistd::{AccessFlags, access};
 
 use super::system::{Space, space_of};
-use super::{Facts, retention_disk};
 use crate::finding::{Finding, Level};
 
 const NAME: &str = "retention";
+/// As many digits has a SCSI UUID without anything before it.
+const UUID_DIGITS: usize = 32;
 /// File systems that are gone after a power cut.
 const IN_MEMORY: [&str; 4] = ["tmpfs", "ramfs", "rootfs", "overlay"];
 
-pub(super) fn retention(host: &Host, facts: &Facts, disks: &[AttachedDisk]) -> Vec<Finding> {
-    let directory = match &facts.retention {
+/// `directory` is without links in its name, and `disk` is the one that it lies on.
+pub(super) fn retention(
+    host: &Host,
+    directory: Result<Option<PathBuf>, &String>,
+    disk: Option<&AttachedDisk>,
+) -> Vec<Finding> {
+    let directory = match directory {
         Ok(Some(directory)) => directory,
         Ok(None) => {
             let message = "no retention drive is configured: original disks are written with --no-undo only";
@@ -28,19 +34,19 @@ pub(super) fn retention(host: &Host, facts: &Facts, disks: &[AttachedDisk]) -> V
         }
     };
     let shown = directory.display();
-    let place = host.path(directory);
+    let place = host.path(&directory);
     if !place.is_dir() {
         let fix = format!("mount the retention drive so that {shown} is there");
         return vec![Finding::fail(NAME, format!("the retention directory {shown} is not there"), fix)];
     }
-    let mounted = match host.mounted_at(directory) {
+    let mounted = match host.mounted_at(&directory) {
         Ok(Some(mounted)) => mounted,
-        Ok(None) => return vec![blind(directory, "the kernel tells of no mount")],
-        Err(error) => return vec![blind(directory, &error.to_string())],
+        Ok(None) => return vec![blind(&directory, "the kernel tells of no mount")],
+        Err(error) => return vec![blind(&directory, &error.to_string())],
     };
-    let mut found: Vec<_> = drive(directory, &mounted).into_iter().collect();
-    found.extend(writable(&place, directory, &mounted));
-    found.extend(record(host, facts, disks));
+    let mut found: Vec<_> = drive(&directory, &mounted, disk).into_iter().collect();
+    found.extend(writable(&place, &directory, &mounted));
+    found.extend(disk.and_then(record));
     let space = space_of(host, &mounted.at);
     found.extend(space.and_then(|space| room(&mounted, space)));
     if found.is_empty() {
@@ -57,7 +63,7 @@ fn blind(directory: &Path, why: &str) -> Finding {
 }
 
 /// Whether it is a drive of its own at all.
-fn drive(directory: &Path, mounted: &MountedAt) -> Option<Finding> {
+fn drive(directory: &Path, mounted: &MountedAt, disk: Option<&AttachedDisk>) -> Option<Finding> {
     let shown = directory.display();
     let fix = "mount the retention drive there; move what is in the directory now onto it";
     if mounted.at == Path::new("/") {
@@ -67,13 +73,20 @@ fn drive(directory: &Path, mounted: &MountedAt) -> Option<Finding> {
             fix,
         ));
     }
-    IN_MEMORY.contains(&mounted.kind.as_str()).then(|| {
-        Finding::fail(
-            NAME,
-            format!("{shown} lies in memory ({}): a power cut ends every recovery point", mounted.kind),
-            fix,
-        )
-    })
+    if IN_MEMORY.contains(&mounted.kind.as_str()) {
+        let message = format!("{shown} lies in memory ({}): a power cut ends every recovery point", mounted.kind);
+        return Some(Finding::fail(NAME, message, fix));
+    }
+    let disk = disk.filter(|disk| disk.is_system() || disk.own.as_deref() == Some("system"))?;
+    let message = format!(
+        "{shown} lies on {}, the disk of the system: whatever happens to that disk ends every recovery point too",
+        disk.path.display()
+    );
+    Some(Finding::warn(
+        NAME,
+        message,
+        "attach a disk for the retention drive, and move what is in the directory onto it",
+    ))
 }
 
 fn writable(place: &Path, directory: &Path, mounted: &MountedAt) -> Option<Finding> {
@@ -86,13 +99,19 @@ fn writable(place: &Path, directory: &Path, mounted: &MountedAt) -> Option<Findi
 }
 
 /// Whether the disk is recorded as the machine's own, where disks are.
-fn record(host: &Host, facts: &Facts, disks: &[AttachedDisk]) -> Option<Finding> {
-    let disk = retention_disk(host, facts, disks)?;
+fn record(disk: &AttachedDisk) -> Option<Finding> {
     if !disk.guarded {
         return None;
     }
-    let wwid = disk.wwid.as_deref().unwrap_or("WWID");
     let message = format!("{}, the retention drive, is not recorded as the machine's own", disk.path.display());
+    let Some(wwid) = &disk.wwid else {
+        let fix = "give that disk a WWID or a serial number in the settings of the hypervisor (in VMware: disk.EnableUUID = TRUE), then \
+                   record it in /etc/failback/own-disks: it has no name by which it is known again";
+        return Some(Finding::warn(NAME, message, fix));
+    };
+    // A disk whose WWID the kernel does not keep is called by its SCSI UUID, which is no WWID. The kernel makes one of it so.
+    let is_uuid = wwid.len() == UUID_DIGITS && wwid.parse::<ScsiUuid>().is_ok();
+    let wwid = if is_uuid { format!("naa.{wwid}") } else { wwid.clone() };
     Some(Finding::warn(NAME, message, format!("add the line `retention {wwid}` to /etc/failback/own-disks")))
 }
 

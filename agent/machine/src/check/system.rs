@@ -10,19 +10,18 @@ use failback_hostdev::{Host, clock_is_synchronised};
 use failback_units::HumanBytes;
 use nix::sys::statvfs::statvfs;
 
-use super::Facts;
-use crate::command::run_bounded;
+use crate::command::{Stays, run_bounded};
 use crate::finding::{Finding, Level};
 use crate::running::{has_systemd, is_live};
 
 /// What went wrong while this system started, a sentence on each line; written by what starts it.
 const PROBLEMS: &str = "/run/failback/problems";
 /// What switches off all that would take foreign disks.
-const CUSTOM_CHANGES: &str = "/usr/libexec/failback/apply-custom-changes";
+pub(super) const CUSTOM_CHANGES: &str = "/usr/libexec/failback/apply-custom-changes";
 /// More than any start has.
 const MOST_PROBLEMS: usize = 20;
 /// More than it ever takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// More than it ever says.
 const MOST_SAID: usize = 64 << 10;
 /// The oldest kernel that failback is tried on: that of CentOS Stream 9.
@@ -34,25 +33,44 @@ const SANE_UNTIL: u64 = 4_102_444_800;
 /// HTTPS, and the port that replication over a network is to have.
 const PORTS: [u16; 2] = [443, 9443];
 
-pub(super) fn io_uring(host: &Host, facts: &Facts) -> Finding {
+/// `refusal` says why it is not used.
+pub(super) fn io_uring(host: &Host, refusal: Option<&str>) -> Finding {
     const NAME: &str = "io_uring";
     let setting = fs::read_to_string(host.path("/proc/sys/kernel/io_uring_disabled")).ok();
-    match (&facts.io_uring, setting.as_deref().map(str::trim)) {
-        (None, None) => Finding::ok(NAME, "io_uring is in use"),
-        (None, Some(setting)) => {
-            Finding::ok(NAME, format!("io_uring is in use (kernel.io_uring_disabled = {setting})"))
-        }
-        (Some(_), Some(setting @ ("1" | "2"))) => Finding::warn(
+    let setting = setting.as_deref().map(str::trim);
+    let Some(refusal) = refusal else {
+        let setting = setting.map(|it| format!(" (kernel.io_uring_disabled = {it})")).unwrap_or_default();
+        return Finding::ok(NAME, format!("io_uring is in use{setting}"));
+    };
+    let allow =
+        "run `sysctl kernel.io_uring_disabled=1` as root, and keep that in /etc/sysctl.d; failback runs as root then";
+    match setting {
+        Some("2") => Finding::warn(
             NAME,
-            format!(
-                "io_uring is switched off by kernel.io_uring_disabled = {setting}; pread and pwrite are used, more slowly"
-            ),
-            "run `sysctl kernel.io_uring_disabled=1` as root, and keep that in /etc/sysctl.d; failback runs as root then",
+            "io_uring is switched off by kernel.io_uring_disabled = 2; pread and pwrite are used, more slowly",
+            allow,
         ),
-        (Some(why), _) => {
-            Finding::warn(NAME, why, "use a kernel with io_uring for more speed; all else works without it")
-        }
+        // It is left to those with CAP_SYS_ADMIN then, and to the members of a group (Documentation/admin-guide/sysctl/kernel.rst).
+        Some("1") if !is_administrator(host) => Finding::warn(
+            NAME,
+            "kernel.io_uring_disabled = 1 leaves io_uring to root, and this is not root (or lacks CAP_SYS_ADMIN); pread and pwrite are used, \
+             more slowly",
+            "run failback as root, or make this user a member of the group that kernel.io_uring_group names",
+        ),
+        Some(setting @ ("0" | "1")) => Finding::warn(
+            NAME,
+            format!("{refusal}; kernel.io_uring_disabled = {setting} does not forbid it to this user"),
+            "look for what else does, such as the system call filter of a container or a service; all else works without it",
+        ),
+        _ => Finding::warn(NAME, refusal, "use a kernel with io_uring for more speed; all else works without it"),
     }
+}
+
+/// Whether this process has `CAP_SYS_ADMIN`, the bit 21 of what `proc_pid_status(5)` calls `CapEff`.
+fn is_administrator(host: &Host) -> bool {
+    let status = fs::read_to_string(host.path("/proc/self/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> 21 & 1 == 1)
 }
 
 pub(super) fn clock(host: &Host) -> Vec<Finding> {
@@ -63,7 +81,6 @@ pub(super) fn clock(host: &Host) -> Vec<Finding> {
 
 fn clock_at(now: u64, synchronised: Option<bool>, systemd: bool) -> Vec<Finding> {
     const NAME: &str = "clock";
-    let set = if systemd { "timedatectl set-time" } else { "date -u -s" };
     let service = if systemd {
         "systemctl enable --now chronyd, and see `chronyc sources`"
     } else {
@@ -72,7 +89,8 @@ fn clock_at(now: u64, synchronised: Option<bool>, systemd: bool) -> Vec<Finding>
     if !(SANE_FROM..SANE_UNTIL).contains(&now) {
         let message =
             "the clock shows a year that cannot be: recovery points would get wrong times, and limits by age fail";
-        return vec![Finding::fail(NAME, message, format!("set it with `{set} 'YYYY-MM-DD HH:MM:SS'`"))];
+        // `timedatectl set-time` refuses while something is to keep the clock right.
+        return vec![Finding::fail(NAME, message, "set it with `date -u -s 'YYYY-MM-DD HH:MM:SS'` (in UTC)")];
     }
     vec![match synchronised {
         Some(true) => Finding::ok(NAME, "the clock is synchronised"),
@@ -142,16 +160,20 @@ pub(super) fn custom_changes(host: &Host) -> Finding {
         return Finding::warn(
             NAME,
             "this system was not made an appliance: LVM, mdadm, multipath and others may take foreign disks",
-            "on a master target, install the package failback-appliance and run apply-custom-changes",
+            format!("on a master target, install the package failback-appliance and run `{CUSTOM_CHANGES}`"),
         );
     }
     let fix = format!("run `{CUSTOM_CHANGES}`, then this again");
-    let ended = match run_bounded(Command::new(&script).arg("--check"), MOST_SAID, PATIENCE) {
+    let ended = match run_bounded(Command::new(&script).arg("--check"), MOST_SAID, Stays::Beginning, PATIENCE) {
         Ok(ended) => ended,
         Err(error) => {
             return Finding::fail(NAME, format!("{CUSTOM_CHANGES} cannot be run: {error}"), "install it again");
         }
     };
+    if let Some(trouble) = ended.trouble(PATIENCE) {
+        let fix = "see whether a disk does not answer (`dmesg`), then run this again";
+        return Finding::fail(NAME, format!("{CUSTOM_CHANGES} --check: {trouble}"), fix);
+    }
     let said = String::from_utf8_lossy(&ended.said).into_owned();
     match ended.code {
         Some(0) => Finding::ok(NAME, "everything that would take foreign disks is switched off"),
@@ -159,7 +181,6 @@ pub(super) fn custom_changes(host: &Host) -> Finding {
             let open = format!("not everything that would take foreign disks is switched off: {}", open_items(&said));
             Finding::fail(NAME, open, format!("{fix}; `{CUSTOM_CHANGES} --check` tells of each"))
         }
-        _ if ended.timed_out => Finding::fail(NAME, format!("{CUSTOM_CHANGES} --check does not end"), fix),
         _ => Finding::fail(NAME, format!("{CUSTOM_CHANGES} --check failed: {}", last_lines(&said)), fix),
     }
 }
@@ -273,7 +294,9 @@ mod tests {
         for wrong in [0, SANE_FROM - 1, SANE_UNTIL] {
             assert_eq!(level(wrong, Some(true)), Level::Fail, "{wrong}");
         }
-        assert!(clock_at(0, None, false)[0].fix.as_ref().unwrap().contains("date -u -s"));
+        for systemd in [false, true] {
+            assert!(clock_at(0, None, systemd)[0].fix.as_ref().unwrap().contains("`date -u -s '"));
+        }
     }
 
     #[test]

@@ -1,19 +1,33 @@
 use super::*;
-use crate::Level;
-use std::fs;
+use crate::{Findings, Level};
+use failback_hostdev::inventory_of;
+use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
 
 /// A machine made of files.
 struct Machine {
     directory: tempfile::TempDir,
-    facts: Facts,
+    retention: Result<Option<PathBuf>, String>,
+    io_uring: Option<String>,
+}
+
+fn check(host: &Host, retention: &Result<Option<PathBuf>, String>, io_uring: Option<&str>) -> Vec<Finding> {
+    let mut found = Findings::default();
+    let mut told = BTreeSet::new();
+    let mut tell = |name: &str, findings: Vec<Finding>| {
+        assert!(told.insert(name.to_owned()), "{name} is told twice");
+        assert!(findings.iter().all(|it| it.check == name), "{findings:?}");
+        found.answer(name, findings);
+    };
+    check_system(host, io_uring, &mut tell);
+    check_disks(host, &inventory_of(host), retention, &mut tell);
+    assert!(found.is_complete(), "{found:?}");
+    found.iter().cloned().collect()
 }
 
 impl Machine {
     fn new() -> Self {
-        let facts = Facts { retention: Ok(None), io_uring: None };
-        let machine = Self { directory: tempfile::tempdir().unwrap(), facts };
+        let machine = Self { directory: tempfile::tempdir().unwrap(), retention: Ok(None), io_uring: None };
         for directory in ["sys/dev/block", "sys/block", "proc/self", "dev", "etc/failback", "run/failback"] {
             fs::create_dir_all(machine.at(directory)).unwrap();
         }
@@ -59,7 +73,7 @@ impl Machine {
     }
 
     fn found(&self) -> Vec<Finding> {
-        check(&Host::below(self.directory.path()), &self.facts)
+        check(&Host::below(self.directory.path()), &self.retention, self.io_uring.as_deref())
     }
 
     /// The findings of one check.
@@ -81,7 +95,7 @@ impl Machine {
 fn every_check_says_something_and_every_trouble_has_a_fix() {
     let machine = Machine::new();
     let found = machine.found();
-    let names: Vec<_> = found.iter().map(|finding| finding.check).collect();
+    let names: Vec<_> = found.iter().map(|finding| finding.check.to_string()).collect();
     let wanted = "disk-uuid controllers retention io_uring clock ports custom-changes kernel free-space foreign-disks";
     assert_eq!(names, wanted.split(' ').collect::<Vec<_>>());
     for finding in found {
@@ -121,9 +135,9 @@ fn controllers_of_vmware() {
 fn a_retention_drive_in_every_state() {
     let mut machine = Machine::new();
     machine.one("retention", Level::Warn);
-    machine.facts.retention = Err("line 3 is wrong".into());
+    machine.retention = Err("line 3 is wrong".into());
     assert_eq!(machine.one("retention", Level::Fail).0, "line 3 is wrong");
-    machine.facts.retention = Ok(Some("/mnt/retention".into()));
+    machine.retention = Ok(Some("/mnt/retention".into()));
     assert!(machine.one("retention", Level::Fail).0.ends_with("is not there"));
     fs::create_dir_all(machine.at("mnt/retention")).unwrap();
     assert!(machine.one("retention", Level::Fail).0.contains("on the system's own file system"));
@@ -134,6 +148,11 @@ fn a_retention_drive_in_every_state() {
     machine.mounts("2 1 8:16 / /mnt rw - xfs /dev/sdb rw\n");
     let before: Vec<_> = machine.of("retention").iter().map(|it| it.level).collect();
     assert!(!before.contains(&Level::Fail), "whatever room the machine of this test has: {before:?}");
+    // A link to it is as good as its own name.
+    symlink("mnt/retention", machine.at("link")).unwrap();
+    machine.retention = Ok(Some("/link".into()));
+    let found = machine.of("retention");
+    assert!(found.iter().all(|it| it.level != Level::Fail), "{found:?}");
     // On a machine that guards disks its disk has to be among the own ones.
     machine.disk("sdb", 16, "vmw_pvscsi", Some("naa.2"));
     machine.write("run/failback/guard", "");
@@ -143,6 +162,61 @@ fn a_retention_drive_in_every_state() {
     assert_eq!(machine.one("foreign-disks", Level::Ok).0, "no foreign disk is attached");
     machine.write("etc/failback/own-disks", "retention naa.2\n");
     assert!(machine.of("retention").iter().all(|it| !it.fix.as_deref().unwrap_or_default().contains("own-disks")));
+}
+
+#[test]
+fn a_retention_drive_on_the_disk_of_the_system() {
+    let mut machine = Machine::new();
+    machine.retention = Ok(Some("/mnt".into()));
+    fs::create_dir_all(machine.at("mnt")).unwrap();
+    machine.disk("sda", 0, "vmw_pvscsi", Some("naa.1"));
+    machine.mounts("2 1 8:0 / /mnt rw - xfs /dev/sda rw\n");
+    let on_system = |machine: &Machine| {
+        let found = machine.of("retention").into_iter().filter(|it| it.message.contains("the disk of the system"));
+        found.map(|it| (it.level, it.fix.unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(on_system(&machine), []);
+    machine.write("etc/failback/own-disks", "system naa.1\n");
+    let found = on_system(&machine);
+    assert!(matches!(&*found, [(Level::Warn, fix)] if fix.starts_with("attach a disk")), "{found:?}");
+}
+
+#[test]
+fn the_line_that_records_a_retention_drive() {
+    const UUID: &str = "6000c2999176dd776e0123456789abcd";
+    let mut machine = Machine::new();
+    machine.retention = Ok(Some("/mnt".into()));
+    fs::create_dir_all(machine.at("mnt")).unwrap();
+    machine.disk("sda", 0, "vmw_pvscsi", None);
+    machine.mounts("2 1 8:0 / /mnt rw - xfs /dev/sda rw\n");
+    machine.write("run/failback/guard", "");
+    let fix = |machine: &Machine| {
+        let found = machine.of("retention").into_iter().filter_map(|it| it.fix);
+        found.filter(|fix| fix.contains("/etc/failback/own-disks")).collect::<Vec<_>>()
+    };
+    let found = fix(&machine);
+    assert!(matches!(&*found, [fix] if fix.contains("disk.EnableUUID = TRUE") && !fix.contains('`')), "{found:?}");
+    // A SCSI UUID is told as the kernel would tell it, and as what guards the machine understands it.
+    let bytes: Vec<_> = (0..16).map(|at| u8::from_str_radix(&UUID[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let page = [&[0, 0x83, 0, 20, 1, 3, 0, 16], bytes.as_slice()].concat();
+    fs::write(machine.at("sys/units/sda/0:0:0:0/vpd_pg83"), page).unwrap();
+    assert_eq!(fix(&machine), [format!("add the line `retention naa.{UUID}` to /etc/failback/own-disks")]);
+    machine.write("etc/failback/own-disks", &format!("retention naa.{UUID}\n"));
+    assert_eq!(fix(&machine), Vec::<String>::new());
+}
+
+#[test]
+fn a_foreign_disk_that_the_kernel_says_is_taken() {
+    let machine = Machine::new();
+    machine.disk("sda", 0, "vmw_pvscsi", Some("naa.1"));
+    machine.write("run/failback/guard", "");
+    let host = Host::below(machine.directory.path());
+    let mut disks = inventory_of(&host).unwrap();
+    disks[0].uses = vec![Use::Busy];
+    let found = disks::foreign(None, &disks);
+    let [Finding { level: Level::Fail, message, fix: Some(fix), .. }] = &*found else { panic!("{found:?}") };
+    assert!(message.ends_with("sda is foreign and in use by the kernel or by another program"), "{message}");
+    assert!(fix.contains("fuser -v ") && fix.contains("/usr/libexec/failback/apply-custom-changes"), "{fix}");
 }
 
 #[test]
@@ -171,14 +245,22 @@ fn foreign_disks_that_somebody_has() {
 fn io_uring_as_the_kernel_has_it() {
     let mut machine = Machine::new();
     assert_eq!(machine.one("io_uring", Level::Ok).0, "io_uring is in use");
-    machine.facts.io_uring = Some("this kernel has no io_uring".into());
+    machine.io_uring = Some("this kernel has no io_uring".into());
     assert_eq!(machine.one("io_uring", Level::Warn).0, "this kernel has no io_uring");
-    machine.write("proc/sys/kernel/io_uring_disabled", "2\n");
-    let (message, fix) = machine.one("io_uring", Level::Warn);
-    assert!(
-        message.contains("kernel.io_uring_disabled = 2") && fix.contains("kernel.io_uring_disabled=1"),
-        "{message}"
-    );
+    let administrator = "CapInh:\t0000000000000000\nCapEff:\t000001ffffffffff\n";
+    let user = "CapEff:\t0000000000000000\n";
+    for (setting, status, said, advice) in [
+        ("2", administrator, "switched off by kernel.io_uring_disabled = 2", "kernel.io_uring_disabled=1"),
+        ("2", user, "switched off by kernel.io_uring_disabled = 2", "kernel.io_uring_disabled=1"),
+        ("1", user, "leaves io_uring to root", "run failback as root"),
+        ("1", administrator, "kernel.io_uring_disabled = 1 does not forbid it", "system call filter"),
+        ("0", user, "kernel.io_uring_disabled = 0 does not forbid it", "system call filter"),
+    ] {
+        machine.write("proc/sys/kernel/io_uring_disabled", &format!("{setting}\n"));
+        machine.write("proc/self/status", status);
+        let (message, fix) = machine.one("io_uring", Level::Warn);
+        assert!(message.contains(said) && fix.contains(advice), "{setting} {message} {fix}");
+    }
 }
 
 #[test]
@@ -248,8 +330,7 @@ fn kernels() {
 
 #[test]
 fn this_machine_is_looked_at_without_harm() {
-    let facts = Facts { retention: Ok(None), io_uring: None };
-    let found = check(&Host::this(), &facts);
+    let found = check(&Host::this(), &Ok(None), None);
     assert!(found.len() >= 10, "{found:?}");
     assert!(found.iter().all(|it| !it.message.contains(char::is_control)));
     assert_eq!(super::system::free_space(&Host::below(Path::new("/nonexistent")))[0].level, Level::Ok);

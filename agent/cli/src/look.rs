@@ -115,8 +115,10 @@ impl Looking {
     /// Takes every answer. Returns why some are missing, if they are: nothing came for that long, or the look broke off.
     pub(crate) fn all(mut self, limit: Duration, mut take: impl FnMut(Answer)) -> Option<String> {
         loop {
-            match self.next(limit) {
+            // What it begins to ask counts as well as an answer: many disks may take their time, one after the other.
+            match self.next(limit.saturating_sub(self.silent_for())) {
                 Next::Answer(answer) => take(answer),
+                Next::Nothing if self.silent_for() < limit => {}
                 Next::Nothing => return Some(format!("no answer after {} s from {}", limit.as_secs(), self.asked())),
                 Next::Over { done: true } => return None,
                 Next::Over { done: false } => return Some(self.broken_off()),
@@ -249,6 +251,12 @@ mod tests {
         assert_eq!(asked("failback look"), None);
         assert_eq!(asked("failback check look"), None);
         assert_eq!(asked("failback"), None);
+    }
+
+    #[test]
+    fn many_that_take_their_time_are_no_silence() {
+        let script = r#"for number in 1 2 3 4 5 6; do echo '{"At":"a disk"}'; sleep 0.4; done; echo '"Done"'"#;
+        assert_eq!(sh(script).all(Duration::from_millis(1500), |_| {}), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{AccessFlags, faccessat};
 
+use crate::candidate::Candidate;
 use crate::identity::{DiskIdentity, DiskName};
 use crate::lookout::Lookout;
 use crate::open::{Access, Seen, SourceError, peek};
 use crate::sys;
-use crate::topology::{Host, Object};
+use crate::topology::{DevNum, Host, Object};
 use crate::uses::{Refusal, Use};
+use crate::writable;
 
 /// How often a claim is tried that someone stands in the way of whom nothing names: udev has a lock on a disk, and others
 /// have it opened exclusively, for the moment in which they look at it.
@@ -34,15 +37,20 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// that is half written, and two programs of ours off one image. The claim lasts until it and every descriptor cloned of
 /// it are closed, and ends with the process however that ends.
 ///
+/// What a loop device is attached to is opened with `O_EXCL` as well if it is a block device, until the claim is released or dropped.
+///
 /// Where the machine keeps foreign disks read-only, a claimed one is so too until [`make_writable`](Self::make_writable), and
-/// again from the moment when the claim is released or dropped, whatever it was before. If the process is killed, the disk
-/// stays writable: the next claim that ends mends that.
+/// again from the moment when the claim is released or dropped, whatever it was before. A program that ends otherwise calls
+/// [`protect_claimed_disks`](crate::protect_claimed_disks); if it is killed, the disk stays writable, and the next claim that ends
+/// mends that.
 #[derive(Debug)]
 pub struct Claim {
-    file: File,
+    file: Arc<File>,
     object: Object,
     identity: DiskIdentity,
     guarded: bool,
+    /// What lies under loop devices.
+    _beneath: Vec<File>,
 }
 
 /// Why a disk cannot be claimed. `uses` holds every reason that was found; the variant is the gravest of them.
@@ -199,33 +207,35 @@ impl ClaimError {
 }
 
 impl Claim {
-    /// Claims a block device or image for writing, and drops what the kernel has cached of it.
-    ///
-    /// A disk that the machine keeps read-only is claimed as it is. So that it is known to be the right one before anybody can
-    /// write to it, it becomes writable in a step of its own.
+    /// Claims a block device or image for writing, whichever it is: a [`Candidate`] that was not looked at.
     ///
     /// # Errors
     ///
-    /// When anybody uses it, it cannot be written to, or nobody can tell. Nothing has been changed then.
+    /// As [`Candidate::claim`].
     pub fn target(path: &Path) -> Result<Self, ClaimError> {
+        Candidate::open(path)?.claim()
+    }
+
+    pub(crate) fn of(candidate: &Candidate) -> Result<Self, ClaimError> {
         let host = Host::this();
-        let seen = peek(path)?;
-        // First without opening, so that a refusal names the reason and an innocent disk is not even opened for writing.
-        let guarded = check(&host, &seen)?;
-        let file = open_alone(&host, &seen)?;
+        let Candidate { seen, checked, identity, .. } = candidate;
+        let file = open_alone(&host, seen)?;
         let read_only = match seen.object {
             Object::Block(_) => sys::is_read_only(file.as_fd()).map_err(SourceError::io(&seen.name, "look at"))?,
             Object::File { .. } => false,
         };
-        if read_only && !guarded {
+        if read_only && !checked.guarded {
             return Err(ClaimError::refused(&seen.name, vec![Use::ReadOnly]));
         }
-        lock(&host, &seen, &file)?;
+        lock(&host, seen, &file)?;
+        let beneath = open_beneath(&host, seen, &checked.beneath)?;
         // Again, for what came between looking and claiming. From here on only a loop device could still be attached.
-        let guarded = check(&host, &seen)?;
-        let identity = seen.identify(&host, &file)?;
+        if check(&host, seen)? != *checked || seen.identify(&host, &file)? != *identity {
+            return Err(SourceError::Replaced { name: seen.name.clone() }.into());
+        }
         drop_caches(&file, seen.object).map_err(SourceError::io(&seen.name, "drop the caches of"))?;
-        Ok(Self { file, object: seen.object, identity, guarded })
+        let (identity, guarded) = (identity.clone(), checked.guarded);
+        Ok(Self { file: Arc::new(file), object: seen.object, identity, guarded, _beneath: beneath })
     }
 
     /// Makes a disk that the machine keeps read-only writable, for as long as the claim lasts. Of any other there is nothing to be
@@ -239,7 +249,7 @@ impl Claim {
             return Ok(());
         }
         let name = self.identity.name();
-        match sys::set_read_only(self.file.as_fd(), false) {
+        match writable::make_writable(&self.file) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(ClaimError::refused(&name, vec![Use::Forbidden]));
             }
@@ -280,7 +290,7 @@ impl Claim {
     pub fn release(mut self) -> io::Result<()> {
         let flushed = drop_caches(&self.file, self.object);
         let guarded = std::mem::take(&mut self.guarded);
-        let set = if guarded { sys::set_read_only(self.file.as_fd(), true) } else { Ok(()) };
+        let set = if guarded { writable::make_read_only(&self.file) } else { Ok(()) };
         flushed.and(set)
     }
 }
@@ -289,7 +299,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if self.guarded {
             // If this fails, the disk is writable and idle; nobody who could mend it better can be told here.
-            let _ = sys::set_read_only(self.file.as_fd(), true);
+            let _ = writable::make_read_only(&self.file);
         }
     }
 }
@@ -327,9 +337,10 @@ pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, V
     } else {
         uses.extend(may_not_write(&seen.name.given));
     }
+    let beneath = lookout.devices_under_loops(seen.object).map_err(|it| SourceError::blind(&seen.name, it))?;
     if let Object::Block(_) = seen.object
         && uses.is_empty()
-        && is_taken(seen)
+        && (is_taken(seen) || nodes(host, &beneath)?.iter().any(is_taken))
     {
         uses.push(Use::Busy);
     }
@@ -346,12 +357,37 @@ pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, V
 
 /// Whether somebody has it opened exclusively, for longer than it takes to look at it as this does.
 fn is_taken(seen: &Seen) -> bool {
-    (0..ATTEMPTS_LOOK).all(|attempt| {
-        if attempt > 0 {
-            thread::sleep(PATIENCE);
+    open_patiently(seen, ATTEMPTS_LOOK).is_err_and(|error| is_busy(&error))
+}
+
+/// Opens it for reading, alone; tries again while somebody has it exclusively.
+fn open_patiently(seen: &Seen, attempts: u32) -> Result<File, SourceError> {
+    let mut left = attempts;
+    loop {
+        left = left.saturating_sub(1);
+        match seen.open(Access::ReadAlone) {
+            Err(error) if is_busy(&error) && left > 0 => thread::sleep(PATIENCE),
+            opened => return opened,
         }
-        seen.open(Access::ReadAlone).is_err_and(|error| is_busy(&error))
-    })
+    }
+}
+
+/// The nodes of block devices, looked at.
+fn nodes(host: &Host, devices: &[DevNum]) -> Result<Vec<Seen>, SourceError> {
+    let looked_at = devices.iter().map(|device| {
+        let seen = peek(&host.dev.join(host.kernel_name(*device).unwrap_or_else(|| device.to_string())))?;
+        if seen.object == Object::Block(*device) { Ok(seen) } else { Err(SourceError::Replaced { name: seen.name }) }
+    });
+    looked_at.collect()
+}
+
+/// Opens what lies under the loop devices that `seen` consists of, so that nobody else gets it meanwhile.
+fn open_beneath(host: &Host, seen: &Seen, devices: &[DevNum]) -> Result<Vec<File>, ClaimError> {
+    let opened = nodes(host, devices)?.into_iter().map(|under| match open_patiently(&under, ATTEMPTS) {
+        Err(error) if is_busy(&error) => Err(ClaimError::refused(&seen.name, vec![Use::Busy])),
+        opened => Ok(opened?),
+    });
+    opened.collect()
 }
 
 /// Everyone who uses it, those with a lock on it among them.
@@ -366,16 +402,25 @@ fn named_uses(host: &Host, seen: &Seen) -> Result<Vec<Use>, SourceError> {
     Lookout::new(host).map_err(blind)?.uses(seen.object).map_err(blind)
 }
 
-/// Refuses what is in use, and says whether the machine keeps it read-only; locks are left to [`lock`], since ours is among
-/// them later.
-fn check(host: &Host, seen: &Seen) -> Result<bool, ClaimError> {
+/// What is to be known of a disk that nobody uses.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// Whether the machine keeps it read-only.
+    guarded: bool,
+    /// The block devices that lie under it by way of loop devices.
+    beneath: Vec<DevNum>,
+}
+
+/// Refuses what is in use; locks on it are left to [`lock`], since ours is among them later.
+pub(crate) fn check(host: &Host, seen: &Seen) -> Result<Checked, ClaimError> {
     let blind = |it| SourceError::blind(&seen.name, it);
     let lookout = Lookout::new(host).map_err(blind)?;
     let found = lookout.uses(seen.object).map_err(blind)?;
     if !found.is_empty() {
         return Err(ClaimError::refused(&seen.name, found));
     }
-    Ok(lookout.guards(seen.object).map_err(blind)?)
+    let beneath = lookout.devices_under_loops(seen.object).map_err(blind)?;
+    Ok(Checked { guarded: lookout.guards(seen.object).map_err(blind)?, beneath })
 }
 
 fn open_alone(host: &Host, seen: &Seen) -> Result<File, ClaimError> {
@@ -403,7 +448,7 @@ fn is_busy(error: &SourceError) -> bool {
 }
 
 /// Tells write protection and missing permission from other failures to open.
-fn not_writable(seen: &Seen, error: SourceError) -> ClaimError {
+pub(crate) fn not_writable(seen: &Seen, error: SourceError) -> ClaimError {
     match error {
         SourceError::Io { source, .. } if source.raw_os_error() == Some(libc::EROFS) => {
             ClaimError::refused(&seen.name, vec![Use::ReadOnly])

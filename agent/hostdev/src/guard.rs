@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use crate::topology::{DevNum, Host, LoopDevice, Object};
+use crate::topology::{DevNum, Host, LoopDevice};
 use crate::vpd::ScsiUuid;
 
 /// The machine's own disks. Where this file is, all other disks are guarded.
@@ -93,24 +93,9 @@ impl Host {
 
     /// The whole disks, or the loop devices over files, that a block device consists of: itself, if it is one.
     pub(crate) fn disks_below(&self, device: DevNum, loops: &[LoopDevice]) -> io::Result<BTreeSet<DevNum>> {
-        let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
-        let mut pending = vec![device];
-        while let Some(next) = pending.pop() {
-            if !seen.insert(next) {
-                continue;
-            }
-            let mut below = self.slaves(next)?;
-            below.extend(self.whole_disk(next));
-            below.extend(loops.iter().filter(|it| it.device == next).filter_map(|it| match it.backing {
-                Some(Object::Block(under)) => Some(under),
-                _ => None,
-            }));
-            if below.is_empty() {
-                found.insert(next);
-            }
-            pending.extend(below);
-        }
-        Ok(found)
+        let below = self.floors_below(device, loops)?.into_iter();
+        let disks = below.filter(|(_, below)| below.iter().all(|object| object.device().is_none()));
+        Ok(disks.map(|(device, _)| device).collect())
     }
 }
 
@@ -119,6 +104,7 @@ mod tests {
     use super::*;
     use crate::lookout::Lookout;
     use crate::synthetic::Machine;
+    use crate::topology::Object;
     use crate::uses::Use;
 
     fn record(machine: &Machine, text: &str) {

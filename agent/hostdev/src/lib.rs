@@ -1,7 +1,8 @@
 //! Linux disks: what is at a path, who uses it, which disk it is, and claiming it for writing.
 //!
 //! - [`Source`] opens a disk or image for reading and tells who could write to it meanwhile.
-//! - [`Claim`] opens a target disk for writing, exclusively, or says in one sentence why not and what to do.
+//! - [`Candidate`] opens a target disk for reading, so that it can be seen which one it is.
+//! - [`Claim`] opens it for writing, exclusively, or says in one sentence why not and what to do.
 //! - [`look`] tells the same beforehand, without claiming.
 //! - [`inventory`] looks at every attached disk.
 //!
@@ -11,11 +12,14 @@
 //! device and inode number, and every statement about a disk is read from its opened descriptor. Disks are recognised by
 //! number, never by name; names are for people. When procfs or sysfs cannot be read, the answer is an error, not "unused".
 //!
+//! A loop device is used by everybody who uses what it is attached to: the kernel keeps nobody away from that.
+//!
 //! A disk whose SCSI UUID another attached disk shows too is no target, and neither is the other. Two paths to one disk show one
 //! UUID by right: while multipath has them, they are refused because it holds them; while it has not, they are two disks that
 //! nobody can tell apart.
 
 mod attached;
+mod candidate;
 mod claim;
 mod enable_uuid;
 mod guard;
@@ -33,7 +37,9 @@ mod topology;
 mod transport;
 mod uses;
 mod vpd;
+mod writable;
 
+pub use candidate::Candidate;
 pub use claim::{Claim, ClaimError, look};
 pub use enable_uuid::UuidProblem;
 pub use identity::{DiskIdentity, DiskName, Medium};
@@ -46,3 +52,4 @@ pub use topology::Host;
 pub use transport::{ScsiAddress, Transport};
 pub use uses::{Use, plain};
 pub use vpd::{ScsiUuid, ScsiUuidError};
+pub use writable::{protect_claimed_disks, protect_on_panic};

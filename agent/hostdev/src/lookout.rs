@@ -13,6 +13,9 @@ use crate::proctext::{self, FileLock, Mount};
 use crate::topology::{Anchor, DevNum, Host, LoopDevice, Object};
 use crate::uses::Use;
 
+/// What cannot be read where a loop device is attached to something that nobody names.
+pub(crate) const LOOP_BACKING: &str = "what a loop device is attached to";
+
 /// What the kernel says at one moment about mounts, swaps and loop devices.
 pub(crate) struct Lookout<'a> {
     host: &'a Host,
@@ -66,19 +69,40 @@ impl<'a> Lookout<'a> {
         Ok(self.disks.get_or_init(|| disks))
     }
 
-    /// Everyone who uses `disk`, and the other disks that go by its UUID; the gravest first.
+    /// Everyone who uses `disk` or what lies under it, and the other disks that go by its UUID; the gravest first. Of locks only
+    /// those on what lies under it are told.
     pub(crate) fn uses(&self, disk: Object) -> Result<Vec<Use>, Blind> {
         let family = self.family(disk)?;
-        let mut uses = self.runs_from(disk)?;
+        let mut uses = self.runs_from(&family)?;
         uses.extend(self.mounted(&family));
-        uses.extend(self.swapped(disk, &family));
+        uses.extend(self.swapped(&family));
         uses.extend(self.held(&family)?);
-        for device in self.loops.iter().filter(|it| it.backing == Some(disk) || is_over(it, &family)) {
+        for device in self.loops.iter().filter(|it| family.is_shown_by(it)) {
             uses.push(Use::Loop { device: format!("/dev/{}", device.name), writable: device.writable });
         }
         uses.extend(self.kept_from(disk)?);
-        uses.extend(self.duplicated(disk)?);
+        for root in &family.roots {
+            uses.extend(self.duplicated(*root)?);
+        }
+        for root in family.beneath() {
+            uses.extend(self.host.locked_under_loops(root));
+        }
         Ok(uses)
+    }
+
+    /// What the loop devices that `disk` consists of are attached to, block devices only: whoever has one of them exclusively has this disk.
+    ///
+    /// # Errors
+    ///
+    /// Also when nobody can tell what one of them is attached to.
+    pub(crate) fn devices_under_loops(&self, disk: Object) -> Result<Vec<DevNum>, Blind> {
+        let family = self.family(disk)?;
+        let unknown = |it: &&LoopDevice| family.through.contains(&it.device) && it.backing.is_none();
+        if self.loops.iter().find(unknown).is_some() {
+            let source = io::Error::new(io::ErrorKind::NotFound, "neither its driver nor its path tells");
+            return Err(Blind { what: LOOP_BACKING, source });
+        }
+        Ok(family.beneath().filter_map(Object::device).collect())
     }
 
     /// What the guard of this machine has against writing to `disk`.
@@ -131,11 +155,32 @@ impl<'a> Lookout<'a> {
     pub(crate) fn writers(&self, disk: Object) -> Result<Vec<Use>, Blind> {
         let family = self.family(disk)?;
         let mounted = self.mounted(&family).into_iter().filter(|it| matches!(it, Use::Mounted { writable: true, .. }));
-        Ok(mounted.chain(self.swapped(disk, &family)).collect())
+        Ok(mounted.chain(self.swapped(&family)).collect())
     }
 
-    fn family(&self, disk: Object) -> Result<BTreeSet<DevNum>, Blind> {
-        self.host.above(disk, &self.loops).map_err(|source| Blind { what: "/sys/dev/block", source })
+    /// All that shares bytes with `disk`: what lies on it, and what lies on that which it shows as, or through, a loop device.
+    ///
+    /// A device that others are made of has a holder, and nobody but that writes to it; so such floors are passed by on the way
+    /// down. A loop device leaves what it is attached to open to everybody.
+    fn family(&self, disk: Object) -> Result<Family, Blind> {
+        let blind = |source| Blind { what: "/sys/dev/block", source };
+        let below = match disk {
+            Object::Block(device) => self.host.floors_below(device, &self.loops).map_err(blind)?,
+            Object::File { .. } => BTreeMap::new(),
+        };
+        let (through, others): (Vec<_>, Vec<_>) =
+            self.loops.iter().cloned().partition(|it| below.contains_key(&it.device));
+        let mut family = Family {
+            roots: vec![disk],
+            devices: self.host.above(disk, &self.loops).map_err(blind)?,
+            through: through.iter().map(|it| it.device).collect(),
+        };
+        for root in through.iter().filter_map(|it| it.backing) {
+            // Without the loop devices on the way: what lies on them and is no part of this disk does not disturb it.
+            family.devices.extend(self.host.above(root, &others).map_err(blind)?);
+            family.roots.push(root);
+        }
+        Ok(family)
     }
 
     /// The block devices that a mounted file system lies on.
@@ -152,11 +197,11 @@ impl<'a> Lookout<'a> {
         others.copied().chain([source]).collect()
     }
 
-    fn mounted(&self, family: &BTreeSet<DevNum>) -> Vec<Use> {
+    fn mounted(&self, family: &Family) -> Vec<Use> {
         let mut found: Vec<Use> = Vec::new();
         let mut seen = BTreeSet::new();
         for mount in &self.mounts {
-            if self.devices_of(mount).is_disjoint(family) || !seen.insert((mount.device, &mount.at)) {
+            if self.devices_of(mount).is_disjoint(&family.devices) || !seen.insert((mount.device, &mount.at)) {
                 continue;
             }
             found.push(Use::Mounted {
@@ -169,35 +214,36 @@ impl<'a> Lookout<'a> {
         found
     }
 
-    fn swapped(&self, disk: Object, family: &BTreeSet<DevNum>) -> Vec<Use> {
+    fn swapped(&self, family: &Family) -> Vec<Use> {
         let on_disk = |path: &&PathBuf| match Object::at(path) {
-            Some(Object::Block(device)) => family.contains(&device),
-            other => other == Some(disk),
+            Some(Object::Block(device)) => family.devices.contains(&device),
+            other => other.is_some_and(|file| family.roots.contains(&file)),
         };
         self.swaps.iter().filter(on_disk).map(|path| Use::Swap { on: path.to_string_lossy().into_owned() }).collect()
     }
 
-    fn held(&self, family: &BTreeSet<DevNum>) -> Result<Vec<Use>, Blind> {
+    fn held(&self, family: &Family) -> Result<Vec<Use>, Blind> {
         let mut holders = BTreeSet::new();
-        for device in family {
+        for device in &family.devices {
             holders.extend(self.host.holders(*device).map_err(|source| Blind { what: "/sys/dev/block", source })?);
         }
         let mut found: Vec<Use> =
             holders.into_iter().map(|device| Use::Held { by: self.host.spoken_name(device) }).collect();
         let mounted: BTreeSet<DevNum> = self.mounts.iter().flat_map(|mount| self.devices_of(mount)).collect();
         for (uuid, members) in &self.btrfs {
-            if members.iter().any(|it| family.contains(it)) && !members.iter().any(|it| mounted.contains(it)) {
+            if members.iter().any(|it| family.devices.contains(it)) && !members.iter().any(|it| mounted.contains(it)) {
                 found.push(Use::Held { by: format!("the btrfs file system {uuid}") });
             }
         }
         Ok(found)
     }
 
-    /// Whether the running system lies on `disk`.
-    fn runs_from(&self, disk: Object) -> Result<Vec<Use>, Blind> {
+    /// What of the running system lies there.
+    fn runs_from(&self, family: &Family) -> Result<Vec<Use>, Blind> {
         let mut found = Vec::new();
         for anchor in self.host.anchors()? {
-            if self.below(&anchor).contains(&disk) {
+            let below = self.below(&anchor)?;
+            if family.roots.iter().any(|root| below.contains(root)) {
                 found.push(Use::RunsFrom { what: anchor.what.to_owned() });
             }
         }
@@ -206,7 +252,7 @@ impl<'a> Lookout<'a> {
 
     /// All block devices and files below the file system that holds `anchor`: through partitions, slaves, the backing
     /// files of loop devices and the layers of overlays, down to the disks.
-    pub(crate) fn below(&self, anchor: &Anchor) -> BTreeSet<Object> {
+    pub(crate) fn below(&self, anchor: &Anchor) -> Result<BTreeSet<Object>, Blind> {
         let mut seen = BTreeSet::new();
         let mut walked = BTreeSet::new();
         let mut file_systems = vec![(anchor.device, anchor.path.clone())];
@@ -214,27 +260,19 @@ impl<'a> Lookout<'a> {
             if !walked.insert((device, path.clone())) {
                 continue;
             }
-            let mut todo = self.base_of(device, &path, &mut file_systems);
-            while let Some(device) = todo.pop() {
-                if !seen.insert(Object::Block(device)) {
-                    continue;
-                }
-                // A device that vanishes during the walk is none the system runs from.
-                todo.extend(self.host.slaves(device).unwrap_or_default());
-                todo.extend(self.host.whole_disk(device));
-                for it in self.loops.iter().filter(|it| it.device == device) {
-                    match it.backing {
-                        Some(Object::Block(under)) => todo.push(under),
-                        Some(file @ Object::File { device, .. }) => {
-                            seen.insert(file);
-                            file_systems.push((device, it.backing_path.clone()));
-                        }
-                        None => {}
+            for base in self.base_of(device, &path, &mut file_systems) {
+                let below = self.host.floors_below(base, &self.loops);
+                let below = below.map_err(|source| Blind { what: "/sys/dev/block", source })?;
+                for it in self.loops.iter().filter(|it| below.contains_key(&it.device)) {
+                    if let Some(Object::File { device, .. }) = it.backing {
+                        file_systems.push((device, it.backing_path.clone()));
                     }
                 }
+                seen.insert(Object::Block(base));
+                seen.extend(below.into_values().flatten());
             }
         }
-        seen
+        Ok(seen)
     }
 
     /// The block devices directly below the file system that holds `path`; the layers of an overlay go to `layers`.
@@ -255,8 +293,30 @@ impl<'a> Lookout<'a> {
     }
 }
 
-fn is_over(device: &LoopDevice, family: &BTreeSet<DevNum>) -> bool {
-    matches!(device.backing, Some(Object::Block(under)) if family.contains(&under))
+/// All that shares bytes with a disk.
+struct Family {
+    /// The disk itself, and what the loop devices that it consists of are attached to.
+    roots: Vec<Object>,
+    /// The block devices that lie on any of these.
+    devices: BTreeSet<DevNum>,
+    /// The loop devices that it consists of.
+    through: BTreeSet<DevNum>,
+}
+
+impl Family {
+    /// What the loop devices that the disk consists of are attached to.
+    fn beneath(&self) -> impl Iterator<Item = Object> {
+        self.roots.iter().skip(1).copied()
+    }
+
+    /// Whether a loop device that the disk does not consist of shows a part of it.
+    fn is_shown_by(&self, device: &LoopDevice) -> bool {
+        let is_here = |backing: Object| match backing {
+            Object::Block(under) => self.devices.contains(&under),
+            file @ Object::File { .. } => self.roots.contains(&file),
+        };
+        !self.through.contains(&device.device) && device.backing.is_some_and(is_here)
+    }
 }
 
 impl Host {
@@ -305,17 +365,36 @@ impl Host {
 
     /// The locks that others have on an opened file or device node.
     pub(crate) fn locks_on(&self, metadata: &fs::Metadata) -> Vec<FileLock> {
-        let device = DevNum::new(metadata.dev());
+        self.locks_on_inode(DevNum::new(metadata.dev()), metadata.ino())
+    }
+
+    fn locks_on_inode(&self, device: DevNum, inode: u64) -> Vec<FileLock> {
         let text = fs::read(self.proc.join("locks")).unwrap_or_default();
         let mut found = proctext::locks(&text);
-        found.retain(|lock| lock.device == device && lock.inode == metadata.ino());
+        found.retain(|lock| lock.device == device && lock.inode == inode);
         found
     }
 
     /// The holders of such locks, as uses of a disk.
     pub(crate) fn locked(&self, metadata: &fs::Metadata, block_device: bool) -> Vec<Use> {
+        self.holders_of(self.locks_on(metadata), block_device)
+    }
+
+    /// The same of what a loop device is attached to.
+    fn locked_under_loops(&self, object: Object) -> Vec<Use> {
+        match object {
+            Object::File { device, inode } => self.holders_of(self.locks_on_inode(device, inode), false),
+            Object::Block(device) => {
+                let node = self.kernel_name(device).map(|name| self.dev.join(name));
+                let node = node.and_then(|node| fs::metadata(node).ok());
+                node.map(|node| self.locked(&node, true)).unwrap_or_default()
+            }
+        }
+    }
+
+    fn holders_of(&self, locks: Vec<FileLock>, block_device: bool) -> Vec<Use> {
         let mut found = BTreeMap::new();
-        for lock in self.locks_on(metadata) {
+        for lock in locks {
             // udev takes a shared lock on a whole disk for the moment in which it looks at it.
             let passing = block_device && lock.whole && !lock.exclusive;
             if !passing {

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::guard::OWN_DISKS;
 use crate::identity::{DiskIdentity, DiskName};
-use crate::lookout::Blind;
+use crate::lookout::{Blind, LOOP_BACKING};
 use crate::topology::{Host, Object};
 use crate::uses::plain_path;
 
@@ -76,10 +76,10 @@ pub enum SourceError {
 
 /// What helps where something cannot be read.
 fn what_to_do(what: &str) -> &'static str {
-    if what == OWN_DISKS {
-        "write each of its lines as a role, system or retention, and a WWID"
-    } else {
-        "make sure that /proc and /sys are mounted"
+    match what {
+        OWN_DISKS => "write each of its lines as a role, system or retention, and a WWID",
+        LOOP_BACKING => "detach that (`losetup -d`), and name what it shows instead",
+        _ => "make sure that /proc and /sys are mounted",
     }
 }
 

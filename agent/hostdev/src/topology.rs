@@ -1,6 +1,6 @@
 //! How block devices lie on each other: partitions, holders, slaves and loop devices, as sysfs tells it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -63,6 +63,14 @@ impl Object {
             Some(Self::File { device: DevNum::new(metadata.dev()), inode: metadata.ino() })
         } else {
             None
+        }
+    }
+
+    /// The number of a block device.
+    pub(crate) const fn device(self) -> Option<DevNum> {
+        match self {
+            Self::Block(device) => Some(device),
+            Self::File { .. } => None,
         }
     }
 
@@ -266,6 +274,34 @@ impl Host {
             backing if !backing.is_anonymous() => Object::Block(backing),
             _ => Object::File { device: DevNum::new(info.device), inode: info.inode },
         })
+    }
+
+    /// What a block device directly consists of: what it is made of, the disk that it is a part of, and what it is attached to if it
+    /// is a loop device.
+    fn directly_below(&self, device: DevNum, loops: &[LoopDevice]) -> io::Result<Vec<Object>> {
+        let devices = self.slaves(device)?.into_iter().chain(self.whole_disk(device)).map(Object::Block);
+        let attached = loops.iter().filter(|it| it.device == device).filter_map(|it| it.backing);
+        Ok(devices.chain(attached).collect())
+    }
+
+    /// Everything that `start` consists of, itself included, down to the disks and to the files under loop devices; each block device
+    /// with what is directly below it.
+    pub(crate) fn floors_below(
+        &self,
+        start: DevNum,
+        loops: &[LoopDevice],
+    ) -> io::Result<BTreeMap<DevNum, Vec<Object>>> {
+        let mut found = BTreeMap::new();
+        let mut todo = vec![start];
+        while let Some(device) = todo.pop() {
+            if found.contains_key(&device) {
+                continue;
+            }
+            let below = self.directly_below(device, loops)?;
+            todo.extend(below.iter().filter_map(|object| object.device()));
+            found.insert(device, below);
+        }
+        Ok(found)
     }
 
     /// Everything that lies on `start`, itself included: its partitions, what holds it or them, loop devices over any of

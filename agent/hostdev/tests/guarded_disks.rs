@@ -6,14 +6,15 @@
 mod common;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use common::{Bench, Loop, Mount, is_inside, run, run_inside};
-use failback_hostdev::{Claim, ClaimError, Use, inventory, look};
+use failback_hostdev::{Candidate, Claim, ClaimError, Use, inventory, look, protect_claimed_disks, protect_on_panic};
 
 /// A loop device that is read-only, and gives its mark back: the kernel keeps it for whoever has the device next.
 struct Guarded(Loop);
@@ -111,21 +112,39 @@ fn however_a_claim_ends_the_disk_is_read_only_again() {
     assert!(device.is_read_only());
 }
 
-#[test]
-fn after_a_kill_the_next_claim_mends_it() {
-    const NAME: &str = "after_a_kill_the_next_claim_mends_it";
-    if let Some(path) = std::env::var_os("FAILBACK_TEST_HOLD") {
-        let mut claim = Claim::target(Path::new(&path)).unwrap();
-        claim.make_writable().unwrap();
-        writeln!(std::io::stdout(), "writable").unwrap();
-        std::thread::sleep(std::time::Duration::from_secs(60));
-        return;
+/// The process of the test that has a disk claimed and writable. How it ends is said by `FAILBACK_TEST_END`.
+fn hold_and_end(path: &std::ffi::OsStr) {
+    let end = std::env::var("FAILBACK_TEST_END").unwrap();
+    if end.starts_with("abort") {
+        // As a panic ends where panics abort: the hook is called, and nothing is dropped.
+        std::panic::set_hook(Box::new(|_| std::process::abort()));
     }
-    let Some((bench, _run)) = guarded_bench(NAME) else { return };
-    let device = Guarded::new(&bench, &[]);
+    if end != "abort unprotected" {
+        protect_on_panic();
+    }
+    let mut claim = Claim::target(Path::new(path)).unwrap();
+    claim.make_writable().unwrap();
+    write(&claim).unwrap();
+    println!("writable");
+    match end.as_str() {
+        "kill" => std::thread::sleep(std::time::Duration::from_secs(60)),
+        "exit" => {
+            protect_claimed_disks();
+            assert_eq!(write(&claim), Err(Some(libc::EPERM)));
+            let error = claim.make_writable().unwrap_err();
+            assert!(std::error::Error::source(&error).unwrap().to_string().contains("about to end"), "{error:?}");
+            std::process::exit(0);
+        }
+        _ => panic!("the program has a fault"),
+    }
+}
+
+/// Runs the named test again as such a process, and waits until the disk is writable.
+fn holder(test: &str, device: &Guarded, end: &str) -> Child {
     let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", NAME, "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env("FAILBACK_TEST_HOLD", device.path())
+        .env("FAILBACK_TEST_END", end)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -135,6 +154,36 @@ fn after_a_kill_the_next_claim_mends_it() {
         line.clear();
         assert_ne!(output.read_line(&mut line).unwrap(), 0, "the holder ended");
     }
+    holder
+}
+
+#[test]
+fn a_program_that_ends_without_dropping_its_claim_leaves_the_disk_read_only() {
+    const NAME: &str = "a_program_that_ends_without_dropping_its_claim_leaves_the_disk_read_only";
+    if let Some(path) = std::env::var_os("FAILBACK_TEST_HOLD") {
+        return hold_and_end(&path);
+    }
+    let Some((bench, _run)) = guarded_bench(NAME) else { return };
+    let device = Guarded::new(&bench, &[]);
+    for (end, signal, read_only) in
+        [("abort unprotected", Some(libc::SIGABRT), false), ("abort", Some(libc::SIGABRT), true), ("exit", None, true)]
+    {
+        let ended = holder(NAME, &device, end).wait().unwrap();
+        assert_eq!(ended.signal(), signal, "{end}: {ended}");
+        assert_eq!(device.is_read_only(), read_only, "{end}");
+        run("blockdev", &["--setro".as_ref(), device.path().as_os_str()]);
+    }
+}
+
+#[test]
+fn after_a_kill_the_next_claim_mends_it() {
+    const NAME: &str = "after_a_kill_the_next_claim_mends_it";
+    if let Some(path) = std::env::var_os("FAILBACK_TEST_HOLD") {
+        return hold_and_end(&path);
+    }
+    let Some((bench, _run)) = guarded_bench(NAME) else { return };
+    let device = Guarded::new(&bench, &[]);
+    let mut holder = holder(NAME, &device, "kill");
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert!(!device.is_read_only(), "nobody was there to mend it");
@@ -171,6 +220,20 @@ fn a_partition_is_no_target_where_disks_are_guarded() {
     let wanted = format!("name {} as a whole", device.path().display());
     assert!(error.to_string().contains(&wanted), "{error}");
     assert!(device.is_read_only());
+}
+
+/// The claim is of the disk that was looked at, or there is none.
+#[test]
+fn a_disk_that_changed_since_it_was_looked_at_is_not_claimed() {
+    let Some(bench) = Bench::new() else { return };
+    let device = Loop::attach(&bench.image("disk"), &[]);
+    let candidate = Candidate::open(&device.path).unwrap();
+    assert_eq!(candidate.identity().size.get(), 64 << 20);
+    File::options().write(true).open(bench.path("disk")).unwrap().set_len(65 << 20).unwrap();
+    run("losetup", &["-c".as_ref(), device.path.as_os_str()]);
+    let error = candidate.claim().unwrap_err();
+    assert!(error.to_string().contains("was replaced by something else"), "{error}");
+    Candidate::open(&device.path).unwrap().claim().unwrap().release().unwrap();
 }
 
 /// A console, a check and a list may look at the same moment: none of them takes another for somebody who uses the disk.

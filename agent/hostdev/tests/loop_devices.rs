@@ -248,6 +248,83 @@ fn loop_devices_over_the_target_are_refused() {
     claimable(&hard_link);
 }
 
+/// Whoever uses a disk uses the loop devices over it, too: the kernel lets anybody attach one and write through it.
+#[test]
+fn a_loop_device_is_no_way_round_who_uses_what_it_shows() {
+    const NAME: &str = "a_loop_device_is_no_way_round_who_uses_what_it_shows";
+    let Some(bench) = Bench::new() else { return };
+    if !is_inside() {
+        return run_inside(NAME);
+    }
+    let device = bench.device("disk");
+    let partition = device.with_partition();
+    let at = bench.directory("srv");
+    run("mkfs.ext4", &[Path::new("-q"), &partition]);
+    {
+        let over = Loop::attach(&device.path, &[]);
+        let over_that = Loop::attach(&over.path, &[]);
+        let mounted = Mount::new(&partition, &at, "rw");
+        let error = refused(&over_that.path, &["mounted"]);
+        assert!(matches!(error, ClaimError::Mounted { .. }));
+        let wanted = format!("is mounted at {} (from {})", at.display(), partition.display());
+        assert!(error.to_string().contains(&wanted), "{error}");
+        let source = Source::open(&over_that.path).unwrap();
+        assert_eq!(kinds(&source.writable_uses().unwrap()), ["mounted"]);
+        drop(mounted);
+        assert_eq!(source.writable_uses().unwrap(), []);
+        // As nobody uses it, it is a disk as any other, and what lies under it is claimed with it.
+        let claim = Claim::target(&over_that.path).unwrap();
+        let exclusively = |path: &Path| {
+            use std::os::unix::fs::OpenOptionsExt;
+            File::options().read(true).custom_flags(libc::O_EXCL).open(path)
+        };
+        for under in [&over.path, &device.path] {
+            assert_eq!(exclusively(under).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        }
+        claim.release().unwrap();
+        // Somebody whom the kernel does not name.
+        let somebody = exclusively(&device.path).unwrap();
+        refused(&over_that.path, &["busy"]);
+        drop(somebody);
+        claimable(&over_that.path);
+    }
+    let over = Loop::attach(&partition, &[]);
+    let swap = Swap::on(&partition);
+    refused(&over.path, &["swap"]);
+    drop(swap);
+    claimable(&over.path);
+}
+
+/// The file system that an image lies on is in use, and its image is not; but whoever uses the image uses the loop devices over it.
+#[test]
+fn a_loop_device_is_no_way_round_who_uses_the_image() {
+    const NAME: &str = "a_loop_device_is_no_way_round_who_uses_the_image";
+    let Some(bench) = Bench::new() else { return };
+    if !is_inside() {
+        return run_inside(NAME);
+    }
+    let outer = bench.device("outer");
+    let at = bench.directory("srv");
+    run("mkfs.ext4", &[Path::new("-q"), &outer.path]);
+    let _mounted = Mount::new(&outer.path, &at, "rw");
+    let image = at.join("image");
+    std::fs::write(&image, vec![0; 8 << 20]).unwrap();
+    let inner = Loop::attach(&image, &[]);
+    claimable(&inner.path);
+    let again = Loop::attach(&image, &[]);
+    refused(&inner.path, &["loop"]);
+    drop(again);
+    let machine = File::open(&image).unwrap();
+    let lock = libc::flock { l_type: 0, l_whence: 0, l_start: 100, l_len: 1, l_pid: 0 };
+    nix::fcntl::fcntl(&machine, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    refused(&inner.path, &["locked"]);
+    drop(machine);
+    let swap = Swap::on(&image);
+    refused(&inner.path, &["swap"]);
+    drop(swap);
+    claimable(&inner.path);
+}
+
 #[test]
 fn an_image_is_claimed_once_at_a_time() {
     let Some(bench) = Bench::new() else { return };

@@ -85,6 +85,80 @@ fn a_loop_device_is_seen_through() {
     assert!(lookout.writers(Object::Block(device)).unwrap().is_empty());
 }
 
+/// A loop device over a block device of the machine, as the path in sysfs tells it where the driver cannot be asked.
+fn over(machine: &Machine, name: &str, number: &str, under: &str) -> LoopDevice {
+    let device = machine.disk(name, number);
+    let under = Object::Block(under.parse().unwrap());
+    LoopDevice { device, name: name.into(), backing: Some(under), backing_path: "/dev/any".into(), writable: true }
+}
+
+fn told_with(machine: &Machine, loops: &[LoopDevice], device: &str) -> Vec<String> {
+    let lookout = Lookout { loops: loops.to_vec(), ..Lookout::new(&machine.host).unwrap() };
+    let uses = lookout.uses(Object::Block(device.parse().unwrap())).unwrap();
+    uses.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn whoever_uses_a_disk_uses_the_loop_devices_over_it() {
+    let machine = Machine::new();
+    machine.disk("sdb", "8:16");
+    let parts = [machine.partition("sdb", "sdb1", "8:17"), machine.partition("sdb", "sdb2", "8:18")];
+    let volume = machine.disk("dm-0", "253:0");
+    machine.stack(parts[1], volume);
+    let loops = [
+        over(&machine, "loop0", "7:0", "8:16"),
+        over(&machine, "loop1", "7:1", "7:0"),
+        over(&machine, "loop2", "7:2", "8:17"),
+        over(&machine, "loop3", "7:3", "8:18"),
+    ];
+    machine.partition("loop1", "loop1p1", "259:0");
+    machine.mounts("self", "30 1 8:17 / /srv rw - ext4 /dev/sdb1 rw\n");
+    let told = |loops: &[LoopDevice], device: &str| told_with(&machine, loops, device);
+    let (mounted, held) = ("mounted at /srv (from /dev/sdb1)", "in use by dm-0");
+    for device in ["7:0", "7:1", "259:0"] {
+        assert_eq!(told(&loops[..2], device)[..2], [mounted, held], "{device}");
+    }
+    // Only what is shown counts: of a partition, not its sibling.
+    assert_eq!(told(&loops[2..3], "7:2"), [mounted]);
+    assert_eq!(told(&loops[3..], "7:3"), [held]);
+    // What is made of a loop device is over what that shows, and does not stand in its own way.
+    let above = machine.disk("dm-1", "253:1");
+    machine.stack("7:2".parse().unwrap(), above);
+    assert_eq!(told(&loops[2..3], "253:1"), [mounted]);
+    assert_eq!(told(&loops[2..3], "7:2"), [mounted, "in use by dm-1"]);
+    machine.mounts("self", "");
+    assert_eq!(told(&loops[2..3], "253:1"), [""; 0]);
+    // A second loop device over the same is another way to write to it.
+    assert_eq!(
+        told(&loops[..3], "7:2"),
+        ["in use by dm-1", "attached as loop device /dev/loop0", "attached as loop device /dev/loop1"]
+    );
+    // One over nothing that is known might be over anything.
+    let unknown = [LoopDevice { backing: None, ..loops[0].clone() }];
+    let lookout = Lookout { loops: unknown.to_vec(), ..Lookout::new(&machine.host).unwrap() };
+    assert_eq!(lookout.devices_under_loops(Object::Block(unknown[0].device)).unwrap_err().what, LOOP_BACKING);
+}
+
+#[test]
+fn a_loop_device_is_over_the_same_as_another_and_over_the_system() {
+    let machine = Machine::new();
+    let image = machine.file("rootfs.img");
+    fs::write(&image, "").unwrap();
+    machine.attach("loop0", "7:0", &image);
+    machine.attach("loop1", "7:1", &image);
+    assert_eq!(told(&machine, "7:1".parse().unwrap()), ["attached as loop device /dev/loop0"]);
+    // What holds the program is refused through a loop device as it is without one. Where temporary files lie on tmpfs, there is none.
+    let program = DevNum::new(fs::metadata(machine.file("program")).unwrap().dev());
+    if !program.is_anonymous() {
+        let name = program.to_string();
+        let device = machine.disk("vda", &name);
+        let loops = [over(&machine, "loop2", "7:2", &name)];
+        let wanted = "the disk that this program runs from";
+        assert_eq!(told_with(&machine, &loops, &device.to_string())[0], wanted);
+        assert_eq!(told_with(&machine, &loops, "7:2")[0], wanted);
+    }
+}
+
 #[test]
 fn swap_files_are_found_by_what_they_are() {
     let machine = Machine::new();
@@ -118,27 +192,27 @@ fn the_root_is_followed_down_to_every_disk() {
         device: device.parse().unwrap(),
         path: path.into(),
     };
-    let below = lookout("").below(&anchor("7:0", "/"));
+    let below = lookout("").below(&anchor("7:0", "/")).unwrap();
     assert!(below.contains(&Object::Block(device)));
     assert!(below.contains(&Object::at(&image).unwrap()));
     // Where temporary files lie on tmpfs, there is no device below them.
     let on = (!on.is_anonymous()).then_some(Object::Block(on));
     assert!(on.is_none_or(|on| below.contains(&on)), "what holds the backing file is below as well");
 
-    let below = lookout("").below(&anchor("8:1", "/"));
+    let below = lookout("").below(&anchor("8:1", "/")).unwrap();
     assert!(below.contains(&Object::Block(partition)) && below.contains(&Object::Block(stick)));
     assert!(!below.contains(&Object::Block(innocent)));
 
     let layer = machine.file("lower");
     fs::create_dir(&layer).unwrap();
     let line = format!("30 1 0:50 / / rw - overlay overlay rw,lowerdir=/absent:{}\n", layer.display());
-    let found = lookout(&line).below(&anchor("0:50", "/"));
+    let found = lookout(&line).below(&anchor("0:50", "/")).unwrap();
     assert!(on.is_none_or(|on| found.contains(&on)), "the layers of an overlay are below");
 
     // An overlay that is its own layer ends the walk, too; so does a number that no mount has.
     let circle = "30 1 0:50 / / rw - overlay overlay rw,lowerdir=/\n";
-    lookout(circle).below(&anchor("0:50", "/"));
-    assert!(lookout("").below(&anchor("0:99", "/")).is_empty());
+    lookout(circle).below(&anchor("0:50", "/")).unwrap();
+    assert!(lookout("").below(&anchor("0:99", "/")).unwrap().is_empty());
 }
 
 #[test]
@@ -152,7 +226,7 @@ fn stacked_slaves_lead_to_all_disks() {
     }
     machine.stack(array, volume);
     let anchor = Anchor { what: "the root file system", device: volume, path: "/".into() };
-    let below = Lookout::new(&machine.host).unwrap().below(&anchor);
+    let below = Lookout::new(&machine.host).unwrap().below(&anchor).unwrap();
     let wanted = disks.into_iter().chain(partitions).chain([array, volume]).map(Object::Block);
     assert_eq!(below, wanted.collect());
 }

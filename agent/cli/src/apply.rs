@@ -3,15 +3,15 @@
 use crate::args::{ApplyArgs, Applying, PlanArgs};
 use crate::config::Config;
 use crate::meter::Meter;
-use crate::points::open;
+use crate::points::open::{self, Opened};
 use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileIntents, FsDirectory,
-    HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport, PointReport, Policy, Progress,
-    SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target, open_spool,
-    plan_keeping, spool,
+    ApplyOptions, ApplyReport, ClaimedTarget, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileIntents,
+    FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport, PointReport, Policy,
+    Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target,
+    open_spool, plan_keeping, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -171,25 +171,27 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let started = Instant::now();
     let engine: Engine = applying.common.engine.into();
-    let target = TargetDisk::claim(&args.disk, engine, applying.expect_uuid)?;
-    if files::binding(target.identity()) != options.disk || target.identity().size != disk.size {
-        let name = args.disk.display();
-        return Err(
-            JobError::Refused(format!("{name} became another disk while it was looked at: run this again")).into()
-        );
+    let mut intents = files::intents(&disk, applying.state.as_deref());
+    let mut policy = Policy::default();
+    if let Some(directory) = &retention {
+        policy = open::policy(&args.keeping, &config)?;
+        refuse_unrecorded(&mut intents)?;
+        // Points that are another disk's, or that cannot be used, are no reason to claim anything.
+        open::look(directory, &disk)?;
     }
-    let disk = target.identity().clone();
+    let claimed = ClaimedTarget::claim(&args.disk, engine, &disk, applying.expect_uuid)?;
+    let mut points = retention.as_deref().map(|directory| open::for_changes(directory, &disk, true)).transpose()?;
+    if points.is_none() {
+        intents.prepare()?;
+    }
+    let target = claimed.make_writable()?;
     for note in target.notes() {
         meter.note(&note);
     }
-    let mut intents = files::intents(&disk, applying.state.as_deref());
-    let report = if let Some(directory) = &retention {
-        refuse_unrecorded(&mut intents)?;
-        let policy = open::policy(&args.keeping, &config)?;
-        let report = recorded(&target, args, file.as_mut(), directory, &options, &policy, &meter);
+    let report = if let Some(points) = &mut points {
+        let report = recorded(&target, args, file.as_mut(), points, &options, &policy, &meter);
         report.map(|report| (report.applied.clone(), Some(report)))
     } else {
-        intents.prepare()?;
         let mut stdin = io::stdin().lock();
         let input = match &mut file {
             Some(file) => DeltaInput::File(file),
@@ -224,12 +226,11 @@ fn recorded(
     target: &TargetDisk,
     args: &ApplyArgs,
     file: Option<&mut BufReader<File>>,
-    directory: &Path,
+    points: &mut Opened,
     options: &ApplyOptions,
     policy: &Policy,
     meter: &Meter,
 ) -> Result<PointReport, JobError> {
-    let mut points = open::for_changes(directory, target.identity(), true)?;
     let device = target.device();
     let moving = MoveOptions { policy: *policy, ..points::moving(target.identity())? };
     let report = if let Some(file) = file {
@@ -248,7 +249,7 @@ fn recorded(
         }
         report?
     };
-    if let Err(error) = points::keep_to_limits(device, target.identity(), &mut points, policy, meter) {
+    if let Err(error) = points::keep_to_limits(device, target.identity(), points, policy, meter) {
         meter.note(&format!("the change is applied, but older recovery points could not be removed: {error}"));
     }
     Ok(report)

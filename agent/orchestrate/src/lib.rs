@@ -32,7 +32,7 @@ pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};
-pub use open::{SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
+pub use open::{ClaimedTarget, SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use points::{
     DeltaFile, KeepingPlan, MoveOptions, OpenPoint, PointCheck, PointReport, PruneReport, TravelReport, apply_recorded,
@@ -53,7 +53,7 @@ pub use failback_delta::{
 pub use failback_hashtree::Root;
 pub use failback_hostdev::{
     AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem, inventory,
-    look,
+    look, protect_claimed_disks, protect_on_panic,
 };
 pub use failback_image::create::{NewDisk, Subformat};
 pub use failback_image::descriptor::{ExtentAccess, ExtentKind};

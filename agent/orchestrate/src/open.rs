@@ -4,7 +4,7 @@ use crate::vmdk::{VmdkDisk, names_vmdk, refusal_of_part};
 use crate::{JobError, likeness};
 use failback_blockio::{Caching, Device, Engine, FileDevice, Options};
 use failback_delta::{Identity, PointKind};
-use failback_hostdev::{ChangeMark, Claim, DiskIdentity, Medium, ScsiUuid, Source, Use};
+use failback_hostdev::{Candidate, ChangeMark, Claim, DiskIdentity, Medium, ScsiUuid, Source, Use};
 use failback_image::Access;
 use failback_volumes::{DiskLayout, FreeMap, scan};
 use std::fs::File;
@@ -151,7 +151,65 @@ impl SourceDisk {
     }
 }
 
-/// A disk that is claimed for writing.
+/// A disk that is claimed, before anything is written: what needs no writing is asked now.
+#[derive(Debug)]
+pub struct ClaimedTarget(TargetDisk);
+
+impl ClaimedTarget {
+    /// Claims a target, if it is the disk that was looked at and has the SCSI UUID that is expected. Until that is known, it is open
+    /// for reading only.
+    ///
+    /// # Errors
+    ///
+    /// When it is another disk, anybody uses it, or it cannot be written.
+    pub fn claim(
+        path: &Path,
+        engine: Engine,
+        seen: &DiskIdentity,
+        expected: Option<ScsiUuid>,
+    ) -> Result<Self, JobError> {
+        let is_right = |found: &DiskIdentity| {
+            check_uuid(found, expected)?;
+            if found == seen { Ok(()) } else { Err(became_another(path)) }
+        };
+        let content = if names_vmdk(path) {
+            let found = VmdkDisk::open(path, Access::Read, engine)?;
+            is_right(&found.identity(path)?)?;
+            let disk = found.open_for_writing(path, engine)?;
+            is_right(&disk.identity(path)?)?;
+            TargetContent::Vmdk(disk)
+        } else {
+            if let Some(refusal) = refusal_of_part(path)? {
+                return Err(JobError::Refused(refusal));
+            }
+            let found = Candidate::open(path)?;
+            is_right(found.identity())?;
+            let claim = found.claim()?;
+            let device = device(claim.try_clone_fd(), path, Options { engine, caching: Caching::Direct })?;
+            TargetContent::Plain { device, claim }
+        };
+        Ok(Self(TargetDisk { identity: seen.clone(), content }))
+    }
+
+    /// Makes a disk that the machine keeps read-only writable.
+    ///
+    /// # Errors
+    ///
+    /// When that is not possible.
+    pub fn make_writable(self) -> Result<TargetDisk, JobError> {
+        let Self(mut target) = self;
+        if let TargetContent::Plain { claim, .. } = &mut target.content {
+            claim.make_writable()?;
+        }
+        Ok(target)
+    }
+}
+
+fn became_another(path: &Path) -> JobError {
+    JobError::Refused(format!("{} became another disk while it was looked at: run this again", path.display()))
+}
+
+/// A disk that is written.
 #[derive(Debug)]
 pub struct TargetDisk {
     identity: DiskIdentity,
@@ -166,30 +224,6 @@ enum TargetContent {
 }
 
 impl TargetDisk {
-    /// Claims a target, and refuses it if it has not the SCSI UUID that is expected.
-    ///
-    /// # Errors
-    ///
-    /// When it is another disk, anybody uses it, or it cannot be written.
-    pub fn claim(path: &Path, engine: Engine, expected: Option<ScsiUuid>) -> Result<Self, JobError> {
-        if names_vmdk(path) {
-            let disk = VmdkDisk::open(path, Access::Write, engine)?;
-            let identity = disk.identity(path)?;
-            check_uuid(&identity, expected)?;
-            return Ok(Self { identity, content: TargetContent::Vmdk(disk) });
-        }
-        if let Some(refusal) = refusal_of_part(path)? {
-            return Err(JobError::Refused(refusal));
-        }
-        let mut claim = Claim::target(path)?;
-        check_uuid(claim.identity(), expected)?;
-        // Not before it is claimed and known to be the right one: until here nobody could write to it.
-        claim.make_writable()?;
-        let device = device(claim.try_clone_fd(), path, Options { engine, caching: Caching::Direct })?;
-        let identity = claim.identity().clone();
-        Ok(Self { identity, content: TargetContent::Plain { device, claim } })
-    }
-
     /// The device to write to.
     #[must_use]
     pub fn device(&self) -> &dyn Device {

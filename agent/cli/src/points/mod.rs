@@ -14,8 +14,8 @@ use args::{
     RollbackArgs, ShowArgs,
 };
 use failback_orchestrate::{
-    ApplyOptions, Catalogue, Device, DiskIdentity, Engine, JobError, MoveOptions, NewImage, OpenPoint, Pending, Plan,
-    PointId, Progress, Prune, PruneStep, ReadSeek, TargetDisk, TravelReport, export_delta, export_image,
+    ApplyOptions, Catalogue, ClaimedTarget, Device, DiskIdentity, Engine, JobError, MoveOptions, NewImage, OpenPoint,
+    Pending, Plan, PointId, Progress, Prune, PruneStep, ReadSeek, TargetDisk, TravelReport, export_delta, export_image,
     look_at_target, nothing_to_resume, nothing_to_undo, open_point, plan_prune, prune as prune_points, refuse_fuzzy,
 };
 use open::Opened;
@@ -50,23 +50,15 @@ fn ready(args: &MoveArgs, does: impl FnOnce(&Catalogue) -> Result<String, JobErr
     }
     let meter = Meter::new()?;
     let started = Instant::now();
-    let target = TargetDisk::claim(&args.disk, args.common.engine.into(), None)?;
-    same(&disk, target.identity())?;
+    // What an apply without recovery points has left half written is in none of them.
+    crate::apply::refuse_unrecorded(&mut files::intents(&disk, None))?;
+    let claimed = ClaimedTarget::claim(&args.disk, args.common.engine.into(), &disk, None)?;
+    let points = open::for_changes(&directory, &disk, false)?;
+    let target = claimed.make_writable()?;
     for note in target.notes() {
         meter.note(&note);
     }
-    // What an apply without recovery points has left half written is in none of them.
-    crate::apply::refuse_unrecorded(&mut files::intents(target.identity(), None))?;
-    let points = open::for_changes(&directory, target.identity(), false)?;
     Ok(Ready { target, points, meter, started })
-}
-
-fn same(seen: &DiskIdentity, claimed: &DiskIdentity) -> Result<(), JobError> {
-    if files::binding(seen) == files::binding(claimed) && seen.size == claimed.size {
-        return Ok(());
-    }
-    let name = seen.path.display();
-    Err(JobError::Refused(format!("{name} became another disk while it was looked at: run this again")))
 }
 
 impl Ready {

@@ -3,9 +3,10 @@
 use super::locks::{Locked, Locks};
 use crate::JobError;
 use failback_blockio::{Action, Caching, Device, Engine, FileDevice, IoError, Options, Resizable};
-use failback_hostdev::{ChangeMark, Claim, ClaimError, Source, SourceError};
+use failback_hostdev::{Candidate, ChangeMark, Claim, ClaimError, Source, SourceError};
 use failback_image::{Access, Files, OpenError};
 use failback_units::{ByteCount, ByteOffset};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -23,6 +24,8 @@ const MAX_NAMES: usize = 100_000;
 pub struct VmdkFiles {
     engine: Engine,
     roots: Vec<PathBuf>,
+    /// Device and inode numbers of the only files that may be opened for writing, if not all may.
+    only: Option<BTreeSet<(u64, u64)>>,
     opened: Mutex<Opened>,
 }
 
@@ -37,7 +40,13 @@ impl VmdkFiles {
     /// Opens files with this engine. Parents may lie beside the disk, and below `roots`.
     #[must_use]
     pub fn new(engine: Engine, roots: Vec<PathBuf>) -> Self {
-        Self { engine, roots, opened: Mutex::default() }
+        Self { engine, roots, ..Self::default() }
+    }
+
+    /// The same for files that were opened for reading and looked at: no other is opened for writing.
+    pub(super) fn of(engine: Engine, seen: &Self) -> Self {
+        let only = seen.opened().sources.iter().filter_map(|(source, _)| source.identity().inode).collect();
+        Self { engine, roots: seen.roots.clone(), only: Some(only), ..Self::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -93,14 +102,13 @@ impl VmdkFiles {
     ///
     /// # Errors
     ///
-    /// When a last flush fails.
+    /// When a last flush fails. All others are given back all the same.
     pub fn release(self) -> Result<(), JobError> {
         let opened = self.opened.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for claim in opened.claims {
+        each(opened.claims, |claim| {
             let path = claim.identity().path.clone();
-            claim.release().map_err(|error| failed("use", &path, error))?;
-        }
-        Ok(())
+            claim.release().map_err(|error| (path, error))
+        })
     }
 
     fn for_reading(&self, path: &Path, seen: &Metadata) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
@@ -116,12 +124,39 @@ impl VmdkFiles {
         if let Some(locked) = self.opened().locks.on(path)? {
             return Err(locked.into());
         }
-        let claim = Claim::target(path)?;
-        same(claim.identity().inode, seen)?;
+        let candidate = Candidate::open(path)?;
+        let inode = candidate.identity().inode;
+        same(inode, seen)?;
+        if let (Some(only), Some(inode)) = (&self.only, inode)
+            && !only.contains(&inode)
+        {
+            return Err(replaced().into());
+        }
+        let claim = candidate.claim()?;
         let fd = claim.try_clone_fd()?;
         self.opened().claims.push(claim);
         Ok(fd)
     }
+}
+
+/// Does something to all files, whatever becomes of the others.
+fn each<T>(
+    files: impl IntoIterator<Item = T>,
+    mut what: impl FnMut(T) -> Result<(), (PathBuf, io::Error)>,
+) -> Result<(), JobError> {
+    let mut failures = files.into_iter().filter_map(|file| what(file).err()).collect::<Vec<_>>().into_iter();
+    let Some((path, source)) = failures.next() else { return Ok(()) };
+    let others = failures.len();
+    let source = if others > 0 { io::Error::new(source.kind(), AndOthers { others, source }) } else { source };
+    Err(failed("use", &path, source))
+}
+
+/// The first failure of several.
+#[derive(Debug, thiserror::Error)]
+#[error("it failed, as did {others} more of the disk's files")]
+struct AndOthers {
+    others: usize,
+    source: io::Error,
 }
 
 /// Whether what was opened is what was looked at, and not what a link or another name leads to.
@@ -129,7 +164,11 @@ fn same(inode: Option<(u64, u64)>, seen: &Metadata) -> io::Result<()> {
     if inode == Some((seen.dev(), seen.ino())) {
         return Ok(());
     }
-    Err(io::Error::other("it was replaced by something else while it was being opened: run this again"))
+    Err(replaced())
+}
+
+fn replaced() -> io::Error {
+    io::Error::other("it was replaced by something else while it was being opened: run this again")
 }
 
 /// A file that was not opened, as the error of a device.
@@ -246,4 +285,32 @@ fn unwrapped(error: IoError) -> JobError {
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> JobError {
     JobError::File { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_files_are_given_back_and_the_first_failure_is_told() {
+        let mut given_back = Vec::new();
+        let mut release = |failing: &[u32]| {
+            given_back.clear();
+            let result = each(0..4, |file| {
+                given_back.push(file);
+                let failure = || (PathBuf::from(format!("s00{file}.vmdk")), io::Error::from_raw_os_error(28));
+                if failing.contains(&file) { Err(failure()) } else { Ok(()) }
+            });
+            assert_eq!(given_back, [0, 1, 2, 3], "with {failing:?}");
+            result.map_err(|error| {
+                let cause = error.source().unwrap();
+                (error.to_string(), cause.to_string(), cause.source().map(ToString::to_string))
+            })
+        };
+        assert_eq!(release(&[]), Ok(()));
+        let full = io::Error::from_raw_os_error(28).to_string();
+        assert_eq!(release(&[2]), Err(("cannot use s002.vmdk".into(), full.clone(), None)));
+        let both = "it failed, as did 2 more of the disk's files";
+        assert_eq!(release(&[1, 2, 3]), Err(("cannot use s001.vmdk".into(), both.into(), Some(full))));
+    }
 }

@@ -36,6 +36,18 @@ impl VmdkDisk {
         Ok(Self { disk, files })
     }
 
+    /// Opens for writing what this has open for reading: the same files, and no others.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and when a file is another one now.
+    pub(crate) fn open_for_writing(&self, path: &Path, engine: Engine) -> Result<Self, JobError> {
+        let path = plain(path)?;
+        let files = VmdkFiles::of(engine, &self.files);
+        let disk = failback_image::open(&path, Access::Write, &files)?;
+        Ok(Self { disk, files })
+    }
+
     /// The device to read from and write to.
     #[must_use]
     pub const fn disk(&self) -> &Disk {
@@ -66,14 +78,16 @@ impl VmdkDisk {
         tracked.then(|| note.to_owned()).into_iter().collect()
     }
 
-    /// Makes everything durable, closes the disk cleanly and gives its files back.
+    /// Makes everything durable, closes the disk cleanly and gives its files back, these also where that fails.
     ///
     /// # Errors
     ///
     /// When a flush fails.
     pub fn close(self) -> Result<(), JobError> {
-        self.disk.close()?;
-        self.files.release()
+        let closed = self.disk.close();
+        let released = self.files.release();
+        closed?;
+        released
     }
 }
 

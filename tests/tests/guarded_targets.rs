@@ -9,6 +9,8 @@ use failback_tests::lab::{
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 const SIZE: u64 = 16 << 20;
 
@@ -184,6 +186,46 @@ fn after_a_kill_the_disk_is_named_and_the_next_claim_mends_it() {
     assert!(running.wait_until(|| !disk.is_read_only()));
     running.signal("TERM");
     assert_ne!(running.finish().code, 0);
+    assert!(disk.is_read_only());
+}
+
+/// Signals that end the program at once, while it waits for a delta that never comes.
+#[test]
+fn a_signal_that_ends_the_program_leaves_the_disk_read_only() {
+    let Some(guarding) = guarding("a_signal_that_ends_the_program_leaves_the_disk_read_only") else { return };
+    let disk = guarding.disk("disk.img");
+    for (signals, code) in [(["INT", "INT"].as_slice(), 130), (&["TERM", "TERM"], 130), (&["QUIT"], -1)] {
+        let mut running = failback!("apply", "-", disk.0.path, "--yes", "--retention", guarding.retention).start();
+        assert!(running.wait_until(|| !disk.is_read_only()));
+        for signal in signals {
+            assert!(running.is_running(), "{signals:?}");
+            running.signal(signal);
+            // Two that come at once may be one to the kernel.
+            thread::sleep(Duration::from_millis(300));
+        }
+        assert!(!running.wait_until(|| false));
+        assert!(disk.is_read_only(), "{signals:?}");
+        assert_eq!(running.finish().code, code, "{signals:?}");
+    }
+}
+
+/// A thread that cannot be started is a panic, which aborts in a release: `FAILBACK_PROGRAM` may name one.
+#[test]
+fn a_fault_of_the_program_leaves_the_disk_read_only() {
+    let Some(guarding) = guarding("a_fault_of_the_program_leaves_the_disk_read_only") else { return };
+    let disk = guarding.disk("disk.img");
+    let record = guarding.place.path("record");
+    let apply = guarding.apply(&disk).command();
+    let mut command = Command::new("strace");
+    // The first thread waits for signals; those after it do the work.
+    command.args(["-f", "-y", "-e", "trace=ioctl,clone,clone3", "-e", "inject=clone,clone3:error=EAGAIN:when=2+"]);
+    command.arg("-o").arg(&record).arg(apply.get_program()).args(apply.get_args());
+    let output = command.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("panicked"), "{output:?}");
+    let text = fs::read_to_string(&record).unwrap();
+    let marks: Vec<_> = text.lines().filter(|line| line.contains(disk.path())).filter_map(word).collect();
+    assert_eq!(marks.first(), Some(&"writable"), "{text}");
+    assert_eq!(marks.get(1), Some(&"read-only"), "{text}");
     assert!(disk.is_read_only());
 }
 

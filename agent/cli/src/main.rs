@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     if let Some(parts) = look::parts(env::args_os().map(|word| word.to_string_lossy().into_owned())) {
         return look::look(&parts).unwrap_or_else(|error| exit::report(&error));
     }
+    // A panic ends this program at once: no claim is dropped then.
+    failback_orchestrate::protect_on_panic();
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Disks(args) => disks::disks(args),

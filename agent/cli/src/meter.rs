@@ -30,7 +30,8 @@ struct Log {
 }
 
 impl Meter {
-    /// Begins to listen to SIGINT and SIGTERM: the first asks the job to stop, the second ends the program. SIGHUP asks it to stop.
+    /// Begins to listen to SIGINT and SIGTERM: the first asks the job to stop, the second ends the program, as SIGQUIT does. SIGHUP asks
+    /// it to stop.
     pub(crate) fn new() -> io::Result<Self> {
         let stop = stop_flag()?;
         let now = Instant::now();

@@ -1,25 +1,39 @@
 //! Signals that ask a verb to stop.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::fs;
-use std::io;
+use failback_orchestrate::protect_claimed_disks;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, io, thread};
 
-/// Begins to listen to SIGINT and SIGTERM: the first sets the flag, the second ends the program. SIGHUP sets the flag.
+/// Begins to listen to SIGINT and SIGTERM: the first sets the flag, the second ends the program, as SIGQUIT does. SIGHUP sets the flag.
 pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order the first signal finds the flag unset and goes on to set it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let signals = Signals::new([SIGINT, SIGTERM, SIGQUIT])?;
+    let asked = Arc::clone(&stop);
+    thread::Builder::new().name("failback-signals".to_owned()).spawn(move || listen(signals, &asked))?;
     // A connection that breaks is no reason to end anywhere. Shell and kernel may both tell of it, so a second one means nothing; and
     // `nohup` stays what it is.
     if !is_ignored(SIGHUP) {
         signal_hook::flag::register(SIGHUP, Arc::clone(&stop))?;
     }
     Ok(stop)
+}
+
+/// Waits for signals. This is a thread and no handler, since what is claimed is made read-only before the program ends.
+fn listen(mut signals: Signals, stop: &AtomicBool) {
+    for signal in signals.forever() {
+        if signal == SIGQUIT {
+            protect_claimed_disks();
+            // Ends the program, with what is usual for this signal.
+            let _ = signal_hook::low_level::emulate_default_handler(SIGQUIT);
+        }
+        if stop.swap(true, Ordering::Relaxed) {
+            protect_claimed_disks();
+            signal_hook::low_level::exit(130);
+        }
+    }
 }
 
 /// Whether whoever started this wants a signal to be ignored; `SigIgn` of `proc_pid_status(5)`.

@@ -337,12 +337,13 @@ pub(crate) fn look_at(lookout: &Lookout, seen: &Seen) -> Result<(DiskIdentity, V
     } else {
         uses.extend(may_not_write(&seen.name.given));
     }
-    let beneath = lookout.devices_under_loops(seen.object).map_err(|it| SourceError::blind(&seen.name, it))?;
     if let Object::Block(_) = seen.object
         && uses.is_empty()
-        && (is_taken(seen) || nodes(host, &beneath)?.iter().any(is_taken))
     {
-        uses.push(Use::Busy);
+        let beneath = lookout.devices_under_loops(seen.object).map_err(|it| SourceError::blind(&seen.name, it))?;
+        if is_taken(seen) || nodes(host, &beneath)?.iter().any(is_taken) {
+            uses.push(Use::Busy);
+        }
     }
     if let Object::File { device, .. } = seen.object
         && uses.is_empty()

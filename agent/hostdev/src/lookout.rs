@@ -158,7 +158,7 @@ impl<'a> Lookout<'a> {
         Ok(mounted.chain(self.swapped(&family)).collect())
     }
 
-    /// All that shares bytes with `disk`: what lies on it, and what lies on that which it shows as, or through, a loop device.
+    /// All that shares bytes with `disk`: what lies on it, and on that which the loop devices it consists of are attached to.
     ///
     /// A device that others are made of has a holder, and nobody but that writes to it; so such floors are passed by on the way
     /// down. A loop device leaves what it is attached to open to everybody.
@@ -176,9 +176,12 @@ impl<'a> Lookout<'a> {
             through: through.iter().map(|it| it.device).collect(),
         };
         for root in through.iter().filter_map(|it| it.backing) {
-            // Without the loop devices on the way: what lies on them and is no part of this disk does not disturb it.
-            family.devices.extend(self.host.above(root, &others).map_err(blind)?);
             family.roots.push(root);
+            // A disk that was pulled out has nothing on it any more; its node is missed when it is to be opened.
+            if root.device().is_none_or(|device| self.host.node(device).exists()) {
+                // Without the loop devices on the way: what lies on them and is no part of this disk does not disturb it.
+                family.devices.extend(self.host.above(root, &others).map_err(blind)?);
+            }
         }
         Ok(family)
     }

@@ -133,6 +133,8 @@ fn whoever_uses_a_disk_uses_the_loop_devices_over_it() {
         told(&loops[..3], "7:2"),
         ["in use by dm-1", "attached as loop device /dev/loop0", "attached as loop device /dev/loop1"]
     );
+    // A disk that was pulled out blinds nobody.
+    assert_eq!(told(&[over(&machine, "loop4", "7:4", "8:99")], "7:4"), [""; 0]);
     // One over nothing that is known might be over anything.
     let unknown = [LoopDevice { backing: None, ..loops[0].clone() }];
     let lookout = Lookout { loops: unknown.to_vec(), ..Lookout::new(&machine.host).unwrap() };

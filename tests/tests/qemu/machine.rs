@@ -4,9 +4,7 @@ use crate::iso::with_arguments;
 use failback_tests::lab::Place;
 use failback_tests::lab::guest::{Firmware, Limits, Medium, REPORT, Results, RunningGuest, boots_from};
 use std::fs;
-use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -138,11 +136,9 @@ impl Machine {
 
     /// Switches it on.
     pub(crate) fn start(self) -> RunningMachine {
-        let at = |name: &str| self.place.path().join(name);
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-machine", "q35", "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", MEMORY]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp").display())]);
         boots_from(&mut command, &self.iso, self.firmware, self.medium, self.place.path());
         command.args(["-device", "pvscsi,id=pvscsi"]);
         for disk in &self.disks {
@@ -187,35 +183,18 @@ impl RunningMachine {
         let mut properties: serde_json::Map<_, _> =
             disk.device().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
         properties.insert("scsi-id".into(), target.into());
-        self.tell_qemu("device_add", &properties.into());
+        self.guest.tell_qemu("device_add", &properties.into());
     }
 
     /// Plugs the cable of a network card in, or takes it out.
     pub(crate) fn cable(&mut self, card: usize, is_in: bool) {
-        self.tell_qemu("set_link", &serde_json::json!({ "name": card_name(card), "up": is_in }));
+        self.guest.tell_qemu("set_link", &serde_json::json!({ "name": card_name(card), "up": is_in }));
     }
 
     /// Presses keys on its keyboard, all at once; names are those of QEMU.
     pub(crate) fn press(&mut self, keys: &[&str]) {
         let keys: Vec<_> = keys.iter().map(|key| serde_json::json!({ "type": "qcode", "data": key })).collect();
-        self.tell_qemu("send-key", &serde_json::json!({ "keys": keys }));
-    }
-
-    /// A command of QMP.
-    fn tell_qemu(&mut self, command: &str, arguments: &serde_json::Value) {
-        // It listens a moment after it was started.
-        let qmp = self.guest.place().join("qmp");
-        let mut line = self.guest.await_that("control socket", |_| UnixStream::connect(&qmp).ok());
-        line.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let command = serde_json::json!({ "execute": command, "arguments": arguments });
-        write!(line, "{{\"execute\":\"qmp_capabilities\"}}\n{command}\n").unwrap();
-        // A greeting, and one answer for each.
-        let (mut told, mut byte) = (String::new(), [0]);
-        while told.matches("\"return\"").count() < 2 {
-            assert!(!told.contains("\"error\""), "{told}");
-            line.read_exact(&mut byte).unwrap();
-            told.push(byte[0].into());
-        }
+        self.guest.tell_qemu("send-key", &serde_json::json!({ "keys": keys }));
     }
 }
 

@@ -57,13 +57,21 @@ pub struct GuestDisk {
     scsi_version: Option<u8>,
     writes_per_second: Option<u64>,
     is_kept: bool,
+    is_inserted: bool,
 }
 
 impl GuestDisk {
     /// A raw image, which the guest writes to.
     pub fn new(bus: Bus, image: &Path) -> Self {
         let image = image.to_owned();
-        Self { image, bus, serial: None, wwn: None, scsi_version: None, writes_per_second: None, is_kept: true }
+        let (is_kept, is_inserted) = (true, true);
+        Self { image, bus, serial: None, wwn: None, scsi_version: None, writes_per_second: None, is_kept, is_inserted }
+    }
+
+    /// As a SCSI reader of cards, in which the image is only when the test has [inserted](RunningGuest::insert) it.
+    pub fn empty(mut self) -> Self {
+        self.is_inserted = false;
+        self
     }
 
     /// What the guest writes is thrown away at its end; the image stays as it is.
@@ -102,13 +110,17 @@ impl GuestDisk {
         let image = self.image.display();
         let slow = self.writes_per_second.map(|bytes| format!(",throttling.bps-write={bytes}")).unwrap_or_default();
         let kept = if self.is_kept { "" } else { ",snapshot=on" };
-        let drive =
-            format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}{slow}{kept}");
+        let drive = if self.is_inserted {
+            format!("if=none,id=drive{index},format=raw,cache=writeback,discard=unmap,file={image}{slow}{kept}")
+        } else {
+            format!("if=none,id=drive{index}")
+        };
+        let removable = if self.is_inserted { "" } else { ",removable=on" };
         let version = self.scsi_version.map(|version| format!(",scsi_version={version}")).unwrap_or_default();
         let wwn = self.wwn.map(|wwn| format!(",wwn={wwn:#x}")).unwrap_or_default();
         let on_scsi = |bus| {
             format!(
-                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}{wwn}{version}"
+                "scsi-hd,bus={bus}.0,channel=0,scsi-id={index},lun=0,drive=drive{index},vendor=VMware,product=Virtual disk{serial}{wwn}{version}{removable}"
             )
         };
         let device = match self.bus {

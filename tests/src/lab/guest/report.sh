@@ -6,6 +6,8 @@ result() {
     name=$1
     shift
     code=0
+    # So that it is heard.
+    echo "guest: $name"
     "$@" >/tmp/.out 2>/tmp/.err </dev/null || code=$?
     sed "s/^/$name: /" /tmp/.err
     echo "RESULT $name $code $(base64 -w 0 /tmp/.out)- $(base64 -w 0 /tmp/.err)-" >/dev/ttyS1

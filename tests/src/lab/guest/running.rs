@@ -4,6 +4,8 @@ use super::results::{Results, reported};
 use crate::lab::Run;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -20,6 +22,9 @@ pub struct Limits {
     pub silence: Duration,
 }
 
+/// The socket at which QEMU takes commands.
+const QMP: &str = "qmp";
+
 /// A machine of QEMU's under way; it loses its power when the test loses sight of it.
 #[must_use]
 pub struct RunningGuest {
@@ -32,12 +37,14 @@ pub struct RunningGuest {
 }
 
 impl RunningGuest {
-    /// Switches on what `command` describes, with two serial lines more, for console and results; what they say is kept in `place`.
+    /// Switches on what `command` describes, with two serial lines more, for console and results; what they say is kept in `place`. It
+    /// [takes commands](Self::tell_qemu).
     pub fn start(mut command: Command, place: TempDir, limits: Limits) -> Self {
         let at = |name: &str| place.path().join(name);
         for name in ["console", "results"] {
             command.args(["-serial", &format!("file:{}", at(name).display())]);
         }
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(QMP).display())]);
         let told = File::create(at("qemu")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told).spawn().unwrap();
         let began = Instant::now();
@@ -47,6 +54,31 @@ impl RunningGuest {
     /// The directory of what belongs to it.
     pub fn place(&self) -> &Path {
         self.place.path()
+    }
+
+    /// Puts the image of a [reader](super::GuestDisk::empty), which was attached at place `index`, into it.
+    #[track_caller]
+    pub fn insert(&mut self, index: usize, image: &Path) {
+        let medium = serde_json::json!({ "device": format!("drive{index}"), "filename": image, "format": "raw" });
+        self.tell_qemu("blockdev-change-medium", &medium);
+    }
+
+    /// A command of QMP, which has to succeed.
+    #[track_caller]
+    pub fn tell_qemu(&mut self, command: &str, arguments: &serde_json::Value) {
+        // It listens a moment after it was started.
+        let qmp = self.place().join(QMP);
+        let mut line = self.await_that("control socket", |_| UnixStream::connect(&qmp).ok());
+        line.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let command = serde_json::json!({ "execute": command, "arguments": arguments });
+        write!(line, "{{\"execute\":\"qmp_capabilities\"}}\n{command}\n").unwrap();
+        // A greeting, and one answer for each.
+        let (mut told, mut byte) = (String::new(), [0]);
+        while told.matches("\"return\"").count() < 2 {
+            assert!(!told.contains("\"error\""), "{told}");
+            line.read_exact(&mut byte).unwrap();
+            told.push(byte[0].into());
+        }
     }
 
     /// Waits until the guest has reported the result of this name; panics if it ends or hangs before.

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Which disks there are, which one is which, and what is on them. Everything here only reads.
+# shellcheck disable=SC2154 # `wwid` and `uuid` are set by find_names of wwid.sh.
 
 disks=()
 declare -A bytes_of=() wwid_of=()
@@ -15,21 +16,10 @@ value() {
 
 device_of() { printf '/dev/%s' "${1//!//}"; }
 
-# Prints what the device says about which disk it is: what SCSI disks, NVMe and virtio show; nothing if it says nothing.
-identity() {
-    local found
-    found=$(value "/sys/block/$1/device/wwid")
-    [[ -n $found ]] || found=$(value "/sys/block/$1/wwid")
-    if [[ -z $found && $1 == vd* ]]; then
-        found=$(value "/sys/block/$1/serial")
-        found=${found:+virtio-$found}
-    fi
-    printf '%s' "$found"
-}
-
-# Finds the disks: what holds data and is not made of other block devices, of memory or of a file.
+# Finds the disks: what holds data and is not made of other block devices, of memory or of a file. Each has the name that it has in
+# own-disks.
 list_disks() {
-    local directory name sectors
+    local directory name sectors wwid uuid
     disks=()
     for directory in /sys/block/*; do
         name=${directory##*/}
@@ -40,7 +30,8 @@ list_disks() {
         [[ $sectors =~ ^[1-9][0-9]*$ ]] || continue
         disks+=("$name")
         bytes_of[$name]=$((sectors * 512))
-        wwid_of[$name]=$(identity "$name")
+        find_names "$directory"
+        wwid_of[$name]=${wwid:-$uuid}
     done
 }
 

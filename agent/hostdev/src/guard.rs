@@ -72,9 +72,27 @@ fn own_disks(text: &str) -> io::Result<Vec<OwnDisk>> {
             io::Error::new(io::ErrorKind::InvalidData, format!("line {} has one word only", index + 1))
         })?;
         let wwid = single_spaced(wwid);
-        found.push(OwnDisk { role: role.to_owned(), uuid: wwid.parse().ok(), wwid });
+        let uuid = wwid.parse().ok();
+        if !is_wwid(&wwid) && (uuid.is_none() || !is_plain_uuid(&wwid)) {
+            let text = format!("line {} names what is neither a WWID of the kernel's nor a SCSI UUID", index + 1);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        found.push(OwnDisk { role: role.to_owned(), uuid, wwid });
     }
     Ok(found)
+}
+
+/// Whether a text has the form of a WWID: one of those that Linux makes for SCSI (`scsi_vpd_lun_id`) and `NVMe` (`wwid_show`), or
+/// what stands for one with virtio.
+fn is_wwid(text: &str) -> bool {
+    const FORMS: [&str; 7] = ["naa.", "eui.", "t10.", "iqn.", "uuid.", "nvme.", "virtio-"];
+    let rest = FORMS.iter().find_map(|form| text.strip_prefix(form));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(' '))
+}
+
+/// Whether a text that is a SCSI UUID is written without what tools put before it: other readers of the file know no such form.
+fn is_plain_uuid(text: &str) -> bool {
+    text.chars().filter(|c| !matches!(c, ' ' | '-')).count() == 32
 }
 
 /// Names of the form `t10` are padded with blanks, which are easily lost where they are copied.
@@ -85,10 +103,27 @@ fn single_spaced(text: &str) -> String {
 impl Host {
     /// The name by which a whole disk is recorded as the machine's own: its WWID, or of a virtio disk `virtio-` and its serial
     /// number; `None` for a disk that has neither.
+    ///
+    /// The appliance's scripts have the same rule, in `wwid.sh`; `tests/tests/disk_names` holds all of them to one table.
     pub(crate) fn wwid(&self, disk: DevNum) -> Option<String> {
-        let named = |attribute| self.attribute(disk, attribute);
-        let wwid = named("device/wwid").or_else(|| named("wwid"));
-        wwid.or_else(|| Some(format!("virtio-{}", named("serial")?))).as_deref().map(single_spaced)
+        let named = |attribute| self.first_line(disk, attribute);
+        let of_kernel = |attribute| named(attribute).filter(|text| is_wwid(text));
+        let virtio = || {
+            let is_virtio = self.kernel_name(disk)?.starts_with("vd");
+            is_virtio.then(|| named("serial")).flatten().map(|serial| format!("virtio-{serial}"))
+        };
+        of_kernel("device/wwid").or_else(|| of_kernel("wwid")).or_else(virtio)
+    }
+
+    /// The first line of an attribute with single blanks. `None` if it is not of plain text: two names that are not must not become one
+    /// by what is put in the place of such characters; or if the end of it would be a comment where own disks are recorded.
+    fn first_line(&self, disk: DevNum, attribute: &str) -> Option<String> {
+        let bytes = fs::read(self.node(disk).join(attribute)).ok()?;
+        let line: Vec<u8> =
+            bytes.split(|byte| *byte == b'\n').next()?.iter().copied().filter(|byte| *byte != 0).collect();
+        let line = String::from_utf8(line).ok()?;
+        let is_name = line.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !line.contains(" #");
+        (is_name && !line.trim().is_empty()).then(|| single_spaced(&line))
     }
 
     /// The whole disks, or the loop devices over files, that a block device consists of: itself, if it is one.
@@ -134,6 +169,11 @@ mod tests {
         assert_eq!(own_disks("").unwrap(), []);
         let error = own_disks("system naa.1\nnaa.6000c291\n").unwrap_err();
         assert_eq!(error.to_string(), "line 2 has one word only");
+        // Forms that others who read the file would take for no disk at all.
+        for unclear in ["wwn-0x6000c2999176dd776e0123456789abcd", "sda", "naa.", "6000c2999176dd77"] {
+            let error = own_disks(&format!("system {unclear}\n")).unwrap_err();
+            assert!(error.to_string().starts_with("line 1 names what is neither"), "{error}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ ensure_shipped() {
 
 udev_rules() {
     ensure_shipped /usr/libexec/failback/foreign-disk 755
+    ensure_shipped /usr/libexec/failback/wwid.sh 644
     ensure_shipped /etc/udev/rules.d/59-failback-foreign-disks.rules 644
     ensure_shipped /etc/udev/rules.d/63-failback-foreign-disks.rules 644
 }
@@ -189,7 +190,7 @@ dracut_settings() {
     ensure_file "$dracut_conf" "# Foreign disks are left alone and read-only in the initramfs too. Made by apply-custom-changes; changes here are lost.
 omit_dracutmodules+=\" $omitted \"
 install_optional_items+=\" /etc/udev/rules.d/59-failback-foreign-disks.rules /etc/udev/rules.d/63-failback-foreign-disks.rules \"
-install_optional_items+=\" /usr/libexec/failback/foreign-disk /etc/failback/own-disks /usr/sbin/blockdev \"
+install_optional_items+=\" /usr/libexec/failback/foreign-disk /usr/libexec/failback/wwid.sh /etc/failback/own-disks /usr/sbin/blockdev \"
 " 644
 }
 
@@ -200,7 +201,7 @@ initramfs() {
     find_place /boot/x
     for image in "${at%/*}"/initramfs-*.img; do
         [[ -f $image && $image != *kdump.img && $image != *-rescue-* ]] || continue
-        for source in "$dracut_conf" /etc/failback/own-disks /usr/libexec/failback/foreign-disk \
+        for source in "$dracut_conf" /etc/failback/own-disks /usr/libexec/failback/{foreign-disk,wwid.sh} \
             /etc/udev/rules.d/{59,63}-failback-foreign-disks.rules; do
             find_place "$source"
             if [[ $at -nt $image ]]; then

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # root is the script's
+# shellcheck disable=SC2154 # root is the script's, folded and uuid are set by wwid.sh
 # /etc/failback/own-disks: which disks are the appliance's own. Lines `ROLE WWID`; ROLE is system or retention, WWID is what the
-# kernel says of the disk; `#` begins a comment. What is not understood is refused: a disk of others could get in by it.
+# kernel says of the disk, or its SCSI UUID; `#` begins a comment. What is not understood is refused: a disk of others could get in by it.
 
-declare -A own_disks=() # WWID -> role
+declare -A own_disks=() # WWID, as which a SCSI UUID has `naa.` before it -> role
 own_disks_path=/etc/failback/own-disks
 # A line for each disk that an appliance can have, many times over.
 own_disks_limit=65536
@@ -31,21 +31,16 @@ read_own_disks() {
 
 # Reads line $2, which is number $1.
 read_own_disk() {
-    local number=$1 line=$2 role wwid
+    local number=$1 line=$2 role wwid folded uuid
     [[ $line =~ ^[[:print:][:blank:]]*$ ]] || refuse_line "$number" "holds a character that is no plain text"
     read -r role wwid <<<"$line"
     [[ -n $role && $role != \#* ]] || return 0
-    wwid=$(squeezed "${wwid%%[[:blank:]]#*}")
+    fold_blanks "${wwid%%[[:blank:]]#*}"
+    wwid=$folded
+    find_uuid "$wwid"
+    [[ -z $uuid ]] || wwid=naa.$uuid
     [[ $role == system || $role == retention ]] || refuse_line "$number" "begins with '$role', which is neither system nor retention"
-    [[ $wwid =~ ^(naa|eui|t10|iqn|uuid|nvme)\.[^[:blank:]] || $wwid =~ ^virtio-[^[:blank:]] ]] ||
-        refuse_line "$number" "names '$wwid', which is no WWID of the kernel's"
+    is_wwid "$wwid" || refuse_line "$number" "names '$wwid', which is neither a WWID of the kernel's nor a SCSI UUID"
     [[ -z ${own_disks[$wwid]:-} ]] || refuse_line "$number" "names $wwid once more"
     own_disks[$wwid]=$role
-}
-
-# Prints its argument with one blank where there are several, and none at its ends.
-squeezed() {
-    local words
-    read -ra words <<<"$1"
-    printf '%s' "${words[*]}"
 }

@@ -9,23 +9,31 @@ is_live() { [[ -z $root && -d /run/systemd/system && / -ef /proc/1/root ]]; }
 # none in its place before the first run.
 owner_of() {
     local told
-    told=$(sh "$custom/files/usr/libexec/failback/foreign-disk" identify "$1") || true
+    told=$(sh "$custom/files/usr/libexec/failback/foreign-disk" identify "$1" 2>/dev/null) || true
     case $told in
     FAILBACK_DISK=system | FAILBACK_DISK=retention) printf '%s' "${told#*=}" ;;
     *) printf foreign ;;
     esac
 }
 
-# Prints the names of foreign disks, such as sdb.
-foreign_disks() {
+# Prints the directories of all disks in sysfs.
+all_disks() {
     local disk
     for disk in /sys/block/*; do
         case ${disk##*/} in
         loop* | ram* | zram* | dm-* | md* | sr* | fd* | nbd*) ;;
         # A path of multipath NVMe is hidden, and has no node.
-        *) [[ ! -b /dev/${disk##*/} || $(owner_of "$disk") != foreign ]] || printf '%s\n' "${disk##*/}" ;;
+        *) [[ ! -b /dev/${disk##*/} ]] || printf '%s\n' "$disk" ;;
         esac
     done
+}
+
+# Prints the names of foreign disks, such as sdb.
+foreign_disks() {
+    local disk
+    while read -r disk; do
+        [[ $(owner_of "$disk") != foreign ]] || printf '%s\n' "${disk##*/}"
+    done < <(all_disks)
 }
 
 # Prints what uses disk $1: holders, mounts and swap space, of the disk and of its partitions.
@@ -50,6 +58,24 @@ disks_in_use() {
     while read -r disk; do
         while IFS= read -r words; do problem "$words"; done < <(users_of "$disk")
     done < <(foreign_disks)
+}
+
+# The item: no two disks show one name of a disk of the appliance's own.
+own_copies() {
+    local disk wwid uuid key shown_by
+    local -A shown=()
+    while read -r disk; do
+        find_names "$disk"
+        for key in "${uuid:+naa.$uuid}" "$wwid"; do
+            [[ -n $key && -n ${own_disks[$key]:-} ]] || continue
+            shown[$key]+=" /dev/${disk##*/}"
+            break
+        done
+    done < <(all_disks)
+    for key in "${!shown[@]}"; do
+        read -ra shown_by <<<"${shown[$key]}"
+        ((${#shown_by[@]} == 1)) || problem "${shown_by[*]} all show $key, the name of a disk of the appliance's own: those of them that are not in use are read-only"
+    done
 }
 
 # The item: foreign disks are read-only, but for those that the agent has claimed: its lock shows.

@@ -220,7 +220,7 @@ fn what_is_opened_by_hand_is_found_and_named() {
     let drop_argument = |path: &'static str, word: &'static str| {
         move |tree: &Tree| tree.write(path, &tree.read(path).replace(word, ""))
     };
-    let openings: [Opening<'_>; 27] = [
+    let openings: [Opening<'_>; 28] = [
         (
             "udev-rules",
             "59-failback-foreign-disks.rules is missing",
@@ -235,6 +235,7 @@ fn what_is_opened_by_hand_is_found_and_named() {
             fs::set_permissions(tree.at("usr/libexec/failback/foreign-disk"), fs::Permissions::from_mode(0o644))
                 .unwrap();
         }),
+        ("udev-rules", "wwid.sh is missing", &remove("usr/libexec/failback/wwid.sh")),
         ("lvm-devices", "system.devices is missing", &remove("etc/lvm/devices/system.devices")),
         (
             "lvm-devices",
@@ -388,10 +389,10 @@ fn an_unclear_list_of_own_disks_is_refused() {
         ("# nothing\n\n", "names no system disk"),
         ("retention naa.6000c2999176dd776e0123456789abcd\n", "names no system disk"),
         ("system\n", "line 1 of /etc/failback/own-disks names ''"),
-        ("system /dev/sda\n", "names '/dev/sda', which is no WWID"),
+        ("system /dev/sda\n", "names '/dev/sda', which is neither a WWID of the kernel's nor a SCSI UUID"),
         ("system sda\n", "names 'sda'"),
         ("system 0x6000c2999176dd77\n", "names '0x6000c2999176dd77'"),
-        ("system wwn-0x6000c2999176dd77\n", "which is no WWID"),
+        ("system wwn-0x6000c2999176dd77\n", "which is neither a WWID"),
         ("system *\n", "names '*'"),
         ("system naa.\n", "names 'naa.'"),
         ("system virtio-\n", "names 'virtio-'"),
@@ -399,6 +400,10 @@ fn an_unclear_list_of_own_disks_is_refused() {
         ("target naa.6000c2999176dd776e0123456789abcd\n", "begins with 'target'"),
         (
             &(system.to_owned() + &system.replace("system", "retention")),
+            "line 2 of /etc/failback/own-disks names naa.6000c2999176dd776e0123456789abcd once more",
+        ),
+        (
+            &(system.to_owned() + "retention 6000C299-9176-dd77-6e01-23456789abcd\n"),
             "line 2 of /etc/failback/own-disks names naa.6000c2999176dd776e0123456789abcd once more",
         ),
         (&system.replace('\n', "\r\n"), "line 1 of /etc/failback/own-disks holds a character that is no plain text"),

@@ -13,7 +13,9 @@ const JOB: &[u8] = include_bytes!("guest.sh");
 const SCRIPT: &[u8] = include_bytes!("../../../scripts/apply-custom-changes");
 const SYSTEM_WWN: u64 = 0x5000_c290_0000_0001;
 /// One takes about a minute of a processor that has nothing else to do, and several on a machine that has.
-const PATIENCE: Duration = Duration::from_secs(480);
+const PATIENCE: Duration = Duration::from_secs(540);
+/// The place of the reader of cards.
+const READER: usize = 9;
 /// What software RAID, LVM, btrfs and multipath need of a kernel, so that nothing is left alone for want of a module.
 const MODULES: [&str; 14] = [
     "crc32c_generic",
@@ -50,6 +52,8 @@ impl Disks {
             ("second member", second),
             ("btrfs", disks::btrfs(place)),
             ("copy of the retention drive", disks::copy(place, &retention)),
+            ("copy of the system disk", place.noisy("system.img", 8 << 20, 3)),
+            ("card", place.noisy("card.img", 8 << 20, 4)),
         ]);
         Self { foreign, retention }
     }
@@ -78,6 +82,10 @@ fn run(disks: &Disks, debian: &Path, with_changes: bool) -> Option<Results> {
         .disk(foreign("second member", Bus::Nvme).serial("member"))
         .disk(foreign("btrfs", Bus::VirtioBlock))
         .disk(foreign("copy of the retention drive", Bus::Pvscsi))
+        .disk(foreign("copy of the system disk", Bus::Pvscsi).wwn(SYSTEM_WWN))
+        .disk(foreign("card", Bus::Pvscsi).wwn(SYSTEM_WWN + 3).empty())
+        // So that it is heard.
+        .argument("systemd.show_status=1")
         .file("/payload/apply-custom-changes", SCRIPT)
         .file("/payload/guest.sh", JOB);
     let custom = Path::new(env!("CARGO_MANIFEST_DIR")).join("../appliance/custom");
@@ -93,7 +101,10 @@ fn run(disks: &Disks, debian: &Path, with_changes: bool) -> Option<Results> {
         }
     }
     let changes = if with_changes { "changes=yes\n" } else { "changes=no\n" };
-    Some(guest.run(&(changes.to_owned() + START)))
+    let mut guest = guest.start(&(changes.to_owned() + START));
+    guest.await_result("empty");
+    guest.insert(READER, &disks.foreign["card"]);
+    Some(guest.finish())
 }
 
 /// What a result printed.
@@ -122,8 +133,15 @@ fn check_with(results: &Results, disks: &Disks, before: &BTreeMap<&'static str, 
     assert!(scribbled.code != 0 && scribbled.stderr.contains("not permitted"), "{scribbled:?}");
     assert_ne!(results.of("careless").code, 0, "LVM let somebody have a volume");
     assert_eq!(results.of("written").code, 0, "{}", results.log());
-    let report = results.json("check", 0);
-    assert_eq!(report["open"], 0, "{report:#}");
+    // Of the two system disks only the one that the system is on is its own.
+    let report = results.json("check", 1);
+    let items = report["items"].as_array().unwrap();
+    let open: Vec<_> = items.iter().filter(|item| item["state"] == "open").collect();
+    assert!(open.len() == 1 && open[0]["name"] == "own-copies", "{report:#}");
+    let problem = open[0]["problems"][0].as_str().unwrap();
+    assert!(problem.contains(" all show naa.5000c29000000001, "), "{problem}");
+    assert_ne!(told(results, "said"), "0", "the console does not tell of the copy\n{}", results.log());
+    assert_eq!(told(results, "inserted"), "1", "the card is not read-only\n{}", results.log());
     check_own(results, disks);
     // The block that was written by the claim's holder is the only difference.
     let first = &disks.foreign["first member"];
@@ -144,7 +162,9 @@ fn check_without(results: &Results, disks: &Disks, before: &BTreeMap<&'static st
     for words in ["LVM2_member", "linux_raid_member", "btrfs", "/dev/disk/by-"] {
         assert!(known.contains(words), "{words:?} is not in: {known}");
     }
-    assert_eq!(told(results, "writable").lines().count(), disks.foreign.len());
+    // All but the card, which is not there yet.
+    assert_eq!(told(results, "writable").lines().count(), disks.foreign.len() - 1);
+    assert_eq!(told(results, "inserted"), "0", "{}", results.log());
     assert_eq!((results.of("scribbled").code, results.of("careless").code), (0, 0), "{}", results.log());
     let report = results.json("check", 1);
     let items = report["items"].as_array().unwrap();
@@ -157,6 +177,7 @@ fn check_without(results: &Results, disks: &Disks, before: &BTreeMap<&'static st
         "multipath-units",
         "kernel-arguments",
         "running",
+        "own-copies",
         "disks-in-use",
         "disks-read-only",
     ] {

@@ -5,12 +5,18 @@ set -u
 # shellcheck source=tests/src/lab/guest/report.sh
 . /usr/lib/failback-test/report
 
+# The disk at this SCSI target.
+target() { basename /sys/bus/scsi/devices/*:0:"$1":0/block/*; }
+
+system_disk=/sys/block/$(target 0)
+
 # The names of the disks of others: all but the system disk and the retention drive.
 foreign() {
     local disk
     for disk in /sys/block/{sd,vd,nvme}*; do
         [[ -e $disk ]] || continue
-        [[ $(cat "$disk/device/wwid" 2>/dev/null) != naa.5000c29000000001 ]] || continue
+        # One has the name of the system disk, which is the first.
+        [[ $disk != "$system_disk" ]] || continue
         [[ $(cat "$disk/serial" 2>/dev/null) != retention-1 ]] || continue
         echo "${disk##*/}"
     done
@@ -48,13 +54,25 @@ known() {
     done
 }
 
+# The disks of others that can be written to. A reader without a medium cannot.
 writable() {
     local disk
-    for disk in $(foreign); do [[ $(blockdev --getro "/dev/$disk") == 1 ]] || echo "$disk"; done
+    for disk in $(foreign); do
+        [[ $(cat "/sys/block/$disk/size") != 0 ]] || continue
+        [[ $(blockdev --getro "/dev/$disk") == 1 ]] || echo "$disk"
+    done
 }
 
-# The disk at this SCSI target.
-target() { basename /sys/bus/scsi/devices/*:0:"$1":0/block/*; }
+# Waits until the card is in the reader, as a person would who only looks; and prints whether it is read-only.
+inserted() {
+    local attempt
+    for attempt in {1..300}; do
+        [[ $(cat "/sys/block/$1/size") == 0 ]] || break
+        sleep 0.1
+    done
+    udevadm settle --timeout=60
+    ((attempt < 300)) && cat "/sys/block/$1/ro"
+}
 
 # Writes one block to a member of the mirror, as any program would.
 scribble() { head -c 4096 /dev/zero | tr '\0' 'x' | dd of="/dev/$1" bs=4096 seek=1024 conv=notrunc,fsync oflag=direct status=none; }
@@ -68,7 +86,8 @@ claim_and_write() {
     # Events that would make it read-only wait for as long as it is claimed.
     udevadm trigger --action=add "/sys/block/$1"
     udevadm trigger --action=change "/sys/block/$1"
-    sleep 1
+    # Once an event of another disk that comes later is handled, they have had their turn.
+    udevadm trigger --settle --action=change "$system_disk"
     scribble "$1" || return
     blockdev --setro "$disk"
     exec {claim}<&-
@@ -98,6 +117,8 @@ careless() {
 
 udevadm settle --timeout=60
 member=$(target 4)
+reader=$(target 9)
+result said grep -c 'both show naa.5000c29000000001' <(dmesg)
 result uses uses
 result known known
 result writable writable
@@ -106,7 +127,8 @@ result scribbled scribble "$member"
 result careless careless
 result written claim_and_write "$member"
 udevadm settle --timeout=60
-sleep 1
+result empty cat "/sys/block/$reader/size"
+result inserted inserted "$reader"
 result uses-later uses
 # Where they have not been made, they can be made while it runs.
 [[ -e /usr/libexec/failback/foreign-disk ]] || result again /usr/libexec/failback/apply-custom-changes

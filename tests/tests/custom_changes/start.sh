@@ -17,7 +17,7 @@ cat >/mnt/etc/failback/own-disks <<END
 system naa.5000c29000000001
 retention virtio-retention-1
 END
-echo 'LABEL=retention /var/lib/failback/retention ext4 nofail,x-systemd.device-timeout=40s 0 0' >>/mnt/etc/fstab
+echo 'LABEL=retention /var/lib/failback/retention ext4 nofail,x-systemd.device-timeout=300s 0 0' >>/mnt/etc/fstab
 echo 'options root=LABEL=guest-root ro quiet' >/mnt/boot/loader/entries/guest.conf
 cat >/mnt/etc/multipath.conf <<END
 defaults {
@@ -37,6 +37,9 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 END
+# On a busy machine all takes long.
+mkdir -p /mnt/etc/systemd/system.conf.d
+printf '[Manager]\nDefaultDeviceTimeoutSec=300s\nDefaultTimeoutStartSec=300s\n' >/mnt/etc/systemd/system.conf.d/guest.conf
 mkdir -p /mnt/etc/systemd/system/default.target.wants
 ln -s ../guest.service /mnt/etc/systemd/system/default.target.wants/guest.service
 # As udev will have it; a shell in a chroot needs it before that.

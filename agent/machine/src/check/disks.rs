@@ -134,7 +134,7 @@ fn copies(disks: &[AttachedDisk]) -> Vec<Finding> {
     let several = own.into_iter().filter(|(_, names)| names.len() > 1);
     let finding = |(wwid, names): (&str, Vec<&str>)| {
         let message = format!(
-            "{} all show {wwid}, the name of a disk of this machine's own: all but one are foreign, and none is read-only",
+            "{} all show {wwid}, the name of a disk of this machine's own: those of them that are not in use are foreign",
             names.join(", ")
         );
         Finding::fail(FOREIGN, message, "detach the copies, or give each a UUID of its own (vmkfstools -J setuuid)")

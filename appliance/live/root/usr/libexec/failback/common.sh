@@ -2,6 +2,8 @@
 # What the scripts of the live ISO share. Sourced.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root TERM="${TERM:-linux}"
+# shellcheck source=appliance/custom/files/usr/libexec/failback/wwid.sh
+. /usr/libexec/failback/wwid.sh
 
 log_file=/var/log/failback.log
 drive=/run/failback/drive # where the retention disk is mounted
@@ -82,24 +84,14 @@ disks() {
 # What names disk $1 wherever it is attached, as the kernel tells it: a WWID, the serial number of a virtio disk, or what VMware
 # calls its UUID where the kernel makes no WWID of it; nothing where there is no such name.
 name_of() {
-    for place in device/wwid wwid; do
-        # Runs of spaces, and those at the end, are padding.
-        name=$(tr -s ' ' 2>/dev/null <"/sys/block/$1/$place" | sed 's/ *$//')
-        [ -z "$name" ] || break
-    done 2>/dev/null
-    if [ -z "$name" ]; then
-        name=$(head -n 1 "/sys/block/$1/serial" 2>/dev/null)
-        name=${name:+virtio-$name}
-    fi
-    printf '%s\n' "${name:-$(uuid_on_page_80 "$1")}"
+    find_names "/sys/block/$1"
+    printf '%s\n' "${wwid:-$uuid}"
 }
-
-uuid_on_page_80() { tail -c +5 "/sys/block/$1/device/vpd_pg80" 2>/dev/null | tr -d '\000 -' | grep -xE '[0-9a-f]{32}'; }
 
 # The 32 digits of disk $1 that VMware calls its UUID, from page 0x83 or 0x80; nothing where there are none.
 scsi_uuid_of() {
-    uuid=$(name_of "$1" | sed -n 's/^naa\.\(6[0-9a-f]\{31\}\)$/\1/p')
-    if [ -n "$uuid" ]; then printf '%s\n' "$uuid"; else uuid_on_page_80 "$1"; fi
+    find_names "/sys/block/$1"
+    [ -z "$uuid" ] || printf '%s\n' "$uuid"
 }
 
 # The disk that a device, such as sda1, is a part of.

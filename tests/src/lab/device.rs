@@ -99,7 +99,10 @@ impl Loop {
     /// Attaches an image; waits for a while if others have all devices.
     pub fn attach(image: &Path, options: &[&str]) -> Self {
         let arguments = ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]);
-        Self { path: patiently("losetup", &arguments.collect::<Vec<_>>()).into() }
+        let path = PathBuf::from(patiently("losetup", &arguments.collect::<Vec<_>>()));
+        // A mark that the device is to be kept read-only outlives what was attached to it.
+        tool("blockdev", &["--setrw".as_ref(), path.as_os_str()]);
+        Self { path }
     }
 
     /// Attaches an image to the device of this name, which may have been somebody else's in the meantime.

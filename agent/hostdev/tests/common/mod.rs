@@ -88,7 +88,10 @@ impl Loop {
     pub(crate) fn attach(image: &Path, options: &[&str]) -> Self {
         let arguments: Vec<&OsStr> =
             ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]).collect();
-        Self { path: run("losetup", &arguments).into() }
+        let path = PathBuf::from(run("losetup", &arguments));
+        // A mark that the device is to be kept read-only outlives what was attached to it.
+        run("blockdev", &["--setrw".as_ref(), path.as_os_str()]);
+        Self { path }
     }
 
     /// Adds partition 1 from 1 MiB on, 32 MiB long, as the kernel would for a partition table.

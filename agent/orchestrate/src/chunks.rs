@@ -59,12 +59,21 @@ struct State<'a> {
     closed: bool,
     extent: Option<Extent>,
     free: FreeWalk<'a>,
+    /// The parts of the disk that are wanted, those that were handed out left out.
+    parts: &'a [BlockRange],
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn new(device: &'a dyn Device, shape: Shape, free: &'a FreeBlocks, window: u64) -> Self {
+    /// Hands out `parts` of the disk, which are in order and do not touch.
+    pub(crate) fn new(
+        device: &'a dyn Device,
+        shape: Shape,
+        free: &'a FreeBlocks,
+        parts: &'a [BlockRange],
+        window: u64,
+    ) -> Self {
         let (at, free) = (BlockIndex::ZERO, FreeWalk::new(free));
-        let state = State { next: 0, at, consumed: 0, closed: false, extent: None, free };
+        let state = State { next: 0, at, consumed: 0, closed: false, extent: None, free, parts };
         Self { device, shape, window, state: Mutex::new(state), moved: Condvar::new() }
     }
 
@@ -114,13 +123,19 @@ impl<'a> Cursor<'a> {
         Ok(state.extent.is_some_and(|extent| extent.hole && end.is_some_and(|end| end <= extent.range.end())))
     }
 
-    /// The next chunk, holes taken for data; `None` behind the end. It ends where free space begins or ends, and at a
-    /// multiple of [`CHUNK_BYTES`].
+    /// The next chunk, holes taken for data; `None` behind the end. It ends where free space or a part begins or ends, and at
+    /// a multiple of [`CHUNK_BYTES`].
     fn job(&self, state: &mut State<'a>) -> Option<Job> {
-        let (shape, start) = (self.shape, state.at);
+        while let Some((part, rest)) = state.parts.split_first()
+            && part.end() <= state.at
+        {
+            state.parts = rest;
+        }
+        let part = state.parts.first()?;
+        let (shape, start) = (self.shape, state.at.max(part.start()));
         let at = shape.start_of(start);
         let bound = at.get() / CHUNK_BYTES * CHUNK_BYTES + CHUNK_BYTES;
-        let bound = BlockIndex::new(bound >> shape.block_size().shift()).min(shape.blocks().as_end());
+        let bound = BlockIndex::new(bound >> shape.block_size().shift()).min(part.end());
         let (end, origin) = match state.free.from(start) {
             Some(free) if free.start() <= start => (free.end().min(bound), Origin::Free),
             Some(free) => (free.start().min(bound), Origin::Disk),

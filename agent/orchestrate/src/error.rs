@@ -90,6 +90,9 @@ pub enum JobError {
     /// A link between recovery points cannot be written or read.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A stored tree cannot be used.
+    #[error(transparent)]
+    Tree(#[from] crate::TreeError),
     /// Somebody else uses the recovery points.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -124,6 +127,7 @@ impl JobError {
             Self::Format(error) if error.is_io() => Outcome::Io,
             Self::Format(_) | Self::DamagedDisk(_) => Outcome::Damaged,
             Self::Intent(error) => error.outcome(),
+            Self::Tree(error) => error.outcome(),
             Self::Link(error) | Self::Store(StoreError::Link(error)) => {
                 if error.is_io() {
                     Outcome::Io

@@ -20,6 +20,7 @@ mod points;
 mod progress;
 mod scan;
 mod sign;
+mod tree;
 mod verify;
 mod vmdk;
 
@@ -27,7 +28,7 @@ pub use apply::{
     ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
     PlanReport, Proven, ReadSeek, apply, plan,
 };
-pub use diff::{DiffOptions, DiffReport, diff};
+pub use diff::{BaseTree, DiffOptions, DiffReport, NodeRun, TreeDiffReport, diff, diff_tree};
 pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
@@ -42,6 +43,7 @@ pub use points::{
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
+pub use tree::{LocalBase, StoredTree, TreeError, advance_tree, build_tree};
 pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
 pub use vmdk::{ConvertReport, NewImage, VmdkDisk, VmdkFiles, check_vmdk, convert, create as create_vmdk, names_vmdk};
 

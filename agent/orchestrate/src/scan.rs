@@ -9,6 +9,7 @@ use failback_delta::FreeBlocks;
 use failback_hashtree::{ChainingValue, Cover, LeafHasher, Node, Shape, is_zero};
 use failback_units::{BlockIndex, BlockRange, BlockSize, ByteCount, ByteRange};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::AddAssign;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -39,6 +40,14 @@ pub struct ScanReport {
     pub bytes_free: u64,
 }
 
+impl AddAssign for ScanReport {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes_read += more.bytes_read;
+        self.bytes_hole += more.bytes_hole;
+        self.bytes_free += more.bytes_free;
+    }
+}
+
 /// A piece of a disk, in the order of the disk: 1 MiB where free space does not make it shorter.
 pub(crate) struct Chunk {
     pub(crate) blocks: BlockRange,
@@ -61,6 +70,8 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) shape: Shape,
     /// Blocks that are not read, and count as zero.
     pub(crate) free: &'a FreeBlocks,
+    /// The parts of the disk that are wanted, in order and not touching; `None` for all of it.
+    pub(crate) parts: Option<&'a [BlockRange]>,
     /// The highest level of a node that is handed out.
     pub(crate) highest: u8,
     /// Whether bytes are handed out with their values.
@@ -87,7 +98,9 @@ pub(crate) fn scan(
         path: device.name().into(),
         source,
     })?;
-    let cursor = Cursor::new(device, options.shape, options.free, WINDOW);
+    let all = [BlockRange::between(BlockIndex::ZERO, options.shape.blocks().as_end()).unwrap_or_default()];
+    let parts = options.parts.unwrap_or(&all);
+    let cursor = Cursor::new(device, options.shape, options.free, parts, WINDOW);
     let mut report = ScanReport::default();
     thread::scope(|scope| {
         let (send, receive) = channel::<Finished>();
@@ -141,7 +154,8 @@ pub(crate) fn scan(
         drop(waiting);
         result
     })?;
-    if report.bytes_read + report.bytes_hole + report.bytes_free != options.shape.size().get() {
+    let wanted: u64 = parts.iter().map(|part| options.shape.bytes_of(*part).count().get()).sum();
+    if report.bytes_read + report.bytes_hole + report.bytes_free != wanted {
         return Err(JobError::Refused(format!("{} was not read to its end: run this again", device.name())));
     }
     Ok(report)

@@ -80,7 +80,7 @@ pub(crate) fn values_of<W: Write>(
 ) -> Result<(SignatureWriter<W>, ScanReport), JobError> {
     let shape = header.shape;
     let mut writer = SignatureWriter::new(out, header)?;
-    let how = ScanOptions { shape, free, highest: shape.top_level(), keep_bytes: false, threads };
+    let how = ScanOptions { shape, free, parts: None, highest: shape.top_level(), keep_bytes: false, threads };
     let scan = scan(device, how, progress, |Chunk { content, origin, .. }| {
         match content {
             ChunkContent::Zero(nodes) => {

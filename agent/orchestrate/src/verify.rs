@@ -139,7 +139,7 @@ pub fn verify<R: Read>(
     let mut hasher = LeafHasher::new();
     let mut differences = Differences { shape, kept: Vec::new(), bytes: 0 };
     progress.phase("verifying", Some(shape.size().get()));
-    let how = ScanOptions { shape, free: &free, highest: shape.top_level(), keep_bytes: false, threads };
+    let how = ScanOptions { shape, free: &free, parts: None, highest: shape.top_level(), keep_bytes: false, threads };
     let scan = scan(device, how, progress, |Chunk { blocks, content, .. }| {
         match &content {
             ChunkContent::Zero(nodes) => nodes.iter().for_each(|(node, value)| builder.push(*node, *value)),

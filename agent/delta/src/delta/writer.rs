@@ -48,6 +48,12 @@ impl<W: Write> DeltaWriter<W> {
         Ok(Self { out, header, key: raw.hash, written, totals: Totals::default(), extents })
     }
 
+    /// What the delta says before its frames.
+    #[must_use]
+    pub const fn header(&self) -> &DeltaHeader {
+        &self.header
+    }
+
     /// The key with which frames of this delta are sealed.
     #[must_use]
     pub const fn key(&self) -> [u8; 32] {

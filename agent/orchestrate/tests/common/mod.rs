@@ -301,8 +301,20 @@ pub fn delta_used(signature: &[u8], result: &[u8], free: Option<&[bool]>) -> Vec
     device.write_durably(ByteOffset::ZERO, result);
     let signature = SignatureReader::open(Cursor::new(signature)).unwrap();
     let free_map = free.map(|free| map_of(free, result.len()));
-    let options = DiffOptions {
-        free: free_map.as_ref(),
+    let options = diff_options(free_map.as_ref(), result);
+    let mut delta = Vec::new();
+    let report = diff(signature, &device, &mut delta, &options, &Silent).unwrap();
+    assert_eq!(report.result_root, Root::of(&counted(result, free)));
+    let ScanReport { bytes_read, bytes_hole, bytes_free } = report.scan;
+    assert_eq!(bytes_read + bytes_hole + bytes_free, result.len() as u64);
+    assert_eq!(bytes_free, free_map.map_or(0, |map| map.bytes().get()), "free space is not read");
+    delta
+}
+
+/// How the tests compare: the same disk gives the same delta.
+pub fn diff_options<'a>(free: Option<&'a FreeMap>, result: &[u8]) -> DiffOptions<'a> {
+    DiffOptions {
+        free,
         kind: PointKind::Crash,
         created: 0,
         id: *blake3::hash(result).as_bytes().first_chunk().unwrap(),
@@ -311,14 +323,7 @@ pub fn delta_used(signature: &[u8], result: &[u8], free: Option<&[bool]>) -> Vec
         threads: 1,
         signer: None,
         before_end: &|| Ok(()),
-    };
-    let mut delta = Vec::new();
-    let report = diff(signature, &device, &mut delta, &options, &Silent).unwrap();
-    assert_eq!(report.result_root, Root::of(&counted(result, free)));
-    let ScanReport { bytes_read, bytes_hole, bytes_free } = report.scan;
-    assert_eq!(bytes_read + bytes_hole + bytes_free, result.len() as u64);
-    assert_eq!(bytes_free, free_map.map_or(0, |map| map.bytes().get()), "free space is not read");
-    delta
+    }
 }
 
 /// For assertions on the kind of an error that crosses `io`.

@@ -1,0 +1,109 @@
+//! The tree of a disk that is here.
+
+use super::StoredTree;
+use crate::{BaseTree, JobError, NodeRun};
+use failback_blockio::{Buffer, Device, Operation, run};
+use failback_delta::{Coverage, FreeBlocks};
+use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Root, Shape};
+use failback_units::{BlockCount, BlockRange, ByteCount};
+
+/// Bytes that are read at a time for values that are not stored.
+const READ_AT_ONCE: u64 = 1 << 20;
+
+/// A stored tree, and the disk that it is of: values of nodes that are not stored are read from there.
+#[derive(Clone, Copy)]
+pub struct LocalBase<'a> {
+    /// The tree.
+    pub tree: &'a StoredTree,
+    /// The disk, at least as large as the tree says.
+    pub device: &'a dyn Device,
+}
+
+impl LocalBase<'_> {
+    /// The values of blocks, free ones as zero.
+    fn read_blocks(
+        &self,
+        hasher: &mut LeafHasher,
+        blocks: BlockRange,
+        values: &mut Vec<ChainingValue>,
+    ) -> Result<(), JobError> {
+        let shape = self.tree.shape();
+        let bytes = shape.bytes_of(blocks);
+        let len = bytes.count().to_usize().expect("a piece fits in memory");
+        let read = Operation::Read { at: bytes.start(), into: Buffer::zeroed(len) };
+        let mut content = run(self.device, read)?.expect("a read hands its buffer back");
+        for free in self.tree.free().within(blocks) {
+            let free = shape.bytes_of(free);
+            let place = |at: failback_units::ByteOffset| {
+                let distance = at.distance_from(bytes.start()).unwrap_or(ByteCount::ZERO);
+                distance.to_usize().expect("a piece fits in memory")
+            };
+            content[place(free.start())..place(free.end())].fill(0);
+        }
+        hasher.hash(shape, blocks.start(), &content, values);
+        Ok(())
+    }
+
+    /// The values of nodes below those that are stored.
+    fn read_nodes(
+        &self,
+        hasher: &mut LeafHasher,
+        nodes: NodeRun,
+        values: &mut Vec<ChainingValue>,
+    ) -> Result<(), JobError> {
+        let shape = self.tree.shape();
+        let at_once = (READ_AT_ONCE >> shape.block_size().shift()).max(1 << nodes.level);
+        let end = nodes.end().expect("it was checked");
+        let mut at = nodes.first;
+        while at < end {
+            let piece = at.checked_add(BlockCount::new(at_once)).unwrap_or(end).min(end);
+            let mut leaves = Vec::new();
+            self.read_blocks(hasher, BlockRange::between(at, piece).unwrap_or_default(), &mut leaves)?;
+            let mut joined = Frontier::new(nodes.level);
+            joined.push_leaves(hasher, at, &leaves);
+            values.extend(joined.take().map(|(_, value)| value));
+            at = piece;
+        }
+        Ok(())
+    }
+}
+
+impl BaseTree for LocalBase<'_> {
+    fn shape(&self) -> Shape {
+        self.tree.shape()
+    }
+
+    fn root(&self) -> Root {
+        self.tree.root()
+    }
+
+    fn coverage(&self) -> Coverage {
+        self.tree.coverage()
+    }
+
+    fn free(&self) -> &FreeBlocks {
+        self.tree.free()
+    }
+
+    fn values(&self, nodes: &[NodeRun]) -> Result<Vec<ChainingValue>, JobError> {
+        let mut values = Vec::new();
+        let mut hasher = LeafHasher::new();
+        let end = self.tree.shape().blocks().as_end();
+        for run in nodes {
+            let level_is_there = run.level <= self.tree.shape().top_level();
+            let aligned = level_is_there && run.first.get() % (1 << run.level) == 0;
+            if !aligned || run.count == 0 || run.end().is_none_or(|behind| behind > end) {
+                let why = format!("no nodes of level {} begin at block {}", run.level, run.first.get());
+                return Err(JobError::Refused(why));
+            }
+            if run.nodes().all(|node| self.tree.holds(node)) {
+                for node in run.nodes() {
+                    values.push(self.tree.value_of(&mut hasher, node)?);
+                }
+            } else {
+                self.read_nodes(&mut hasher, *run, &mut values)?;
+            }
+        }
+        Ok(values)
+    }
+}

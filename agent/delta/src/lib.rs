@@ -21,7 +21,7 @@ mod signing;
 
 pub use delta::{
     After, Before, Content, DeltaBuilder, DeltaHeader, DeltaReader, DeltaWriter, Extent, Frame, FrameTable, Inverter,
-    Item, Pieces, Proof, Proven, SealedFrame, Shapes, Standing, Totals, Trailer, Was,
+    Item, Parts, Pieces, Proof, Proven, SealedFrame, Shapes, Standing, Totals, Trailer, Was, read_map, write_map,
 };
 pub use error::{FileKind, FormatError};
 pub use facts::{Coverage, Identity, PointKind};

@@ -8,8 +8,27 @@ use crate::layout::{MAP_MAGIC, MAP_PAGE_RUNS_MAX, MAP_RUNS_MAX, RawMapPage, RawR
 use crate::seal::{Input, Sealed, reserved_is_zero};
 use crate::{FormatError, FreeBlocks};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
-use std::io::Read;
+use std::io::{self, Read, Write};
 use zerocopy::{FromBytes, IntoBytes};
+
+/// Writes a map as it stands in a delta, for another place than a delta. `key` keys the hashes of its pages.
+///
+/// # Errors
+///
+/// What the output said.
+pub fn write_map(free: &FreeBlocks, key: &[u8; 32], out: &mut impl Write) -> io::Result<()> {
+    pages(free, key).try_for_each(|page| out.write_all(&page))
+}
+
+/// Reads what [`write_map`] wrote of a disk with `blocks` blocks, and nothing of what follows. Memory is bounded as for the map
+/// of a delta.
+///
+/// # Errors
+///
+/// When it is cut off or damaged.
+pub fn read_map(input: impl Read, key: &[u8; 32], blocks: BlockCount) -> Result<FreeBlocks, FormatError> {
+    read(&mut Input::new(input, KIND), key, blocks)
+}
 
 /// The pages of a map, sealed and in their order; one at least, which may be empty.
 pub(super) fn pages(free: &FreeBlocks, key: &[u8; 32]) -> impl Iterator<Item = Vec<u8>> {

@@ -1,0 +1,37 @@
+//! How a session can end other than well.
+
+use std::io;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The connection broke, was never there, or the other side was silent for too long. The pass can go on over another.
+    #[error("the connection to the other side broke")]
+    Link(#[source] io::Error),
+    /// The other side speaks another version, or is not what it should be.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The other side said something that it must not say.
+    #[error("the other side does not keep to the protocol: {0}; check that it is failback, of a version that fits")]
+    Breach(&'static str),
+    /// The other side will not go on: its own sentence.
+    #[error("the other side says: {0}")]
+    Refused(String),
+    /// What is to be done here cannot be.
+    #[error(transparent)]
+    Job(#[from] failback_orchestrate::JobError),
+}
+
+impl SessionError {
+    /// Whether the same pass may go on over another connection.
+    #[must_use]
+    pub const fn is_link(&self) -> bool {
+        matches!(self, Self::Link(_))
+    }
+}
+
+impl From<io::Error> for SessionError {
+    fn from(error: io::Error) -> Self {
+        Self::Link(error)
+    }
+}

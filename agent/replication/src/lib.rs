@@ -1,0 +1,35 @@
+//! Sessions between the source of a disk and its target.
+//!
+//! A **pass** finds what differs between a source and a target's base, sends it as a delta, and has it applied. The source drives
+//! it: it asks for values of the target's tree, and what it sends is kept by the target in a [`Spool`] until the delta is
+//! complete, proven and applied. So a pass may take as many connections as it needs, and nothing durable is sent twice.
+//!
+//! - [`send_pass`] is the source's side, over connections that a [`Connector`] makes.
+//! - [`serve_session`] is the target's side of one connection; what it does to a disk is a [`Replica`]'s business.
+//!
+//! The protocol is described message by message in `PROTOCOL.md`. Everything that the other side says may be hostile: whatever
+//! it is, memory is bounded, and all that ends is the session.
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod error;
+mod link;
+mod map;
+mod message;
+mod source;
+mod spool;
+mod target;
+pub mod wire;
+
+pub use backoff::Backoff;
+pub use error::SessionError;
+pub use link::{Link, Role, Traffic};
+pub use message::{Offer, Resumed};
+pub use source::{Connector, PassOptions, PassReport, send_pass};
+pub use spool::{Spool, SpoolError};
+pub use target::{Offered, Replica, SessionReport, serve_session};
+
+use std::time::Duration;
+
+/// How often each side says at least that it is there. Three times that without a byte is a broken connection.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(15);

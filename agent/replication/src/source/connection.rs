@@ -1,0 +1,109 @@
+//! Keeping a connection to the target, and moving messages over it.
+
+use super::Connector;
+use super::state::{Next, Pass};
+use crate::link::Receiver;
+use crate::message::{Accept, Message};
+use crate::{ALIVE_EVERY, Backoff, Role, SessionError, Traffic};
+use failback_hashtree::Root;
+use failback_orchestrate::{JobError, Progress};
+use std::sync::Arc;
+use std::thread;
+
+/// Connects, and connects again, until the pass has ended.
+pub(super) fn keep_connected(
+    connector: &dyn Connector,
+    pass: &Pass,
+    backoff: &Backoff,
+    traffic: &Arc<Traffic>,
+    progress: &dyn Progress,
+) {
+    let mut failed = 0;
+    let mut before = pass.moved();
+    loop {
+        let ended = one_connection(connector, pass, traffic);
+        pass.disconnected();
+        let error = match ended {
+            Ok(()) => return,
+            Err(error) if error.is_link() => error,
+            Err(error) => return pass.fail(error),
+        };
+        if progress.stop_requested() {
+            return pass.fail(JobError::Interrupted("the pass is unfinished; begin it again".into()).into());
+        }
+        // A connection that moved nothing on counts as one that was not made.
+        let now = pass.moved();
+        failed = if now == before { failed + 1 } else { 1 };
+        before = now;
+        if failed > backoff.attempts {
+            return pass.fail(error);
+        }
+        let wait = backoff.wait(failed);
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        progress.note(&format!("{error}{cause}; connecting again in {} s", wait.as_secs().max(1)));
+        if pass.pause(wait) {
+            return;
+        }
+    }
+}
+
+/// One connection, from its preface to its end.
+fn one_connection(connector: &dyn Connector, pass: &Pass, traffic: &Arc<Traffic>) -> Result<(), SessionError> {
+    let (sender, mut receiver) = connector.connect()?.open(Role::Source, traffic)?;
+    sender.send(&Message::Offer(pass.offer()))?;
+    let accept = match answer(&mut receiver)? {
+        Answer::Accept(accept) => accept,
+        Answer::Done(root) => return pass.receive(Message::Done { root }).map(drop),
+    };
+    pass.connected(&sender, accept)?;
+    let connection = pass.counts().1;
+    thread::scope(|scope| {
+        let pump = sender.clone();
+        scope.spawn(move || {
+            while let Some(message) = next(pass, connection) {
+                if pump.send(&message).is_err() {
+                    return;
+                }
+            }
+        });
+        let ended = receive(pass, &mut receiver);
+        pass.disconnected();
+        ended
+    })
+}
+
+enum Answer {
+    Accept(Accept),
+    Done(Root),
+}
+
+/// Waits for the target's answer to the offer. It may have to read its disk before.
+fn answer(receiver: &mut Receiver) -> Result<Answer, SessionError> {
+    loop {
+        match receiver.receive()? {
+            Message::Accept(accept) => return Ok(Answer::Accept(accept)),
+            Message::Done { root } => return Ok(Answer::Done(root)),
+            Message::Alive => {}
+            Message::Refuse(sentence) => return Err(SessionError::Refused(sentence.into_owned())),
+            _ => return Err(SessionError::Breach("it does not answer the offer")),
+        }
+    }
+}
+
+/// The next message to be sent; `None` when there will be none over this connection.
+fn next(pass: &Pass, connection: u64) -> Option<Message<'static>> {
+    Some(match pass.next(connection, ALIVE_EVERY) {
+        Next::Data(at, bytes) => Message::Data { at, bytes: bytes.into() },
+        Next::End(len, root) => Message::End { len, root },
+        Next::Idle => Message::Alive,
+        Next::Over => return None,
+    })
+}
+
+fn receive(pass: &Pass, receiver: &mut Receiver) -> Result<(), SessionError> {
+    loop {
+        if pass.receive(receiver.receive()?)? {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! What a pass knows, shared by whoever works on it: what is to be sent and is not yet durable, and what was asked.
+
+use super::PassOptions;
+use crate::SessionError;
+use crate::link::Sender;
+use crate::message::{Accept, Message, Offer, Resumed};
+use crate::wire::DATA_MAX;
+use failback_hashtree::{ChainingValue, Root};
+use failback_orchestrate::{Coverage, JobError, NodeRun};
+use failback_units::ByteCount;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Bytes of the delta that are held until the target has them durable. It is several times what the target flushes at once.
+const WINDOW: usize = 32 << 20;
+
+/// A pass.
+pub(super) struct Pass {
+    offer: Offer,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    sender: Option<Sender>,
+    connections: u64,
+    base: Option<Accept>,
+    /// What was written and is not durable; its first byte is byte `durable` of the delta.
+    window: VecDeque<u8>,
+    durable: u64,
+    /// Up to where this connection, and any connection, has sent.
+    sent: u64,
+    sent_most: u64,
+    sent_again: u64,
+    /// The hash of the delta's header, once that is written.
+    key: Option<[u8; 32]>,
+    end: Option<(u64, Root)>,
+    end_sent: bool,
+    questions: BTreeMap<u32, Question>,
+    next_question: u32,
+    map: MapState,
+    done: Option<Root>,
+    failure: Option<SessionError>,
+    ended: bool,
+}
+
+struct Question {
+    runs: Vec<NodeRun>,
+    answer: Option<Vec<ChainingValue>>,
+}
+
+#[derive(Default)]
+enum MapState {
+    #[default]
+    NotAsked,
+    Asked(Vec<u8>),
+    Here(Vec<u8>),
+}
+
+/// The most that a packed map can have: 5 Mi runs of 8 bytes, and more than what packing could add.
+const PACKED_MAP_MAX: usize = 64 << 20;
+
+/// What is to be sent next.
+pub(super) enum Next {
+    Data(u64, Vec<u8>),
+    End(u64, Root),
+    /// Nothing for now.
+    Idle,
+    /// This connection is no longer the one, or the pass has ended.
+    Over,
+}
+
+impl Pass {
+    pub(super) fn new(options: &PassOptions<'_>, size: ByteCount) -> Self {
+        let coverage =
+            if options.free.is_some_and(|map| !map.extents().is_empty()) { Coverage::Used } else { Coverage::Whole };
+        let offer = Offer { pair: options.pair.clone(), size, coverage, kind: options.kind, resumed: None };
+        Self { offer, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready` has something to say, or the pass has failed.
+    fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> Result<T, SessionError> {
+        let mut state = self.lock();
+        loop {
+            if state.failure.is_some() {
+                return Err(broken_off(state.failure.as_ref()));
+            }
+            if let Some(ready) = ready(&mut state) {
+                return Ok(ready);
+            }
+            if state.ended {
+                return Err(broken_off(None));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    // What the one who finds the difference does.
+
+    /// Waits until a target has accepted.
+    pub(super) fn base(&self) -> Result<Accept, SessionError> {
+        self.wait(|state| state.base)
+    }
+
+    /// Asks for the base's map and waits for it, packed.
+    pub(super) fn map(&self) -> Result<Vec<u8>, SessionError> {
+        let mut state = self.lock();
+        state.map = MapState::Asked(Vec::new());
+        let sender = state.sender.clone();
+        drop(state);
+        // If this fails, the next connection asks again.
+        let _ = sender.map(|sender| sender.send(&Message::AskMap));
+        self.wait(|state| match &mut state.map {
+            MapState::Here(packed) => Some(std::mem::take(packed)),
+            _ => None,
+        })
+    }
+
+    /// Asks for values and waits for them.
+    pub(super) fn ask(&self, runs: &[NodeRun]) -> Result<Vec<ChainingValue>, SessionError> {
+        let mut state = self.lock();
+        let id = state.next_question;
+        state.next_question = id.wrapping_add(1);
+        state.questions.insert(id, Question { runs: runs.to_vec(), answer: None });
+        let sender = state.sender.clone();
+        drop(state);
+        let _ = sender.map(|sender| sender.send(&Message::AskValues { id, runs: runs.into() }));
+        let answer = self.wait(|state| state.questions.get_mut(&id).and_then(|question| question.answer.take()));
+        self.lock().questions.remove(&id);
+        answer
+    }
+
+    /// Adds to the delta; waits while too much of it is not durable.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<usize, SessionError> {
+        let written = self.wait(|state| {
+            let room = WINDOW - state.window.len();
+            if room == 0 {
+                return None;
+            }
+            let now = room.min(bytes.len());
+            state.window.extend(&bytes[..now]);
+            if state.key.is_none() && state.durable == 0 && state.window.len() >= 128 {
+                // See FORMAT.md of the delta: the header's hash names the delta.
+                let key: Vec<u8> = state.window.range(96..128).copied().collect();
+                state.key = key.try_into().ok();
+            }
+            Some(now)
+        })?;
+        self.changed.notify_all();
+        Ok(written)
+    }
+
+    /// All of the delta was written.
+    pub(super) fn complete(&self, len: u64, root: Root) {
+        self.lock().end = Some((len, root));
+        self.changed.notify_all();
+    }
+
+    /// Waits until the target has applied the delta.
+    pub(super) fn wait_until_done(&self) -> Result<Root, SessionError> {
+        let root = self.wait(|state| state.done).map_err(|error| self.failure().unwrap_or(error))?;
+        match self.lock().end {
+            Some((_, expected)) if expected == root => Ok(root),
+            _ => Err(SessionError::Breach("it says that it has a root which it was not sent")),
+        }
+    }
+
+    /// Tells the target that nothing more comes, and why.
+    pub(super) fn give_up(&self, why: String) {
+        let sender = self.lock().sender.clone();
+        if let Some(sender) = sender {
+            let _ = sender.send(&Message::Refuse(why.into()));
+        }
+    }
+
+    /// Nothing more is to be done; connections are let go.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        if let Some(sender) = state.sender.take() {
+            sender.break_off();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Why the pass failed; the second time nothing.
+    pub(super) fn failure(&self) -> Option<SessionError> {
+        self.lock().failure.take()
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.sent_again, state.connections)
+    }
+
+    // What the one who keeps the connection does.
+
+    pub(super) fn offer(&self) -> Offer {
+        let state = self.lock();
+        let resumed = state.key.map(|delta| Resumed { delta, acknowledged: state.durable });
+        Offer { resumed, ..self.offer.clone() }
+    }
+
+    /// A target has accepted: takes over the connection, and asks again what was not answered.
+    pub(super) fn connected(&self, sender: &Sender, accept: Accept) -> Result<(), SessionError> {
+        let mut state = self.lock();
+        if let Some(base) = state.base
+            && (Accept { durable: 0, ..base }) != (Accept { durable: 0, ..accept })
+        {
+            let why = "the target has changed while it could not be reached: begin this pass again";
+            return Err(SessionError::Mismatch(why.into()));
+        }
+        let end = state.durable + state.window.len() as u64;
+        if accept.durable < state.durable {
+            let why = "the target has lost what it had told to be durable: look at its retention drive, and begin this pass again";
+            return Err(SessionError::Mismatch(why.into()));
+        }
+        if accept.durable > end {
+            return Err(SessionError::Breach("it has more of the delta than there is"));
+        }
+        state.made_durable(accept.durable);
+        state.base.get_or_insert(accept);
+        state.sent = accept.durable;
+        state.end_sent = false;
+        state.connections += 1;
+        state.sender = Some(sender.clone());
+        let questions: Vec<_> = state
+            .questions
+            .iter()
+            .filter(|(_, question)| question.answer.is_none())
+            .map(|(id, question)| (*id, question.runs.clone()))
+            .collect();
+        let map_is_wanted = match &mut state.map {
+            MapState::Asked(packed) => {
+                packed.clear();
+                true
+            }
+            _ => false,
+        };
+        drop(state);
+        self.changed.notify_all();
+        if map_is_wanted {
+            sender.send(&Message::AskMap)?;
+        }
+        for (id, runs) in questions {
+            sender.send(&Message::AskValues { id, runs: runs.into() })?;
+        }
+        Ok(())
+    }
+
+    /// The connection is no more.
+    pub(super) fn disconnected(&self) {
+        if let Some(sender) = self.lock().sender.take() {
+            sender.break_off();
+        }
+        self.changed.notify_all();
+    }
+
+    /// What is to be sent next over the connection with this number; waits for it for at most `patience`.
+    pub(super) fn next(&self, connection: u64, patience: Duration) -> Next {
+        let mut state = self.lock();
+        let mut waited = false;
+        loop {
+            if state.ended || state.failure.is_some() || state.sender.is_none() || state.connections != connection {
+                return Next::Over;
+            }
+            let start = usize::try_from(state.sent - state.durable).expect("the window fits in memory");
+            if start < state.window.len() {
+                let end = state.window.len().min(start + DATA_MAX);
+                let bytes: Vec<u8> = state.window.range(start..end).copied().collect();
+                let at = state.sent;
+                state.sent += bytes.len() as u64;
+                state.sent_again += state.sent_most.min(state.sent).saturating_sub(at);
+                state.sent_most = state.sent_most.max(state.sent);
+                return Next::Data(at, bytes);
+            }
+            if let Some((len, root)) = state.end
+                && !state.end_sent
+            {
+                state.end_sent = true;
+                return Next::End(len, root);
+            }
+            if waited {
+                return Next::Idle;
+            }
+            let (later, timeout) = self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
+            state = later;
+            waited = timeout.timed_out();
+        }
+    }
+
+    /// A message of the target's. `true` if it was the last one.
+    pub(super) fn receive(&self, message: Message<'_>) -> Result<bool, SessionError> {
+        let mut state = self.lock();
+        match message {
+            Message::Values { id, values } => {
+                // What was asked over an earlier connection may be answered twice.
+                if let Some(question) = state.questions.get_mut(&id) {
+                    if question.runs.iter().map(|run| run.count).sum::<u64>() != values.len() as u64 {
+                        return Err(SessionError::Breach("an answer has another number of values than was asked for"));
+                    }
+                    question.answer = Some(values.into_owned());
+                }
+            }
+            Message::Map { last, packed } => {
+                let MapState::Asked(all) = &mut state.map else {
+                    return Err(SessionError::Breach("a map was sent that nobody asked for"));
+                };
+                if all.len() + packed.len() > PACKED_MAP_MAX || (packed.is_empty() && !last) {
+                    return Err(SessionError::Breach("its map is larger than a map can be"));
+                }
+                all.extend_from_slice(&packed);
+                if last {
+                    state.map = MapState::Here(std::mem::take(all));
+                }
+            }
+            Message::Durable { len } => {
+                if len < state.durable || len > state.sent {
+                    return Err(SessionError::Breach("it has more of the delta than it was sent"));
+                }
+                state.made_durable(len);
+            }
+            Message::Done { root } => {
+                if state.end.is_none() {
+                    return Err(SessionError::Breach("it is done before the delta is complete"));
+                }
+                state.done = Some(root);
+                self.changed.notify_all();
+                return Ok(true);
+            }
+            Message::Alive => {}
+            Message::Refuse(sentence) => return Err(SessionError::Refused(sentence.into_owned())),
+            _ => return Err(SessionError::Breach("a message has no place here")),
+        }
+        drop(state);
+        self.changed.notify_all();
+        Ok(false)
+    }
+
+    /// The pass cannot go on.
+    pub(super) fn fail(&self, error: SessionError) {
+        let mut state = self.lock();
+        state.failure.get_or_insert(error);
+        if let Some(sender) = state.sender.take() {
+            sender.break_off();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits for `time` unless the pass ends before. `true` if it has ended.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let state = self.lock();
+        let over = |state: &mut State| !state.ended && state.failure.is_none();
+        let (state, _) = self.changed.wait_timeout_while(state, time, over).unwrap_or_else(PoisonError::into_inner);
+        state.ended || state.failure.is_some()
+    }
+
+    /// How far the pass is: what is durable, and how many questions were answered. What moves it on makes it grow.
+    pub(super) fn moved(&self) -> (u64, u32) {
+        let state = self.lock();
+        (state.durable, state.next_question)
+    }
+}
+
+impl State {
+    fn made_durable(&mut self, len: u64) {
+        let gone = usize::try_from(len - self.durable).expect("the window fits in memory");
+        self.window.drain(..gone);
+        self.durable = len;
+    }
+}
+
+/// For those who wait; the failure itself is for the one who asks last.
+fn broken_off(failure: Option<&SessionError>) -> SessionError {
+    let why = failure.map_or_else(|| "the pass has ended".into(), ToString::to_string);
+    SessionError::Job(JobError::Interrupted(why))
+}

@@ -1,0 +1,300 @@
+//! The target's side of a connection.
+
+use crate::link::{Receiver, Sender};
+use crate::map::{map_hash, pack};
+use crate::message::{Accept, Message, Offer};
+use crate::wire::MAP_MAX;
+use crate::{ALIVE_EVERY, Link, Role, SessionError, Spool, SpoolError, Traffic};
+use failback_hashtree::Root;
+use failback_orchestrate::{BaseTree, JobError, NodeRun};
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// Bytes that arrive before they are made durable, and so before the source may forget them.
+const FLUSH_EVERY: u64 = 8 << 20;
+/// Questions that wait to be answered. A source asks no more than it has answers for.
+const QUESTIONS: usize = 64;
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// The delta may come.
+    Ready,
+    /// The delta that was to go on has been applied already: its root.
+    Applied(Root),
+}
+
+/// What a session does to a disk. One of it belongs to one replication pair.
+pub trait Replica: Sync {
+    /// Looks at an offer before anything else is done.
+    ///
+    /// # Errors
+    ///
+    /// When it has to be refused: the sentence goes to the source.
+    fn offer(&self, offer: &Offer) -> Result<Offered, JobError>;
+
+    /// The tree of the base. It does not change as long as the session lasts.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, and none can be made.
+    fn base(&self) -> Result<&dyn BaseTree, JobError>;
+
+    /// Where the delta is kept until it is complete.
+    fn spool(&self) -> &Mutex<Spool>;
+
+    /// Applies the delta in the spool, which is complete and durable, and forgets it. Returns the root that the disk has now.
+    ///
+    /// # Errors
+    ///
+    /// When it was not applied.
+    fn apply(&self, expected: Root) -> Result<Root, JobError>;
+}
+
+/// What a session did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionReport {
+    /// The pass was completed, and the disk has this root.
+    Applied(Root),
+    /// It had been completed before.
+    AppliedBefore(Root),
+}
+
+/// Serves one source over one connection.
+///
+/// # Errors
+///
+/// When the connection broke, the other side did what it must not do, or what it wants cannot be done. What arrived until then
+/// stays in the spool.
+pub fn serve_session(link: Link, traffic: &Arc<Traffic>, replica: &dyn Replica) -> Result<SessionReport, SessionError> {
+    let (sender, mut receiver) = link.open(Role::Target, traffic)?;
+    let ended = thread::scope(|scope| {
+        let (stop, stopped) = channel::<()>();
+        let alive = sender.clone();
+        scope.spawn(move || {
+            // The other side is told that this one is there, also while a disk is being read or written.
+            while stopped.recv_timeout(ALIVE_EVERY) == Err(RecvTimeoutError::Timeout) {
+                if alive.send(&Message::Alive).is_err() {
+                    return;
+                }
+            }
+        });
+        let ended = Session { replica, sender: &sender }.run(&mut receiver);
+        drop(stop);
+        ended
+    });
+    if let Err(error) = &ended
+        && !error.is_link()
+    {
+        let _ = sender.send(&Message::Refuse(sentence_of(error).into()));
+    }
+    sender.break_off();
+    ended
+}
+
+/// An error with its causes in one line.
+fn sentence_of(error: &SessionError) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        sentence = format!("{sentence}: {error}");
+        cause = error.source();
+    }
+    sentence
+}
+
+struct Session<'a> {
+    replica: &'a dyn Replica,
+    sender: &'a Sender,
+}
+
+impl Session<'_> {
+    fn run(&self, receiver: &mut Receiver) -> Result<SessionReport, SessionError> {
+        let offer = loop {
+            match receiver.receive()? {
+                Message::Offer(offer) => break offer,
+                Message::Alive => {}
+                other => return Err(unexpected(&other)),
+            }
+        };
+        if let Offered::Applied(root) = self.replica.offer(&offer)? {
+            self.sender.send(&Message::Done { root })?;
+            return Ok(SessionReport::AppliedBefore(root));
+        }
+        let base = self.replica.base()?;
+        let durable = self.resume(&offer)?;
+        self.sender.send(&Message::Accept(Accept {
+            size: base.shape().size(),
+            block_size: base.shape().block_size(),
+            coverage: base.coverage(),
+            root: base.root(),
+            map: map_hash(base.free()),
+            durable,
+        }))?;
+        let (len, root) = self.receive_delta(receiver, base)?;
+        self.complete(len)?;
+        let reached = self.replica.apply(root)?;
+        self.sender.send(&Message::Done { root: reached })?;
+        Ok(SessionReport::Applied(reached))
+    }
+
+    /// Keeps of the spool what the offer goes on with. Returns how much that is.
+    fn resume(&self, offer: &Offer) -> Result<u64, SessionError> {
+        let mut spool = self.lock_spool();
+        let keep = match offer.resumed {
+            Some(resumed) if spool.key() == Some(resumed.delta) => spool.durable(),
+            _ => 0,
+        };
+        if keep < spool.len() {
+            spool.cut(keep).map_err(spool_failed)?;
+        }
+        Ok(keep)
+    }
+
+    /// Takes in pieces of the delta and answers questions, until the source says that the delta is complete.
+    fn receive_delta(&self, receiver: &mut Receiver, base: &dyn BaseTree) -> Result<(u64, Root), SessionError> {
+        let failed: Mutex<Option<SessionError>> = Mutex::new(None);
+        let broken = AtomicBool::new(false);
+        let ended = thread::scope(|scope| {
+            let give_up = |error: SessionError| {
+                // The source may be waiting for just what will not come now, and this side for the source: both are told.
+                if !error.is_link() {
+                    let _ = self.sender.send(&Message::Refuse(sentence_of(&error).into()));
+                }
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                broken.store(true, Ordering::Release);
+                self.sender.break_off();
+            };
+            let (ask, asked) = sync_channel::<(u32, Vec<NodeRun>)>(QUESTIONS);
+            scope.spawn(move || {
+                for (id, runs) in asked {
+                    let answered = base
+                        .values(&runs)
+                        .map_err(SessionError::from)
+                        .and_then(|values| Ok(self.sender.send(&Message::Values { id, values: values.into() })?));
+                    if let Err(error) = answered {
+                        give_up(error);
+                        return;
+                    }
+                }
+            });
+            let flusher = self.lock_spool().flusher().map_err(spool_failed)?;
+            // One flush may wait while another is under way; a third would have nothing more to say.
+            let (flush, to_flush) = sync_channel::<u64>(1);
+            scope.spawn(move || {
+                for len in to_flush {
+                    if let Err(error) = self.flush(&flusher, len) {
+                        give_up(error);
+                        return;
+                    }
+                }
+            });
+            loop {
+                let next = self.message(receiver, base, &ask, &flush);
+                if broken.load(Ordering::Acquire) {
+                    let error = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    return Err(error.unwrap_or(SessionError::Breach("it was given up")));
+                }
+                match next {
+                    Ok(None) => {}
+                    Ok(Some(end)) => return Ok(end),
+                    Err(error) => {
+                        if error.is_link() {
+                            // Nobody may go on waiting for a connection that is no more.
+                            self.sender.break_off();
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            // What failed here is the reason, and not what came of it.
+            Some(error) => Err(error),
+            None => ended,
+        }
+    }
+
+    fn message(
+        &self,
+        receiver: &mut Receiver,
+        base: &dyn BaseTree,
+        ask: &SyncSender<(u32, Vec<NodeRun>)>,
+        flush: &SyncSender<u64>,
+    ) -> Result<Option<(u64, Root)>, SessionError> {
+        match receiver.receive()? {
+            Message::Data { at, bytes } => {
+                let mut spool = self.lock_spool();
+                if at != spool.len() {
+                    return Err(SessionError::Breach("a piece of the delta does not follow the last one"));
+                }
+                spool.append(&bytes).map_err(spool_failed)?;
+                let is_due = at / FLUSH_EVERY != spool.len() / FLUSH_EVERY;
+                let len = spool.whole();
+                drop(spool);
+                if is_due {
+                    // If one is waiting already, the next one will speak for this too.
+                    let _ = flush.try_send(len);
+                }
+            }
+            Message::AskValues { id, runs } => {
+                // The thread that answers is gone if it failed, which is looked at next.
+                let _ = ask.send((id, runs.into_owned()));
+            }
+            Message::AskMap => {
+                let packed = pack(base.free()).map_err(SessionError::Link)?;
+                let mut pieces = packed.chunks(MAP_MAX).peekable();
+                while let Some(piece) = pieces.next() {
+                    self.sender.send(&Message::Map { last: pieces.peek().is_none(), packed: piece.into() })?;
+                }
+            }
+            Message::End { len, root } => return Ok(Some((len, root))),
+            Message::Alive => {}
+            Message::Refuse(sentence) => return Err(SessionError::Refused(sentence.into_owned())),
+            other => return Err(unexpected(&other)),
+        }
+        Ok(None)
+    }
+
+    /// Makes what has arrived durable, and says so.
+    fn flush(&self, file: &File, len: u64) -> Result<(), SessionError> {
+        file.sync_data().map_err(|source| {
+            let path = self.lock_spool().path().to_owned();
+            JobError::File { action: "write", path, source }
+        })?;
+        self.lock_spool().made_durable(len);
+        Ok(self.sender.send(&Message::Durable { len })?)
+    }
+
+    /// Makes all of the delta durable.
+    fn complete(&self, len: u64) -> Result<(), SessionError> {
+        let spool = self.lock_spool();
+        if spool.len() != len || !spool.is_complete() {
+            return Err(SessionError::Breach("the delta is longer or shorter than its end says"));
+        }
+        let file = spool.flusher().map_err(spool_failed)?;
+        drop(spool);
+        self.flush(&file, len)
+    }
+
+    fn lock_spool(&self) -> std::sync::MutexGuard<'_, Spool> {
+        self.replica.spool().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn spool_failed(error: SpoolError) -> SessionError {
+    SessionError::Job(match error {
+        SpoolError::Io { action, path, source } => JobError::File { action, path, source },
+        SpoolError::Format(error) => error.into(),
+    })
+}
+
+fn unexpected(message: &Message<'_>) -> SessionError {
+    match message {
+        Message::Refuse(sentence) => SessionError::Refused(sentence.to_string()),
+        _ => SessionError::Breach("a message has no place here"),
+    }
+}

@@ -1,0 +1,73 @@
+//! The document of the protocol and the code say the same.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use failback_replication::wire::{
+    RawAccept, RawEnd, RawHead, RawOffer, RawPreface, RawQuestion, RawRun, SENTENCE_MAX, kind,
+};
+use std::mem::offset_of;
+
+const DOCUMENT: &str = include_str!("../PROTOCOL.md");
+
+/// The cells of the tables' rows, and where a table ends an empty row.
+fn rows() -> Vec<Vec<String>> {
+    let cells = |line: &str| match line.strip_prefix('|') {
+        Some(line) => line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect(),
+        None => Vec::new(),
+    };
+    DOCUMENT.lines().map(cells).collect()
+}
+
+#[test]
+fn fields_stand_where_the_document_says() {
+    let fields = rows().into_iter().filter_map(|cells| {
+        let [offset, size, _, field, ..] = cells.as_slice() else { return None };
+        Some((offset.parse::<usize>().ok()?, size.parse::<usize>().ok()?, field.clone()))
+    });
+    let mut code = Vec::new();
+    macro_rules! fields {
+        ($type:ident: $($field:ident),+) => {
+            let places = [$((offset_of!($type, $field), stringify!($field))),+, (size_of::<$type>(), "")];
+            for pair in places.windows(2) {
+                code.push((pair[0].0, pair[1].0 - pair[0].0, pair[0].1.to_owned()));
+            }
+        };
+    }
+    fields!(RawPreface: magic, oldest, newest, role, reserved, program);
+    fields!(RawHead: len, kind, reserved);
+    fields!(RawOffer: size, pair_len, coverage, kind, reserved, delta, acknowledged);
+    fields!(RawAccept: size, block_shift, coverage, reserved, root, map, durable);
+    fields!(RawQuestion: id, count);
+    fields!(RawRun: first, count, level, reserved);
+    code.push((0, 8, "at".to_owned()));
+    fields!(RawEnd: len, root);
+    assert_eq!(fields.collect::<Vec<_>>(), code);
+}
+
+#[test]
+fn kinds_have_the_numbers_and_limits_of_the_document() {
+    use failback_replication::wire::{DATA_MAX, MAP_MAX, MESSAGE_MAX, PAIR_MAX, RUNS_MAX};
+    let kinds: Vec<_> = rows()
+        .into_iter()
+        .filter_map(|cells| {
+            let [number, name, _, most, ..] = cells.as_slice() else { return None };
+            name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_').then_some(())?;
+            Some((number.parse::<u8>().ok()?, name.clone(), most.parse::<usize>().ok()?))
+        })
+        .collect();
+    let code = [
+        (kind::OFFER, "OFFER", size_of::<RawOffer>() + PAIR_MAX),
+        (kind::ASK_MAP, "ASK_MAP", 0),
+        (kind::ASK_VALUES, "ASK_VALUES", size_of::<RawQuestion>() + size_of::<RawRun>() * RUNS_MAX as usize),
+        (kind::DATA, "DATA", 8 + DATA_MAX),
+        (kind::END, "END", size_of::<RawEnd>()),
+        (kind::ACCEPT, "ACCEPT", size_of::<RawAccept>()),
+        (kind::MAP, "MAP", 1 + MAP_MAX),
+        (kind::VALUES, "VALUES", MESSAGE_MAX),
+        (kind::DURABLE, "DURABLE", 8),
+        (kind::DONE, "DONE", 32),
+        (kind::ALIVE, "ALIVE", 0),
+        (kind::REFUSE, "REFUSE", SENTENCE_MAX),
+    ];
+    let code: Vec<_> = code.into_iter().map(|(number, name, most)| (number, name.to_owned(), most)).collect();
+    assert_eq!(kinds, code);
+}

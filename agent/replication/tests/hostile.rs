@@ -1,0 +1,239 @@
+//! The other side says whatever it likes: the session ends with a sentence, in bounded time and memory, and nothing is written.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Target, disk_of, link_over, noise, options};
+use failback_delta::FreeBlocks;
+use failback_orchestrate::Silent;
+use failback_replication::wire::kind;
+use failback_replication::{Connector, Link, SessionError, send_pass};
+use proptest::prelude::*;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const DISK: usize = (1 << 20) + 5000;
+
+fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap();
+    [&len.to_le_bytes()[..], &[kind, 0, 0, 0], payload].concat()
+}
+
+fn preface(role: u8) -> Vec<u8> {
+    [&b"\x89FBREP\r\n\x01\0\x01\0"[..], &[role, 0, 0, 0], b"0.1.0\0\0\0\0\0\0\0\0\0\0\0"].concat()
+}
+
+fn offer(pair: &str) -> Vec<u8> {
+    let mut bytes = (DISK as u64).to_le_bytes().to_vec();
+    bytes.extend([u8::try_from(pair.len()).unwrap(), 1, 3, 0]);
+    bytes.extend([0; 40]);
+    bytes.extend(pair.as_bytes());
+    message(kind::OFFER, &bytes)
+}
+
+fn question(first: u64, count: u32, level: u8) -> Vec<u8> {
+    let head = [1_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
+    let run = [&first.to_le_bytes()[..], &count.to_le_bytes(), &[level, 0, 0, 0]].concat();
+    message(kind::ASK_VALUES, &[head, run].concat())
+}
+
+fn data(at: u64, bytes: &[u8]) -> Vec<u8> {
+    message(kind::DATA, &[&at.to_le_bytes()[..], bytes].concat())
+}
+
+/// What a target makes of what a source sends, which then hangs up or waits: the error, and what was answered.
+fn target_hears(bytes: &[u8], hangs_up: bool) -> (SessionError, Vec<u8>) {
+    let base = noise(1, DISK);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let (near, far) = UnixStream::pair().unwrap();
+    let (served, heard) = thread::scope(|scope| {
+        let target = &target;
+        let served = scope.spawn(move || target.serve(link_over(&far, u64::MAX)));
+        let mut reader = near.try_clone().unwrap();
+        let heard = scope.spawn(move || {
+            let mut heard = Vec::new();
+            let _ = reader.read_to_end(&mut heard);
+            heard
+        });
+        let _ = (&near).write_all(bytes);
+        if hangs_up {
+            let _ = near.shutdown(Shutdown::Write);
+        }
+        (served.join().unwrap(), heard.join().unwrap())
+    });
+    assert!(target.disk.content() == base, "nothing was written");
+    (served.unwrap_err(), heard)
+}
+
+#[test]
+fn a_target_refuses_what_does_not_keep_to_the_protocol() {
+    let before = |rest: &[u8]| [&preface(1)[..], &offer("pair"), rest].concat();
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        ([&preface(1)[..], &data(0, b"x")].concat(), "no place here"),
+        ([&preface(1)[..], &offer("other")].concat(), "there is no pair other"),
+        ([&preface(1)[..], &offer("")].concat(), "not as its kind has to be"),
+        ([&preface(1)[..], &offer("a\nb")].concat(), "not as its kind has to be"),
+        (preface(2), "no source"),
+        (before(&data(1, b"x")), "does not follow the last one"),
+        (before(&data(u64::MAX, b"x")), "does not follow the last one"),
+        (before(&message(kind::DATA, &[0; 8])), "not as its kind has to be"),
+        (before(&message(77, b"")), "no such kind"),
+        (before(&message(kind::DONE, &[0; 32])), "no place here"),
+        (before(&offer("pair")), "no place here"),
+        (before(&[0xff, 0xff, 0xff, 0xff, kind::DATA, 0, 0, 0]), "longer than its kind allows"),
+        (before(&[1, 0, 0, 0, kind::ALIVE, 0, 0, 0]), "longer than its kind allows"),
+        (before(&[0, 0, 0, 0, kind::ALIVE, 0, 1, 0]), "longer than its kind allows"),
+        (before(&question(0, 5000, 0)), "not as its kind has to be"),
+        (before(&question(0, 0, 0)), "not as its kind has to be"),
+        (before(&question(0, 1, 200)), "no nodes of level 200"),
+        (before(&question(u64::MAX, 1, 0)), "no nodes of level 0"),
+        (before(&message(kind::END, &[0; 40])), "longer or shorter than its end"),
+        (before(&data(0, &[1; 300])), "begins as no part of a delta"),
+        (before(&data(0, b"\x89FBDLT\r\n\x01\0")), "broke"),
+        (
+            before(&message(kind::END, &[&300_u64.to_le_bytes()[..], &[0; 32]].concat())),
+            "longer or shorter than its end",
+        ),
+        (before(&message(kind::REFUSE, b"I stop")), "I stop"),
+        (before(b""), "broke"),
+    ];
+    for (bytes, expected) in cases {
+        let (error, heard) = target_hears(&bytes, expected == "broke");
+        let mut all = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            all = format!("{all}: {error}");
+            cause = error.source();
+        }
+        assert!(all.contains(expected), "{all:?} and not {expected:?}");
+        // Of a preface that does not fit the other side knows by itself.
+        if !error.is_link() && !matches!(error, SessionError::Refused(_) | SessionError::Mismatch(_)) {
+            let told = String::from_utf8_lossy(&heard);
+            assert!(told.contains(&error.to_string()), "the source is told why: {told:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn a_target_survives_any_order_of_messages(
+        kinds in prop::collection::vec((0_u8..40, 0_u8..8, prop::collection::vec(any::<u8>(), 0..80)), 0..12),
+    ) {
+        let mut bytes = preface(1);
+        for (code, which, random) in kinds {
+            bytes.extend(match which {
+                0 | 1 => offer("pair"),
+                2 => question(u64::from(code), u32::from(code), code % 5),
+                3 => data(0, b"\x89FBDLT\r\n"),
+                4 => message(kind::ALIVE, b""),
+                5 => message(kind::ASK_MAP, b""),
+                6 => message(code, &random),
+                _ => random,
+            });
+        }
+        let started = Instant::now();
+        target_hears(&bytes, true);
+        prop_assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}
+
+/// A target that says these bytes, whatever the source says, once for each connection.
+struct Script {
+    says: Vec<u8>,
+    made: Mutex<u32>,
+}
+
+impl Connector for Script {
+    fn connect(&self) -> io::Result<Link> {
+        *self.made.lock().unwrap() += 1;
+        let (near, far) = UnixStream::pair()?;
+        let says = self.says.clone();
+        thread::spawn(move || {
+            let mut reader = far.try_clone().unwrap();
+            thread::spawn(move || drop(io::copy(&mut reader, &mut io::sink())));
+            let _ = (&far).write_all(&says);
+            // Long enough for the source to act on what it heard.
+            thread::sleep(Duration::from_millis(50));
+            let _ = far.shutdown(Shutdown::Both);
+        });
+        Ok(link_over(&near, u64::MAX))
+    }
+}
+
+fn accept(size: u64, shift: u8, coverage: u8, durable: u64) -> Vec<u8> {
+    let mut bytes = size.to_le_bytes().to_vec();
+    bytes.extend([shift, coverage, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([7; 64]);
+    bytes.extend(durable.to_le_bytes());
+    message(kind::ACCEPT, &bytes)
+}
+
+fn source_hears(says: &[u8]) -> (SessionError, u32) {
+    let script = Arc::new(Script { says: [&preface(2)[..], says].concat(), made: Mutex::new(0) });
+    let mut how = options(None, 1);
+    how.backoff.attempts = 2;
+    let error = send_pass(&*script, &disk_of(&noise(1, DISK)), &how, &Silent).unwrap_err();
+    let made = *script.made.lock().unwrap();
+    (error, made)
+}
+
+#[test]
+fn a_source_gives_up_a_target_that_does_not_keep_to_the_protocol() {
+    let here = accept(DISK as u64, 12, 1, 0);
+    let after = |rest: &[u8]| [&here[..], rest].concat();
+    let values = |id: u32, count: u32, len: usize| {
+        message(kind::VALUES, &[&id.to_le_bytes()[..], &count.to_le_bytes(), &vec![3; len]].concat())
+    };
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (message(kind::DONE, &[1; 32]), "done before the delta is complete"),
+        (message(kind::DURABLE, &[0; 8]), "does not answer the offer"),
+        (accept(DISK as u64, 12, 1, 5), "more of the delta than there is"),
+        (accept(DISK as u64, 40, 1, 0), "not as its kind has to be"),
+        (accept(u64::MAX, 12, 1, 0), "not as its kind has to be"),
+        (accept(DISK as u64, 12, 9, 0), "not as its kind has to be"),
+        (after(&message(kind::DONE, &[1; 32])), "done before the delta is complete"),
+        (after(&message(kind::DURABLE, &[255; 8])), "more of the delta than it was sent"),
+        (after(&values(0, 2, 64)), "another number of values"),
+        (after(&values(0, 3, 64)), "not as its kind has to be"),
+        (after(&message(kind::MAP, &[1, 2, 3])), "a map was sent that nobody asked for"),
+        (after(&accept(DISK as u64, 12, 1, 0)), "no place here"),
+        (after(&message(kind::REFUSE, b"the drive is full")), "the drive is full"),
+        // Whether it was asked for by then or not.
+        ([&accept(DISK as u64, 12, 2, 0)[..], &message(kind::MAP, &[1, 2, 3])].concat(), "map"),
+    ];
+    for (says, expected) in cases {
+        let (error, made) = source_hears(&says);
+        assert!(error.to_string().contains(expected), "{error} and not {expected:?}");
+        // An answer that comes before its question is passed over.
+        assert!(made == 1 || expected.contains("another number"), "it is not tried again: {expected}");
+    }
+    let (error, made) = source_hears(b"");
+    assert!(error.is_link() && made == 3, "{error} after {made}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn a_source_survives_any_order_of_messages(
+        kinds in prop::collection::vec((0_u8..40, 0_u8..6, prop::collection::vec(any::<u8>(), 0..80)), 0..10),
+    ) {
+        let mut says = Vec::new();
+        for (code, which, random) in kinds {
+            says.extend(match which {
+                0 | 1 => accept(DISK as u64, 12, 1, 0),
+                2 => message(kind::VALUES, &[&[code % 3, 0, 0, 0, 1, 0, 0, 0][..], &[code; 32]].concat()),
+                3 => message(kind::ALIVE, b""),
+                4 => message(code, &random),
+                _ => random,
+            });
+        }
+        let started = Instant::now();
+        source_hears(&says);
+        prop_assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}

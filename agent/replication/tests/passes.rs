@@ -1,0 +1,258 @@
+//! Whole passes between a source and a target, over connections that hold and that break.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Near, Notes, Target, disk_of, noise, options, send};
+use failback_delta::FreeBlocks;
+use failback_hashtree::{Root, Shape};
+use failback_orchestrate::{BlockSize, ByteCount, FreeMap, free_blocks};
+use failback_replication::{SessionError, SessionReport, send_pass};
+use failback_units::{ByteOffset, ByteRange};
+use failback_volumes::FreeMapBuilder;
+use proptest::prelude::*;
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+const ALWAYS: fn(u64) -> u64 = |_| u64::MAX;
+const DISK: usize = 12 << 20;
+
+/// A disk of which every 70,000th byte, or so, is another.
+fn changed(base: &[u8], step: usize) -> Vec<u8> {
+    let mut result = base.to_vec();
+    result.iter_mut().skip(step / 2).step_by(step).for_each(|byte| *byte ^= 1);
+    result
+}
+
+#[test]
+fn a_pass_brings_the_target_to_the_source() {
+    let base = noise(1, DISK);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let result = changed(&base, 70_000);
+    let near = Near::new(&target, ALWAYS);
+    let report = send(&near, &disk_of(&result), 1).unwrap();
+    assert_eq!(report.root, Root::of(&result));
+    assert_eq!(target.disk.content(), result);
+    assert_eq!((report.connections, report.sent_again), (1, 0));
+    assert!(matches!(near.ended()[0], Ok(SessionReport::Applied(root)) if root == report.root));
+    let delta = report.difference.delta.delta_bytes;
+    assert!(report.sent <= delta + delta / 20 + 4096, "{} for a delta of {delta}", report.sent);
+    // The next pass starts from there, with the tree that followed from the delta.
+    let again = changed(&result, 1 << 20);
+    let report = send(&near, &disk_of(&again), 2).unwrap();
+    assert_eq!((report.root, report.difference.delta.changed_blocks), (Root::of(&again), 12));
+    assert_eq!(target.disk.content(), again);
+}
+
+#[test]
+fn an_unchanged_disk_costs_less_than_4_kib_each_way() {
+    let base = noise(1, 64 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let report = send(&Near::new(&target, ALWAYS), &disk_of(&base), 1).unwrap();
+    assert_eq!(report.difference.delta.scan.bytes_read, base.len() as u64);
+    assert_eq!(report.difference.read_again.bytes_read, 0);
+    assert!(report.sent <= 4096 && report.received <= 4096, "{} and {}", report.sent, report.received);
+}
+
+fn free_map(ranges: &[(u64, u64)]) -> FreeMap {
+    let mut map = FreeMapBuilder::new();
+    for (start, end) in ranges {
+        let at = |at: u64| ByteOffset::new(at).unwrap();
+        map.push(ByteRange::between(at(*start), at(*end)).unwrap());
+    }
+    map.finish()
+}
+
+#[test]
+fn free_space_is_not_sent_and_a_map_only_if_it_differs() {
+    let base = noise(1, DISK);
+    let shape = Shape::new(ByteCount::of_memory(DISK), BlockSize::MIN);
+    let random = noise(5, 500);
+    let before: Vec<_> = (0..500)
+        .map(|run: u64| (run * 16384, run * 16384 + 8192 + u64::from(run > 9 && random[run as usize] > 127) * 4096))
+        .collect();
+    let mut after = before.clone();
+    after[3] = (3 * 16384 + 4096, 3 * 16384 + 8192);
+    let target = Target::new(&base, &free_blocks(&free_map(&before), shape));
+    let near = Near::new(&target, ALWAYS);
+    let mut result = base.clone();
+    result[14_000] ^= 1;
+    // Free in both: whatever it holds.
+    result[16384 * 9 + 5] ^= 1;
+    let source = disk_of(&result);
+    let same = send_pass(&near, &source, &options(Some(&free_map(&before)), 1), &failback_orchestrate::Silent).unwrap();
+    assert_eq!(same.difference.delta.changed_blocks, 1);
+    let other = send_pass(&near, &source, &options(Some(&free_map(&after)), 2), &failback_orchestrate::Silent).unwrap();
+    assert_eq!(other.difference.delta.changed_blocks, 1, "a block is free no more, and what it holds was not known");
+    assert!(other.received > same.received + 100, "the map was sent");
+    let now = target.disk.content();
+    assert_eq!(now[3 * 16384..3 * 16384 + 4096], result[3 * 16384..3 * 16384 + 4096]);
+    assert_eq!(now[16384 * 9..16384 * 9 + 8192], base[16384 * 9..16384 * 9 + 8192], "free space is left alone");
+}
+
+#[test]
+fn a_pass_goes_on_over_connections_that_break_at_every_place() {
+    let base = noise(1, 3 << 20);
+    let result = changed(&base, 40_000);
+    let source = disk_of(&result);
+    let whole = send(&Near::new(&Target::new(&base, &FreeBlocks::NONE), ALWAYS), &source, 1).unwrap();
+    let all = whole.sent + whole.received;
+    let mut connections = 0;
+    // The first connection breaks after so many bytes; the next ones last a little longer each time.
+    for first in (0..200).chain((200..all + 200).step_by(usize::try_from(all / 150).unwrap())) {
+        let target = Target::new(&base, &FreeBlocks::NONE);
+        let near = Near::new(&target, |number| if number == 0 { first } else { first + number * (all / 3) });
+        let report = send(&near, &source, 1).unwrap();
+        assert_eq!((report.root, target.disk.content() == result), (Root::of(&result), true), "{first}");
+        assert_eq!(target.applies.load(Ordering::Relaxed), 1, "applied once");
+        connections += report.connections;
+    }
+    assert!(connections > 400, "{connections}");
+}
+
+#[test]
+fn what_is_durable_is_not_sent_again() {
+    let base = noise(1, 48 << 20);
+    let result = noise(2, 48 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    // Each connection lasts for 12 MiB; the target makes every 8 MiB durable.
+    let near = Near::new(&target, |_| 12 << 20);
+    let report = send(&near, &disk_of(&result), 1).unwrap();
+    assert_eq!(target.disk.content(), result);
+    assert!(report.connections >= 4, "{}", report.connections);
+    // What was under way when a connection broke: less than what is flushed at once, and what the socket held.
+    let bound = (report.connections - 1) * (9 << 20);
+    assert!(report.sent_again > 0 && report.sent_again <= bound, "{} of {bound}", report.sent_again);
+}
+
+#[test]
+fn a_target_that_is_started_again_goes_on_from_its_spool() {
+    let base = noise(1, 32 << 20);
+    let result = noise(2, 32 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let again = std::sync::Arc::clone(&target);
+    let near = Near::new(&target, move |number| {
+        if number > 0 {
+            // The machine stopped: behind what was flushed stands anything.
+            let mut bytes = fs::read(again.spool_path()).unwrap();
+            let from = usize::try_from(again.durable()).unwrap();
+            let len = bytes.len() - from;
+            assert!(from >= 8 << 20 && len > 0, "{from} and {len}");
+            bytes[from..].copy_from_slice(&noise(number, len));
+            fs::write(again.spool_path(), bytes).unwrap();
+            again.restart();
+        }
+        21 << 20
+    });
+    let report = send(&near, &disk_of(&result), 1).unwrap();
+    assert_eq!((report.connections, target.disk.content() == result), (2, true));
+}
+
+#[test]
+fn a_lost_end_is_not_applied_twice() {
+    let base = noise(1, 1 << 20);
+    let result = changed(&base, 100_000);
+    let whole = send(&Near::new(&Target::new(&base, &FreeBlocks::NONE), ALWAYS), &disk_of(&result), 1).unwrap();
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    // All but the last byte of the last message.
+    let all = whole.sent + whole.received;
+    let near = Near::new(&target, move |number| if number == 0 { all - 1 } else { u64::MAX });
+    let report = send(&near, &disk_of(&result), 1).unwrap();
+    assert_eq!((report.connections, report.root), (1, Root::of(&result)), "the second one only asks what became of it");
+    assert_eq!(target.applies.load(Ordering::Relaxed), 1);
+    let ended = near.ended();
+    assert!(matches!(ended.last(), Some(Ok(SessionReport::AppliedBefore(_)))), "{ended:?}");
+}
+
+#[test]
+fn a_refusal_reaches_the_administrator_and_changes_nothing() {
+    let base = noise(1, 1 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let near = Near::new(&target, ALWAYS);
+    let mut how = options(None, 1);
+    how.pair = "another".into();
+    let error = send_pass(&near, &disk_of(&noise(2, 1 << 20)), &how, &failback_orchestrate::Silent).unwrap_err();
+    assert_eq!(error.to_string(), "the other side says: there is no pair another: add it with pair add");
+    assert_eq!((target.disk.content() == base, target.spooled()), (true, 0));
+    assert_eq!(near.made.load(Ordering::Relaxed), 1, "a refusal is not tried again");
+}
+
+#[test]
+fn a_target_that_does_not_come_back_is_given_up() {
+    let target = Target::new(&noise(1, 1 << 20), &FreeBlocks::NONE);
+    let near = Near::new(&target, |_| 10);
+    let notes = Notes(Mutex::default());
+    let error = send_pass(&near, &disk_of(&noise(2, 1 << 20)), &options(None, 1), &notes).unwrap_err();
+    assert!(error.is_link(), "{error}");
+    assert_eq!(near.made.load(Ordering::Relaxed), 6, "one and five more");
+    let notes = notes.0.into_inner().unwrap();
+    assert!(notes.len() == 5 && notes[0].contains("broke") && notes[0].contains("again in"), "{notes:?}");
+}
+
+#[test]
+fn a_target_that_others_wrote_to_is_refused_before_it_is_written() {
+    let base = noise(1, 4 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    target.disk.write_durably(ByteOffset::new(1 << 20).unwrap(), &[1; 512]);
+    let mut result = base;
+    result[(1 << 20) + 9000] ^= 1;
+    let error = send(&Near::new(&target, ALWAYS), &disk_of(&result), 1).unwrap_err();
+    assert!(error.to_string().contains("something else has written to it"), "{error}");
+    assert_eq!(target.applies.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_target_that_changed_in_between_is_not_written_to() {
+    let base = noise(1, 8 << 20);
+    let result = noise(2, 8 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let other = Target::new(&noise(3, 8 << 20), &FreeBlocks::NONE);
+    let (to, from) = (target.directory.path().join("tree"), other.directory.path().join("tree"));
+    let near = Near::new(&target, move |number| {
+        if number == 1 {
+            fs::copy(&from, &to).unwrap();
+        }
+        2 << 20
+    });
+    // The second session was accepted with the old tree or with the new one; the third sees the new one.
+    let error = send(&near, &disk_of(&result), 1).unwrap_err();
+    assert!(matches!(&error, SessionError::Mismatch(why) if why.contains("begin this pass again")), "{error}");
+    assert_eq!(target.disk.content(), base);
+}
+
+#[test]
+fn what_was_received_can_be_sent_back() {
+    let base = noise(1, 4 << 20);
+    let there = changed(&base, 300_000);
+    let (site, cloud) = (Target::new(&base, &FreeBlocks::NONE), Target::new(&there, &FreeBlocks::NONE));
+    send(&Near::new(&site, ALWAYS), &cloud.disk, 1).unwrap();
+    assert_eq!(site.disk.content(), there);
+    let here = changed(&there, 500_000);
+    site.disk.write_durably(ByteOffset::ZERO, &here);
+    let report = send(&Near::new(&cloud, ALWAYS), &site.disk, 2).unwrap();
+    assert_eq!(report.root, Root::of(&here));
+    assert_eq!(cloud.disk.content(), here);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_sizes_and_any_breaks(
+        lens in (1_usize..1 << 20, 0_usize..1 << 19),
+        step in 5_000_usize..200_000,
+        lasts in prop::collection::vec(100_u64..400_000, 1..6),
+    ) {
+        // A target may be larger than what comes home, but not smaller.
+        let base = noise(1, lens.0 + lens.1);
+        let result = changed(&base[..lens.0], step);
+        let target = Target::new(&base, &FreeBlocks::NONE);
+        let near = Near::new(&target, |number| {
+            usize::try_from(number).ok().and_then(|number| lasts.get(number)).copied().unwrap_or(u64::MAX)
+        });
+        let report = send(&near, &disk_of(&result), 1).unwrap();
+        prop_assert_eq!(report.root, Root::of(&result));
+        prop_assert!(target.disk.content()[..result.len()] == result);
+        prop_assert!(target.disk.content()[result.len()..] == base[result.len()..]);
+    }
+}

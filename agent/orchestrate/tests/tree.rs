@@ -5,7 +5,7 @@ mod common;
 
 use common::{counted, delta_used, diff_options, map_of, noise, signature_used};
 use failback_blockio::sim::{SimDisk, World};
-use failback_delta::{FreeBlocks, Item};
+use failback_delta::{DeltaReader, FrameTable, FreeBlocks, Item};
 use failback_hashtree::{ChainingValue, Shape};
 use failback_orchestrate::{
     ApplyOptions, BaseTree, BlockSize, ByteCount, Coverage, DeltaInput, DiskBinding, FreeMap, JobError, LocalBase,
@@ -59,7 +59,7 @@ impl Base {
         let base = Counting { inner: LocalBase { tree: &tree, device: &self.disk }, asked: AtomicU64::new(0) };
         let mut delta = Vec::new();
         let options = diff_options(map.as_ref(), result);
-        let report = diff_tree(&base, &source, &mut delta, &options, &Silent).unwrap();
+        let report = diff_tree(&base, &source, &mut delta, &options, no_frames(), &Silent).unwrap();
         assert_eq!(report.delta.result_root, Root::of(&counted(result, free)));
         (delta, report, base.asked.into_inner())
     }
@@ -76,6 +76,10 @@ fn free_of(free: Option<&[bool]>, len: usize) -> FreeBlocks {
 
 fn build(disk: &SimDisk, len: usize, free: Option<&[bool]>, path: &std::path::Path) -> Root {
     build_tree(disk, shape(len), &free_of(free, len), path, 2, &Silent).unwrap()
+}
+
+fn no_frames() -> [Result<(FrameTable, usize), JobError>; 0] {
+    []
 }
 
 /// Counts the values that are asked for.
@@ -141,7 +145,7 @@ fn judge(base: (&[u8], Option<&[bool]>), result: (&[u8], Option<&[bool]>), same_
         assert!(delta == by_signature, "a tree leads to the same delta as a signature");
     }
     let frames = |delta: &[u8]| {
-        let mut reader = failback_delta::DeltaReader::open(delta).unwrap();
+        let mut reader = DeltaReader::open(delta).unwrap();
         loop {
             if let Item::Trailer(trailer) = reader.next_item().unwrap() {
                 return (trailer.result_root, trailer.totals.data_bytes, trailer.totals.zero_bytes);
@@ -240,7 +244,7 @@ fn a_target_that_was_written_to_by_others_is_found_out() {
     result[305 << 10] ^= 1;
     let (source, tree) = (target.source(&result), target.open());
     let base = LocalBase { tree: &tree, device: &target.disk };
-    let error = diff_tree(&base, &source, Vec::new(), &diff_options(None, &result), &Silent).unwrap_err();
+    let error = diff_tree(&base, &source, Vec::new(), &diff_options(None, &result), no_frames(), &Silent).unwrap_err();
     assert!(error.to_string().contains("something else has written to it"), "{error}");
 }
 
@@ -274,7 +278,7 @@ fn a_source_that_is_written_to_leads_to_a_delta_that_is_right_for_what_was_read(
     let progress = Writer { source: &source, left: AtomicU64::new(result.len() as u64) };
     let mut delta = Vec::new();
     let local = LocalBase { tree: &tree, device: &target.disk };
-    let report = diff_tree(&local, &source, &mut delta, &diff_options(None, &result), &progress).unwrap();
+    let report = diff_tree(&local, &source, &mut delta, &diff_options(None, &result), no_frames(), &progress).unwrap();
     let mut intents = common::SlotIntents::new(target.world.disk("records", ByteCount::of_memory(8192), 512));
     let options =
         ApplyOptions { disk: DiskBinding { id: [7; 32], certain: true }, verify: true, ..ApplyOptions::default() };
@@ -335,5 +339,50 @@ fn nodes_that_are_not_there_are_refused() {
         [(0, 0, 259), (1, 4, 1), (0, 9, 1), (0, 64, 1), (0, 255, 1), (0, 0, 0), (u64::MAX, 0, 1), (0, 4, u64::MAX)]
     {
         assert!(!ask(first, level, count), "{first} {level} {count}");
+    }
+}
+
+/// A delta goes on behind any of its frames, to the same bytes, and what is before is not read.
+#[test]
+fn a_delta_goes_on_behind_any_of_its_frames() {
+    let base = noise(1, 12 << 20);
+    let mut result = base.clone();
+    result.iter_mut().step_by(9_000).for_each(|byte| *byte ^= 1);
+    result[5 << 20..6 << 20].fill(0);
+    let free: Vec<_> = (0..12 << 8).map(|block| block % 50 > 45).collect();
+    let target = Base::new(&base, Some(&free));
+    let (whole, report, _) = target.delta_to(&result, Some(&free));
+    let (source, tree, map) = (target.source(&result), target.open(), map_of(&free, result.len()));
+    let local = LocalBase { tree: &tree, device: &target.disk };
+    let mut reader = DeltaReader::open(whole.as_slice()).unwrap();
+    let (header, start) = (reader.header().clone(), reader.position());
+    let (mut ends, mut end_block) = (vec![start], failback_units::BlockIndex::ZERO);
+    let mut outlines = Vec::new();
+    while let Item::Frame(frame) = reader.next_item().unwrap() {
+        let from = usize::try_from(*ends.last().unwrap()).unwrap();
+        let outline = &whole[from..from + FrameTable::outline_len(&whole[from..from + 80]).unwrap()];
+        let read = FrameTable::from_outline(outline, &header, frame.table.index, end_block).unwrap();
+        assert_eq!(read.0, frame.table);
+        assert!(
+            FrameTable::from_outline(&outline[..outline.len() - 1], &header, frame.table.index, end_block).is_err()
+        );
+        assert!(FrameTable::from_outline(outline, &header, frame.table.index + 1, end_block).is_err());
+        ends.push(reader.position());
+        end_block = frame.table.end();
+        outlines.push(read);
+    }
+    assert!(outlines.len() > 4, "{}", outlines.len());
+    for (number, end) in ends.iter().enumerate() {
+        let mut delta = Vec::new();
+        let earlier = outlines[..number].iter().cloned().map(Ok);
+        let options = diff_options(Some(&map), &result);
+        let again = diff_tree(&local, &source, &mut delta, &options, earlier, &Silent).unwrap();
+        let (head, rest) = delta.split_at(usize::try_from(start).unwrap());
+        assert!(head == &whole[..head.len()] && rest == &whole[usize::try_from(*end).unwrap()..], "frame {number}");
+        assert_eq!(again.delta.result_root, report.delta.result_root);
+        assert_eq!(again.delta.changed_blocks, report.delta.changed_blocks);
+        let all = |scan: failback_orchestrate::ScanReport| scan.bytes_read + scan.bytes_free;
+        let told = number.checked_sub(1).map_or(0, |last| outlines[last].0.end().get() * 4096);
+        assert_eq!(all(again.delta.scan) + told, all(report.delta.scan), "what was told is not read again");
     }
 }

@@ -1,7 +1,7 @@
 //! From changed and unchanged blocks, in the order of the disk, to frames.
 
 use super::frame::weighty;
-use super::{Content, Extent, Frame, Proof, Proven, Shapes, changed_level};
+use super::{Content, Extent, Frame, FrameTable, Proof, Proven, Shapes, changed_level};
 use crate::layout::{FRAME_EXTENTS_MAX, FRAME_VALUES_MAX};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
@@ -114,6 +114,19 @@ impl DeltaBuilder {
     #[must_use]
     pub const fn next(&self) -> BlockIndex {
         self.next
+    }
+
+    /// Takes in a frame that another builder has made of the same blocks, so that this one goes on behind it.
+    ///
+    /// # Panics
+    ///
+    /// When anything was told that is not in such a frame, or it is not the next frame.
+    pub fn told(&mut self, table: &FrameTable) {
+        assert!(self.open.is_none() && self.gap.nodes().is_empty(), "frames come before anything else");
+        assert_eq!((table.index, table.after), (self.frame.table.index, self.next), "frames are told in their order");
+        self.proof.absorb(table);
+        self.next = table.end();
+        self.frame = Frame::following(Some(table));
     }
 
     /// Tells that the next blocks, those below `node`, are the same on both sides. The node lies not above

@@ -103,6 +103,43 @@ impl FrameTable {
         self.extents.iter().map(|extent| extent.data.len()).sum()
     }
 
+    /// The length of what stands before the payload in a sealed frame whose head is `head`, at least its first 80 bytes; `None` if
+    /// that is no head of a frame.
+    #[must_use]
+    pub fn outline_len(head: &[u8]) -> Option<usize> {
+        let (raw, _) = RawFrame::read_from_prefix(head).ok()?;
+        let (extents, values) = (raw.extent_count.get(), raw.value_count.get());
+        let fits = raw.magic == FRAME_MAGIC && extents <= FRAME_EXTENTS_MAX && values <= FRAME_VALUES_MAX;
+        fits.then(|| size_of::<RawFrame>() + extents as usize * size_of::<RawExtent>() + values as usize * 32)
+    }
+
+    /// A table from a sealed frame without its payload: head, extents and values. Nothing proves those: this is for whoever has
+    /// kept them himself. `after` is the block behind the previous frame's last extent. Returns the length of the sealed frame too.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not what stands before the payload of frame `index`.
+    pub fn from_outline(
+        bytes: &[u8],
+        header: &DeltaHeader,
+        index: u64,
+        after: BlockIndex,
+    ) -> Result<(Self, usize), FormatError> {
+        let damaged = |why| FormatError::damaged(KIND, format!("frame {index}"), why);
+        if Self::outline_len(bytes) != Some(bytes.len()) {
+            return Err(damaged("its outline is cut off"));
+        }
+        let (raw, rest) = RawFrame::read_from_prefix(bytes).map_err(|_| damaged("its outline is cut off"))?;
+        if raw.index.get() != index || raw.after.get() != after.get() || raw.extent_count.get() == 0 {
+            return Err(damaged("it does not follow the frame before it"));
+        }
+        let (extents, values) = rest.split_at(raw.extent_count.get() as usize * size_of::<RawExtent>());
+        let raw_extents = <[RawExtent]>::ref_from_bytes(extents).map_err(|_| damaged("no whole extents"))?;
+        let extents = Self::resolve(header, &raw, raw_extents).map_err(damaged)?;
+        let values = values.as_chunks().0.iter().map(|value| ChainingValue(*value)).collect();
+        Ok((Self { index, after, extents, values }, bytes.len() + raw.stored_len.get() as usize))
+    }
+
     /// The length of the payload as stored in a sealed frame of `sealed_len` bytes.
     pub(super) const fn stored_len(&self, sealed_len: usize) -> usize {
         sealed_len - size_of::<RawFrame>() - self.extents.len() * size_of::<RawExtent>() - self.values.len() * 32

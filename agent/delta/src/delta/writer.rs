@@ -76,16 +76,25 @@ impl<W: Write> DeltaWriter<W> {
     ///
     /// When it is not the next frame.
     pub fn frame(&mut self, table: &FrameTable, sealed: &[u8]) -> Result<(), FormatError> {
-        assert_eq!(table.index, self.totals.frames, "frames are written in their order");
         self.out.write_all(sealed).map_err(failed)?;
-        self.written += sealed.len() as u64;
+        self.written_before(table, sealed.len());
+        Ok(())
+    }
+
+    /// Takes in the next frame as one that stands in the output already, with this length.
+    ///
+    /// # Panics
+    ///
+    /// When it is not the next frame.
+    pub fn written_before(&mut self, table: &FrameTable, sealed_len: usize) {
+        assert_eq!(table.index, self.totals.frames, "frames are written in their order");
+        self.written += sealed_len as u64;
         self.extents.absorb(table);
         self.totals.frames += 1;
         self.totals.extents += table.extents.len() as u64;
         self.totals.data_bytes += table.data_len() as u64;
         self.totals.zero_bytes += table.zero_bytes(&self.header.shapes);
-        self.totals.stored_bytes += table.stored_len(sealed.len()) as u64;
-        Ok(())
+        self.totals.stored_bytes += table.stored_len(sealed_len) as u64;
     }
 
     /// Writes the trailer, signed if a key is given, and flushes the output. Returns the output, the sums and the length

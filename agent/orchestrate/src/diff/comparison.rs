@@ -63,6 +63,14 @@ impl<W: Write> Comparison<'_, W> {
         self.builder.next()
     }
 
+    /// Takes in a frame that stands in the output already.
+    pub(super) fn told(&mut self, table: &FrameTable, sealed_len: usize) {
+        self.builder.told(table);
+        self.writer.written_before(table, sealed_len);
+        let blocks = table.extents.iter().map(|extent| extent.blocks.count().get());
+        self.changed_blocks += blocks.sum::<u64>();
+    }
+
     /// Tells that the blocks of a node are the same on both sides, free space too.
     pub(super) fn unchanged(&mut self, node: Node, value: ChainingValue) {
         self.builder.unchanged(node, value);

@@ -9,7 +9,7 @@ use crate::scan::{ChunkContent, ScanOptions, ScanReport, scan};
 use crate::tree::KEPT_LEVEL;
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_delta::{Before, Coverage, DeltaHeader, DeltaWriter, FreeBlocks, Shapes};
+use failback_delta::{Before, Coverage, DeltaHeader, DeltaWriter, FrameTable, FreeBlocks, Shapes};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node, Root, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange};
 use std::io::Write;
@@ -100,6 +100,9 @@ pub struct TreeDiffReport {
 /// A source that is written to meanwhile leads to a delta that is right for what was read: the result is a mixture of
 /// moments, as with [`diff`](super::diff()).
 ///
+/// `earlier` are frames of the same delta that the output has already, with their lengths: an earlier run with the same options came
+/// so far. What they tell of is not read again, and the delta goes on behind them; its header and map are written again all the same.
+///
 /// # Errors
 ///
 /// When the source cannot be read, the tree contradicts itself or cannot be had, the output cannot be written, or the user
@@ -109,6 +112,7 @@ pub fn diff_tree(
     device: &dyn Device,
     out: impl Write,
     options: &DiffOptions<'_>,
+    earlier: impl IntoIterator<Item = Result<(FrameTable, usize), JobError>>,
     progress: &dyn Progress,
 ) -> Result<TreeDiffReport, JobError> {
     let shapes = Shapes { base: base.shape(), result: Shape::new(device.size(), base.shape().block_size()) };
@@ -127,6 +131,10 @@ pub fn diff_tree(
     progress.phase("comparing", Some(device.size().get()));
     let job = TreeDiff { base, device, shapes, free: &free, threads: options.threads, progress };
     let ((scan, read_again), compared) = compare(shapes, options.level, &mut writer, |comparison| {
+        for frame in earlier {
+            let (table, len) = frame?;
+            comparison.told(&table, len);
+        }
         let mut again = ScanReport::default();
         let mut scan = job.common(comparison, &mut again)?;
         scan += job.tail(comparison)?;
@@ -156,7 +164,8 @@ impl TreeDiff<'_> {
         comparison: &mut Comparison<'_, W>,
         again: &mut ScanReport,
     ) -> Result<ScanReport, JobError> {
-        let Some(common) = BlockRange::between(BlockIndex::ZERO, self.shapes.common_end()) else {
+        let common = BlockRange::between(comparison.next(), self.shapes.common_end());
+        let Some(common) = common.filter(|common| !common.is_empty()) else {
             return Ok(ScanReport::default());
         };
         let kept = KEPT_LEVEL.min(self.shapes.gap_level());
@@ -170,7 +179,7 @@ impl TreeDiff<'_> {
                 });
             let mut nodes = Frontier::new(kept);
             let mut hasher = LeafHasher::new();
-            let mut start = BlockIndex::ZERO;
+            let mut start = common.start();
             let parts = [common];
             let how = ScanOptions { parts: Some(&parts), ..self.reading(kept, false) };
             let report = scan(self.device, how, self.progress, |chunk| {

@@ -133,7 +133,7 @@ fn run(
         signer: options.signer,
         before_end: options.before_end,
     };
-    let report = match diff_tree(&base, device, WindowWriter(pass), &how, progress) {
+    let report = match diff_tree(&base, device, WindowWriter(pass), &how, [], progress) {
         Ok(report) => report,
         // What the connection met is the reason, and not that its streams failed.
         Err(error) => return Err(pass.failure().unwrap_or(SessionError::Job(error))),

@@ -360,7 +360,7 @@ fn a_delta_goes_on_behind_any_of_its_frames() {
     let mut outlines = Vec::new();
     while let Item::Frame(frame) = reader.next_item().unwrap() {
         let from = usize::try_from(*ends.last().unwrap()).unwrap();
-        let outline = &whole[from..from + FrameTable::outline_len(&whole[from..from + 80]).unwrap()];
+        let outline = &whole[from..from + FrameTable::outline_len(&whole[from..from + 80]).unwrap().0];
         let read = FrameTable::from_outline(outline, &header, frame.table.index, end_block).unwrap();
         assert_eq!(read.0, frame.table);
         assert!(

@@ -23,7 +23,7 @@ pub struct Offer {
     pub coverage: Coverage,
     /// What moment it is from.
     pub kind: PointKind,
-    /// The delta that is to go on, by the hash of its header, and how much of it is known to be durable.
+    /// The delta that is to go on.
     pub resumed: Option<Resumed>,
 }
 
@@ -32,8 +32,8 @@ pub struct Offer {
 pub struct Resumed {
     /// The hash of its header.
     pub delta: [u8; 32],
-    /// Bytes that the target has told to be durable.
-    pub acknowledged: u64,
+    /// The source can go on from the end of any part up to here.
+    pub until: u64,
 }
 
 /// What a target says of its base.
@@ -179,7 +179,7 @@ impl Offer {
             kind: self.kind.code(),
             reserved: 0,
             delta: self.resumed.map_or([0; 32], |resumed| resumed.delta),
-            acknowledged: self.resumed.map_or(0, |resumed| resumed.acknowledged).into(),
+            until: self.resumed.map_or(0, |resumed| resumed.until).into(),
         };
         [raw.as_bytes(), pair.as_bytes()].concat()
     }
@@ -191,7 +191,7 @@ impl Offer {
         {
             return Err(BREACH);
         }
-        let resumed = Resumed { delta: raw.delta, acknowledged: raw.acknowledged.get() };
+        let resumed = Resumed { delta: raw.delta, until: raw.until.get() };
         Ok(Self {
             pair: pair.to_owned(),
             size: ByteCount::new(raw.size.get()).ok_or(BREACH)?,
@@ -272,7 +272,7 @@ mod tests {
         let size = ByteCount::new(1 << 41).unwrap();
         let (coverage, kind) = (Coverage::Used, PointKind::Fuzzy);
         let offer = Offer { pair: "web-01 ü".into(), size, coverage, kind, resumed: None };
-        let resumed = Some(Resumed { delta: [7; 32], acknowledged: 99 });
+        let resumed = Some(Resumed { delta: [7; 32], until: 99 });
         let block_size = BlockSize::MIN;
         let accept = Accept { size, block_size, coverage, root: Root([1; 32]), map: [2; 32], durable: 3 };
         vec![

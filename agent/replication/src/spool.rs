@@ -124,16 +124,19 @@ impl Spool {
         self.durable = self.durable.max(len.min(self.len));
     }
 
-    /// Forgets what lies behind `len`, the end of a whole part, or all of it.
+    /// Forgets what lies behind the last part that ends at or before `len`.
     ///
     /// # Errors
     ///
     /// When the file cannot be cut or read.
     pub fn cut(&mut self, len: u64) -> Result<(), SpoolError> {
-        self.file.set_len(len).and_then(|()| self.file.sync_all()).map_err(|source| self.failed("write", source))?;
-        self.parts = parts_of(&self.file, &self.path)?;
-        (self.len, self.durable) = (self.parts.whole(), self.parts.whole());
-        debug_assert_eq!(self.len, len, "a spool is cut between parts");
+        let mut parts = parts_of(&self.file, &self.path, len)?;
+        let whole = parts.whole();
+        self.file.set_len(whole).and_then(|()| self.file.sync_all()).map_err(|source| self.failed("write", source))?;
+        if whole < len {
+            parts = parts_of(&self.file, &self.path, whole)?;
+        }
+        (self.parts, self.len, self.durable) = (parts, whole, whole);
         Ok(())
     }
 
@@ -151,13 +154,14 @@ impl Spool {
     }
 }
 
-/// Follows what is in a file.
-fn parts_of(mut file: &File, path: &Path) -> Result<Parts, SpoolError> {
+/// Follows what is in the first `len` bytes of a file.
+fn parts_of(mut file: &File, path: &Path, len: u64) -> Result<Parts, SpoolError> {
     let failed = |source| SpoolError::Io { action: "read", path: path.to_owned(), source };
     let (mut parts, mut buffer) = (Parts::new(), vec![0; 1 << 20]);
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let mut input = file.take(len);
     loop {
-        match file.read(&mut buffer).map_err(failed)? {
+        match input.read(&mut buffer).map_err(failed)? {
             0 => return Ok(parts),
             read => parts.take(&buffer[..read])?,
         }

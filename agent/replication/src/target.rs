@@ -145,13 +145,13 @@ impl Session<'_> {
     fn resume(&self, offer: &Offer) -> Result<u64, SessionError> {
         let mut spool = self.lock_spool();
         let keep = match offer.resumed {
-            Some(resumed) if spool.key() == Some(resumed.delta) => spool.durable(),
+            Some(resumed) if spool.key() == Some(resumed.delta) => spool.durable().min(resumed.until),
             _ => 0,
         };
         if keep < spool.len() {
             spool.cut(keep).map_err(spool_failed)?;
         }
-        Ok(keep)
+        Ok(spool.len())
     }
 
     /// Takes in pieces of the delta and answers questions, until the source says that the delta is complete.

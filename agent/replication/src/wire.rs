@@ -90,8 +90,8 @@ pub struct RawOffer {
     pub reserved: u8,
     /// The header hash of the delta that is to go on, or zeroes.
     pub delta: [u8; 32],
-    /// How many bytes of it the source has seen acknowledged as durable.
-    pub acknowledged: U64,
+    /// The source can go on from the end of any part of it up to here.
+    pub until: U64,
 }
 
 /// The target's answer to an offer.

@@ -34,7 +34,7 @@ fn fields_stand_where_the_document_says() {
     }
     fields!(RawPreface: magic, oldest, newest, role, reserved, program);
     fields!(RawHead: len, kind, reserved);
-    fields!(RawOffer: size, pair_len, coverage, kind, reserved, delta, acknowledged);
+    fields!(RawOffer: size, pair_len, coverage, kind, reserved, delta, until);
     fields!(RawAccept: size, block_shift, coverage, reserved, root, map, durable);
     fields!(RawQuestion: id, count);
     fields!(RawRun: first, count, level, reserved);

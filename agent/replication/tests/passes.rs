@@ -7,7 +7,7 @@ use common::{Near, Notes, Target, disk_of, noise, options, send};
 use failback_delta::FreeBlocks;
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{BlockSize, ByteCount, FreeMap, free_blocks};
-use failback_replication::{SessionError, SessionReport, send_pass};
+use failback_replication::{PassReport, SessionError, SessionReport, send_pass};
 use failback_units::{ByteOffset, ByteRange};
 use failback_volumes::FreeMapBuilder;
 use proptest::prelude::*;
@@ -69,9 +69,9 @@ fn free_space_is_not_sent_and_a_map_only_if_it_differs() {
     let base = noise(1, DISK);
     let shape = Shape::new(ByteCount::of_memory(DISK), BlockSize::MIN);
     let random = noise(5, 500);
-    let before: Vec<_> = (0..500)
-        .map(|run: u64| (run * 16384, run * 16384 + 8192 + u64::from(run > 9 && random[run as usize] > 127) * 4096))
-        .collect();
+    let longer = |run: u64, random: u8| u64::from(run > 9 && random > 127) * 4096;
+    let before: Vec<_> =
+        (0..500).zip(random).map(|(run, random)| (run * 16384, run * 16384 + 8192 + longer(run, random))).collect();
     let mut after = before.clone();
     after[3] = (3 * 16384 + 4096, 3 * 16384 + 8192);
     let target = Target::new(&base, &free_blocks(&free_map(&before), shape));
@@ -147,6 +147,101 @@ fn a_target_that_is_started_again_goes_on_from_its_spool() {
     });
     let report = send(&near, &disk_of(&result), 1).unwrap();
     assert_eq!((report.connections, target.disk.content() == result), (2, true));
+}
+
+/// Sends until it has to give up, as if it were killed then, and once more; returns what the second run did.
+fn stopped_and_sent_again(
+    target: &std::sync::Arc<Target>,
+    source: [&failback_blockio::sim::SimDisk; 2],
+    after: u64,
+) -> Result<PassReport, SessionError> {
+    let journal = target.directory.path().join("journal");
+    let mut how = options(None, 1);
+    how.journal = Some(&journal);
+    how.backoff.attempts = 0;
+    let first = send_pass(&Near::new(target, move |_| after), source[0], &how, &failback_orchestrate::Silent);
+    assert!(first.is_err_and(|error| error.is_link()) && journal.exists() == (after > 1000));
+    // Another program would draw another id.
+    how.id = [2; 16];
+    let second = send_pass(&Near::new(target, ALWAYS), source[1], &how, &failback_orchestrate::Silent);
+    assert!(!journal.exists(), "a journal is removed when it has served, or cannot");
+    second
+}
+
+#[test]
+fn a_source_that_was_stopped_goes_on_where_the_target_has_it_durable() {
+    let base = noise(1, 40 << 20);
+    let result = noise(2, 40 << 20);
+    for after in [100, 3 << 20, 20 << 20, 39 << 20] {
+        let target = Target::new(&base, &FreeBlocks::NONE);
+        let source = disk_of(&result);
+        let report = stopped_and_sent_again(&target, [&source; 2], after).unwrap();
+        assert_eq!((report.root, target.disk.content() == result), (Root::of(&result), true), "{after}");
+        // All but 8 MiB of what had arrived is neither read nor sent again.
+        let known = (after / (8 << 20)) * (8 << 20);
+        let (read, sent) = (report.difference.delta.scan.bytes_read, report.sent);
+        assert!(read + known <= (41 << 20) && sent + known <= (42 << 20), "{after}: {read} read, {sent} sent");
+    }
+}
+
+#[test]
+fn a_source_that_changed_while_it_was_stopped_leads_to_what_was_read() {
+    let base = noise(1, 40 << 20);
+    let before = noise(2, 40 << 20);
+    let mut after = before.clone();
+    after.iter_mut().step_by(1 << 20).for_each(|byte| *byte ^= 1);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let report = stopped_and_sent_again(&target, [&disk_of(&before), &disk_of(&after)], 20 << 20).unwrap();
+    assert_eq!(Root::of(&target.disk.content()), report.root, "the root is that of what is there");
+    let now = target.disk.content();
+    let same = now.chunks(4096).zip(before.chunks(4096).zip(after.chunks(4096)));
+    assert!(same.clone().all(|(now, (before, after))| now == before || now == after));
+    assert!(now != before && now != after);
+    // And the next pass brings the rest.
+    let next = send(&Near::new(&target, ALWAYS), &disk_of(&after), 3).unwrap();
+    assert_eq!((next.root, target.disk.content() == after), (Root::of(&after), true));
+}
+
+#[test]
+fn a_pass_does_not_go_on_from_another_base() {
+    let base = noise(1, 24 << 20);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let other = Target::new(&noise(3, 24 << 20), &FreeBlocks::NONE);
+    let journal = target.directory.path().join("journal");
+    let source = disk_of(&noise(2, 24 << 20));
+    let mut how = options(None, 1);
+    how.journal = Some(&journal);
+    how.backoff.attempts = 0;
+    let silent = &failback_orchestrate::Silent;
+    send_pass(&Near::new(&target, |_| 12 << 20), &source, &how, silent).unwrap_err();
+    let error = send_pass(&Near::new(&other, ALWAYS), &source, &how, silent).unwrap_err();
+    assert!(error.to_string().contains("begin it again") && !journal.exists(), "{error}");
+    let report = send_pass(&Near::new(&other, ALWAYS), &source, &how, silent).unwrap();
+    assert_eq!(report.root, Root::of(&source.content()));
+}
+
+#[test]
+fn a_journal_counts_up_to_its_first_damage() {
+    let base = noise(1, 24 << 20);
+    let result = noise(2, 24 << 20);
+    let source = disk_of(&result);
+    for at in [0, 50, 150, 400, 20_000, 60_000] {
+        let target = Target::new(&base, &FreeBlocks::NONE);
+        let journal = target.directory.path().join("journal");
+        let mut how = options(None, 1);
+        how.journal = Some(&journal);
+        how.backoff.attempts = 0;
+        let silent = &failback_orchestrate::Silent;
+        send_pass(&Near::new(&target, |_| 18 << 20), &source, &how, silent).unwrap_err();
+        assert!(target.durable() >= 7 << 20, "{}", target.durable());
+        let mut bytes = fs::read(&journal).unwrap();
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte ^= 1;
+        }
+        fs::write(&journal, bytes).unwrap();
+        let report = send_pass(&Near::new(&target, ALWAYS), &source, &how, silent).unwrap();
+        assert_eq!((report.root, target.disk.content() == result), (Root::of(&result), true), "{at}");
+    }
 }
 
 #[test]

@@ -103,14 +103,15 @@ impl FrameTable {
         self.extents.iter().map(|extent| extent.data.len()).sum()
     }
 
-    /// The length of what stands before the payload in a sealed frame whose head is `head`, at least its first 80 bytes; `None` if
-    /// that is no head of a frame.
+    /// The length of what stands before the payload in a sealed frame, and that of the payload as stored, by the frame's first 80 bytes;
+    /// `None` if those are no head of a frame.
     #[must_use]
-    pub fn outline_len(head: &[u8]) -> Option<usize> {
+    pub fn outline_len(head: &[u8]) -> Option<(usize, u64)> {
         let (raw, _) = RawFrame::read_from_prefix(head).ok()?;
         let (extents, values) = (raw.extent_count.get(), raw.value_count.get());
         let fits = raw.magic == FRAME_MAGIC && extents <= FRAME_EXTENTS_MAX && values <= FRAME_VALUES_MAX;
-        fits.then(|| size_of::<RawFrame>() + extents as usize * size_of::<RawExtent>() + values as usize * 32)
+        let outline = || size_of::<RawFrame>() + extents as usize * size_of::<RawExtent>() + values as usize * 32;
+        fits.then(|| (outline(), raw.stored_len.get().into()))
     }
 
     /// A table from a sealed frame without its payload: head, extents and values. Nothing proves those: this is for whoever has
@@ -126,7 +127,7 @@ impl FrameTable {
         after: BlockIndex,
     ) -> Result<(Self, usize), FormatError> {
         let damaged = |why| FormatError::damaged(KIND, format!("frame {index}"), why);
-        if Self::outline_len(bytes) != Some(bytes.len()) {
+        if Self::outline_len(bytes).map(|(len, _)| len) != Some(bytes.len()) {
             return Err(damaged("its outline is cut off"));
         }
         let (raw, rest) = RawFrame::read_from_prefix(bytes).map_err(|_| damaged("its outline is cut off"))?;

@@ -4,7 +4,7 @@ mod comparison;
 mod segment;
 mod tree;
 
-pub use tree::{BaseTree, NodeRun, TreeDiffReport, diff_tree};
+pub use tree::{BaseTree, NodeRun, TreeDiffReport, diff_tree, tree_header};
 
 use crate::free::free_blocks;
 use crate::scan::{ScanOptions, ScanReport, scan};

@@ -11,7 +11,7 @@ use crate::{JobError, Progress};
 use failback_blockio::Device;
 use failback_delta::{Before, Coverage, DeltaHeader, DeltaWriter, FrameTable, FreeBlocks, Shapes};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node, Root, Shape};
-use failback_units::{BlockCount, BlockIndex, BlockRange};
+use failback_units::{BlockCount, BlockIndex, BlockRange, ByteCount};
 use std::io::Write;
 use std::thread;
 
@@ -115,18 +115,8 @@ pub fn diff_tree(
     earlier: impl IntoIterator<Item = Result<(FrameTable, usize), JobError>>,
     progress: &dyn Progress,
 ) -> Result<TreeDiffReport, JobError> {
-    let shapes = Shapes { base: base.shape(), result: Shape::new(device.size(), base.shape().block_size()) };
-    let free = options.free.map_or(FreeBlocks::NONE, |map| free_blocks(map, shapes.result));
-    let header = DeltaHeader {
-        shapes,
-        base_coverage: base.coverage(),
-        result_coverage: free.coverage(),
-        kind: options.kind,
-        created: options.created,
-        id: options.id,
-        base_root: base.root(),
-        identity: options.identity.clone(),
-    };
+    let (header, free) = tree_header(base, device.size(), options);
+    let shapes = header.shapes;
     let mut writer = DeltaWriter::new(out, header, &free)?;
     progress.phase("comparing", Some(device.size().get()));
     let job = TreeDiff { base, device, shapes, free: &free, threads: options.threads, progress };
@@ -146,6 +136,24 @@ pub fn diff_tree(
         return Err(JobError::Mismatch(why.into()));
     }
     Ok(TreeDiffReport { delta: finish(writer, &compared, options.signer, scan)?, read_again })
+}
+
+/// How a delta begins that [`diff_tree`] makes of a source of this size: its header, and the free blocks of its result.
+#[must_use]
+pub fn tree_header(base: &dyn BaseTree, size: ByteCount, options: &DiffOptions<'_>) -> (DeltaHeader, FreeBlocks) {
+    let shapes = Shapes { base: base.shape(), result: Shape::new(size, base.shape().block_size()) };
+    let free = options.free.map_or(FreeBlocks::NONE, |map| free_blocks(map, shapes.result));
+    let header = DeltaHeader {
+        shapes,
+        base_coverage: base.coverage(),
+        result_coverage: free.coverage(),
+        kind: options.kind,
+        created: options.created,
+        id: options.id,
+        base_root: base.root(),
+        identity: options.identity.clone(),
+    };
+    (header, free)
 }
 
 struct TreeDiff<'a> {

@@ -1,6 +1,7 @@
 //! The source's side of a pass, over as many connections as it takes.
 
 mod connection;
+mod journal;
 mod remote;
 mod state;
 
@@ -8,10 +9,12 @@ use crate::{Backoff, Link, SessionError, Traffic};
 use connection::keep_connected;
 use failback_delta::{Identity, PointKind, SigningKey};
 use failback_hashtree::Root;
-use failback_orchestrate::{Device, DiffOptions, FreeMap, JobError, Progress, TreeDiffReport, diff_tree};
-use remote::{RemoteBase, WindowWriter};
+use failback_orchestrate::{Device, DiffOptions, FreeMap, JobError, Progress, TreeDiffReport, diff_tree, tree_header};
+use journal::{Earlier, Journal};
+use remote::{PassWriter, RemoteBase};
 use state::Pass;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -50,6 +53,9 @@ pub struct PassOptions<'a> {
     pub before_end: &'a dyn Fn() -> Result<(), JobError>,
     /// When to try again after a connection broke.
     pub backoff: Backoff,
+    /// A file in which the pass remembers what it has sent. If there is one of a pass that was stopped, that pass goes on: its kind, time, id
+    /// and identity are used, and not those above.
+    pub journal: Option<&'a Path>,
 }
 
 /// What a pass did.
@@ -84,7 +90,8 @@ pub fn send_pass(
     progress: &dyn Progress,
 ) -> Result<PassReport, SessionError> {
     let traffic = Arc::<Traffic>::default();
-    let pass = Pass::new(options, device.size());
+    let earlier = options.journal.and_then(Earlier::open);
+    let pass = Pass::new(options, device.size(), earlier.as_ref().map(|earlier| (earlier.key, earlier.until)));
     let difference = thread::scope(|scope| {
         let (pass, traffic, backoff) = (&pass, &traffic, options.backoff);
         scope.spawn(move || {
@@ -92,15 +99,16 @@ pub fn send_pass(
             let _end = EndOfPass(pass);
             keep_connected(connector, pass, &backoff, traffic, progress);
         });
-        let difference = run(pass, device, options, progress);
+        let difference = run(pass, device, options, earlier.as_ref(), progress);
         if let Err(SessionError::Job(error)) = &difference {
             pass.give_up(error.to_string());
         }
-        let done = difference.and_then(|difference| Ok((difference, pass.wait_until_done()?)));
+        let done = difference.and_then(|(difference, journal)| Ok((difference, journal, pass.wait_until_done()?)));
         pass.end();
         done
     });
-    let (difference, root) = difference?;
+    let (difference, journal, root) = difference?;
+    journal.map_or(Ok(()), Journal::remove)?;
     let (sent_again, connections) = pass.counts();
     let (sent, received) = (traffic.sent.load(Ordering::Relaxed), traffic.received.load(Ordering::Relaxed));
     Ok(PassReport { difference, root, sent, received, sent_again, connections })
@@ -119,25 +127,47 @@ fn run(
     pass: &Pass,
     device: &dyn Device,
     options: &PassOptions<'_>,
+    earlier: Option<&Earlier>,
     progress: &dyn Progress,
-) -> Result<TreeDiffReport, SessionError> {
+) -> Result<(TreeDiffReport, Option<Journal>), SessionError> {
     let base = RemoteBase::meet(pass, options.free, device.size())?;
-    let how = DiffOptions {
-        free: options.free,
-        kind: options.kind,
-        created: options.created,
-        id: options.id,
-        identity: options.identity.clone(),
-        level: options.level,
-        threads: options.threads,
-        signer: options.signer,
-        before_end: options.before_end,
+    let (kind, created, id, identity) = match earlier.map(|earlier| &earlier.header) {
+        Some(header) => (header.kind, header.created, header.id, header.identity.clone()),
+        None => (options.kind, options.created, options.id, options.identity.clone()),
     };
-    let report = match diff_tree(&base, device, WindowWriter(pass), &how, [], progress) {
+    let (free, level, threads) = (options.free, options.level, options.threads);
+    let (signer, before_end) = (options.signer, options.before_end);
+    let how = DiffOptions { free, kind, created, id, identity, level, threads, signer, before_end };
+    let (header, blocks) = tree_header(&base, device.size(), &how);
+    let durable = base.durable();
+    if let Some(earlier) = earlier
+        && (earlier.header != header || earlier.free != blocks)
+    {
+        // Nothing was sent over this connection yet, and what the target keeps goes with the next offer.
+        earlier.remove()?;
+        let why = "target or source have changed since this pass was stopped, so it cannot go on: begin it again";
+        return Err(SessionError::Mismatch(why.into()));
+    }
+    let goes_on = earlier.filter(|earlier| durable >= earlier.start);
+    let mut journal = match (options.journal, goes_on) {
+        (None, _) => None,
+        (Some(_), Some(earlier)) => Some(Journal::go_on(earlier, durable)?),
+        (Some(path), None) => Some(Journal::create(path, header, &blocks)?),
+    };
+    let start = goes_on.map(|earlier| earlier.start);
+    let out = PassWriter {
+        pass,
+        journal: journal.as_mut(),
+        target_has: start.unwrap_or(durable),
+        journal_has: start.unwrap_or(0),
+    };
+    let frames = goes_on.map(|earlier| earlier.frames(durable)).transpose()?.into_iter().flatten();
+    let told = frames.map(|frame| frame.map(|frame| (frame.table, frame.len)));
+    let report = match diff_tree(&base, device, out, &how, told, progress) {
         Ok(report) => report,
         // What the connection met is the reason, and not that its streams failed.
         Err(error) => return Err(pass.failure().unwrap_or(SessionError::Job(error))),
     };
     pass.complete(report.delta.delta_bytes, report.delta.result_root);
-    Ok(report)
+    Ok((report, journal))
 }

@@ -1,5 +1,6 @@
 //! The target's tree and its spool, as they look to whoever finds the difference.
 
+use super::journal::Journal;
 use super::state::Pass;
 use crate::SessionError;
 use crate::map::{map_hash, unpack};
@@ -18,6 +19,11 @@ pub(super) struct RemoteBase<'a> {
 }
 
 impl<'a> RemoteBase<'a> {
+    /// How much of the delta the target had when it was first met.
+    pub(super) const fn durable(&self) -> u64 {
+        self.accept.durable
+    }
+
     /// Waits for a target, and learns what its base has free. A map that is that of the source, of `size`, is not sent.
     pub(super) fn meet(pass: &'a Pass, source: Option<&FreeMap>, size: ByteCount) -> Result<Self, SessionError> {
         let fail = |error| pass.failure().unwrap_or(error);
@@ -63,15 +69,36 @@ impl BaseTree for RemoteBase<'_> {
     }
 }
 
-/// The delta on its way to the target.
-pub(super) struct WindowWriter<'a>(pub(super) &'a Pass);
+/// The delta on its way to the target, and into the journal.
+pub(super) struct PassWriter<'a> {
+    pub(super) pass: &'a Pass,
+    pub(super) journal: Option<&'a mut Journal>,
+    /// Bytes at the start that the target has already, and that the journal has.
+    pub(super) target_has: u64,
+    pub(super) journal_has: u64,
+}
 
-impl Write for WindowWriter<'_> {
+impl Write for PassWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(io::Error::other)
+        let written = match take(&mut self.target_has, bytes.len()) {
+            0 => self.pass.write(bytes).map_err(io::Error::other)?,
+            known => known,
+        };
+        let known = take(&mut self.journal_has, written);
+        if let Some(journal) = &mut self.journal {
+            journal.take(&bytes[known..written])?;
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Takes at most `most` from what is left; returns how much that was.
+fn take(left: &mut u64, most: usize) -> usize {
+    let now = usize::try_from(*left).unwrap_or(usize::MAX).min(most);
+    *left -= now as u64;
+    now
 }

@@ -27,6 +27,8 @@ struct State {
     sender: Option<Sender>,
     connections: u64,
     base: Option<Accept>,
+    /// Up to where an earlier run of this pass can go on.
+    until: u64,
     /// What was written and is not durable; its first byte is byte `durable` of the delta.
     window: VecDeque<u8>,
     durable: u64,
@@ -73,11 +75,13 @@ pub(super) enum Next {
 }
 
 impl Pass {
-    pub(super) fn new(options: &PassOptions<'_>, size: ByteCount) -> Self {
+    /// A pass, and how far an earlier run of it came: the hash of the delta's header, and up to where it can go on.
+    pub(super) fn new(options: &PassOptions<'_>, size: ByteCount, earlier: Option<([u8; 32], u64)>) -> Self {
         let coverage =
             if options.free.is_some_and(|map| !map.extents().is_empty()) { Coverage::Used } else { Coverage::Whole };
         let offer = Offer { pair: options.pair.clone(), size, coverage, kind: options.kind, resumed: None };
-        Self { offer, state: Mutex::default(), changed: Condvar::new() }
+        let (key, until) = earlier.map_or((None, 0), |(key, until)| (Some(key), until));
+        Self { offer, state: Mutex::new(State { until, key, ..State::default() }), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -145,7 +149,7 @@ impl Pass {
             }
             let now = room.min(bytes.len());
             state.window.extend(&bytes[..now]);
-            if state.key.is_none() && state.durable == 0 && state.window.len() >= 128 {
+            if state.key.is_none() && state.window.len() >= 128 {
                 // See FORMAT.md of the delta: the header's hash names the delta.
                 let key: Vec<u8> = state.window.range(96..128).copied().collect();
                 state.key = key.try_into().ok();
@@ -203,7 +207,8 @@ impl Pass {
 
     pub(super) fn offer(&self) -> Offer {
         let state = self.lock();
-        let resumed = state.key.map(|delta| Resumed { delta, acknowledged: state.durable });
+        let until = if state.base.is_some() { state.end() } else { state.until };
+        let resumed = state.key.map(|delta| Resumed { delta, until });
         Offer { resumed, ..self.offer.clone() }
     }
 
@@ -216,13 +221,16 @@ impl Pass {
             let why = "the target has changed while it could not be reached: begin this pass again";
             return Err(SessionError::Mismatch(why.into()));
         }
-        let end = state.durable + state.window.len() as u64;
+        let is_first = state.base.is_none();
         if accept.durable < state.durable {
             let why = "the target has lost what it had told to be durable: look at its retention drive, and begin this pass again";
             return Err(SessionError::Mismatch(why.into()));
         }
-        if accept.durable > end {
+        if accept.durable > if is_first { state.until } else { state.end() } {
             return Err(SessionError::Breach("it has more of the delta than there is"));
+        }
+        if is_first {
+            (state.durable, state.sent_most) = (accept.durable, accept.durable);
         }
         state.made_durable(accept.durable);
         state.base.get_or_insert(accept);
@@ -369,6 +377,11 @@ impl Pass {
 }
 
 impl State {
+    /// How much of the delta there is.
+    fn end(&self) -> u64 {
+        self.durable + self.window.len() as u64
+    }
+
     fn made_durable(&mut self, len: u64) {
         let gone = usize::try_from(len - self.durable).expect("the window fits in memory");
         self.window.drain(..gone);

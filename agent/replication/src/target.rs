@@ -134,7 +134,12 @@ impl Session<'_> {
             map: map_hash(base.free()),
             durable,
         }))?;
-        let (len, root) = self.receive_delta(receiver, base)?;
+        let arrived = self.receive_delta(receiver, base);
+        if arrived.is_err() {
+            // All that has arrived counts when the source comes back. What failed is told, and not that this fails too.
+            let _ = self.keep();
+        }
+        let (len, root) = arrived?;
         self.complete(len)?;
         let reached = self.replica.apply(root)?;
         self.sender.send(&Message::Done { root: reached })?;
@@ -257,6 +262,19 @@ impl Session<'_> {
             other => return Err(unexpected(&other)),
         }
         Ok(None)
+    }
+
+    /// Makes durable what has arrived, of a delta that is not complete.
+    fn keep(&self) -> Result<(), SpoolError> {
+        let mut spool = self.lock_spool();
+        let whole = spool.whole();
+        spool.flusher()?.sync_data().map_err(|source| SpoolError::Io {
+            action: "write",
+            path: spool.path().to_owned(),
+            source,
+        })?;
+        spool.made_durable(whole);
+        Ok(())
     }
 
     /// Makes what has arrived durable, and says so.

@@ -92,7 +92,7 @@ fn free_space_is_not_sent_and_a_map_only_if_it_differs() {
 }
 
 #[test]
-fn a_pass_goes_on_over_connections_that_break_at_every_place() {
+fn slow_a_pass_goes_on_over_connections_that_break_at_every_place() {
     let base = noise(1, 3 << 20);
     let result = changed(&base, 40_000);
     let source = disk_of(&result);
@@ -121,8 +121,8 @@ fn what_is_durable_is_not_sent_again() {
     let report = send(&near, &disk_of(&result), 1).unwrap();
     assert_eq!(target.disk.content(), result);
     assert!(report.connections >= 4, "{}", report.connections);
-    // What was under way when a connection broke: less than what is flushed at once, and what the socket held.
-    let bound = (report.connections - 1) * (9 << 20);
+    // What was under way when a connection broke: half a frame, and what the socket held.
+    let bound = (report.connections - 1) * (2 << 20);
     assert!(report.sent_again > 0 && report.sent_again <= bound, "{} of {bound}", report.sent_again);
 }
 
@@ -159,7 +159,9 @@ fn stopped_and_sent_again(
     let mut how = options(None, 1);
     how.journal = Some(&journal);
     how.backoff.attempts = 0;
-    let first = send_pass(&Near::new(target, move |_| after), source[0], &how, &failback_orchestrate::Silent);
+    let near = Near::new(target, move |_| after);
+    let first = send_pass(&near, source[0], &how, &failback_orchestrate::Silent);
+    near.ended();
     assert!(first.is_err_and(|error| error.is_link()) && journal.exists() == (after > 1000));
     // Another program would draw another id.
     how.id = [2; 16];
@@ -177,8 +179,8 @@ fn a_source_that_was_stopped_goes_on_where_the_target_has_it_durable() {
         let source = disk_of(&result);
         let report = stopped_and_sent_again(&target, [&source; 2], after).unwrap();
         assert_eq!((report.root, target.disk.content() == result), (Root::of(&result), true), "{after}");
-        // All but 8 MiB of what had arrived is neither read nor sent again.
-        let known = (after / (8 << 20)) * (8 << 20);
+        // All but the last MiB of what had arrived, which may be half a frame, is neither read nor sent again.
+        let known = after.saturating_sub(2 << 20);
         let (read, sent) = (report.difference.delta.scan.bytes_read, report.sent);
         assert!(read + known <= (41 << 20) && sent + known <= (42 << 20), "{after}: {read} read, {sent} sent");
     }
@@ -213,7 +215,9 @@ fn a_pass_does_not_go_on_from_another_base() {
     how.journal = Some(&journal);
     how.backoff.attempts = 0;
     let silent = &failback_orchestrate::Silent;
-    send_pass(&Near::new(&target, |_| 12 << 20), &source, &how, silent).unwrap_err();
+    let near = Near::new(&target, |_| 12 << 20);
+    send_pass(&near, &source, &how, silent).unwrap_err();
+    near.ended();
     let error = send_pass(&Near::new(&other, ALWAYS), &source, &how, silent).unwrap_err();
     assert!(error.to_string().contains("begin it again") && !journal.exists(), "{error}");
     let report = send_pass(&Near::new(&other, ALWAYS), &source, &how, silent).unwrap();
@@ -232,8 +236,10 @@ fn a_journal_counts_up_to_its_first_damage() {
         how.journal = Some(&journal);
         how.backoff.attempts = 0;
         let silent = &failback_orchestrate::Silent;
-        send_pass(&Near::new(&target, |_| 18 << 20), &source, &how, silent).unwrap_err();
-        assert!(target.durable() >= 7 << 20, "{}", target.durable());
+        let near = Near::new(&target, |_| 18 << 20);
+        send_pass(&near, &source, &how, silent).unwrap_err();
+        near.ended();
+        assert!(target.durable() >= 16 << 20, "{}", target.durable());
         let mut bytes = fs::read(&journal).unwrap();
         if let Some(byte) = bytes.get_mut(at) {
             *byte ^= 1;

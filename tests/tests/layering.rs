@@ -9,6 +9,7 @@ use std::path::PathBuf;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["machine", "nbd", "orchestrate", "units"]),
     ("orchestrate", &["blockio", "delta", "hashtree", "hostdev", "image", "retention", "units", "volumes"]),
+    ("replication", &["delta", "hashtree", "orchestrate", "units"]),
     ("machine", &["hostdev", "units"]),
     ("retention", &["blockio", "delta", "hashtree", "units"]),
     ("volumes", &["blockio", "units"]),

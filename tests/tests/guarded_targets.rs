@@ -247,10 +247,17 @@ fn an_own_disk_list_that_is_wrong_stops_every_apply() {
     let _etc = Mount::memory(Path::new("/etc"), "1M");
     fs::create_dir("/etc/failback").unwrap();
     fs::write("/etc/failback/own-disks", "naa.6000c2999176dd77\n").unwrap();
-    let sentence = guarding.apply(&disk).fails(5, "/etc/failback/own-disks cannot be read");
-    assert!(sentence.contains("line 1 has one word only"), "{sentence}");
-    fs::write("/etc/failback/own-disks", "system naa.6000c2999176dd77\n").unwrap();
+    let sentence = guarding.apply(&disk).refused("/etc/failback/own-disks cannot be read");
+    assert!(sentence.contains("line 1 begins with 'naa.6000c2999176dd77'"), "{sentence}");
+    // A name that leads nowhere is not the same as none.
+    fs::remove_file("/etc/failback/own-disks").unwrap();
     fs::remove_file("/run/failback/guard").unwrap();
+    symlink("nowhere", "/etc/failback/own-disks").unwrap();
+    let sentence = guarding.apply(&disk).refused("/etc/failback/own-disks cannot be read");
+    assert!(sentence.contains("it is a symbolic link: put a plain file in its place"), "{sentence}");
+    assert!(disk.is_read_only());
+    fs::remove_file("/etc/failback/own-disks").unwrap();
+    fs::write("/etc/failback/own-disks", "system naa.6000c2999176dd77\n").unwrap();
     guarding.apply(&disk).done();
     assert!(disk.is_read_only(), "the list alone says that disks are guarded");
 }

@@ -161,7 +161,7 @@ pub enum ClaimError {
 impl ClaimError {
     /// Whether a device or the kernel failed, rather than the disk being in use.
     #[must_use]
-    pub const fn is_io(&self) -> bool {
+    pub fn is_io(&self) -> bool {
         matches!(self, Self::Unusable(error) if error.is_io())
     }
 

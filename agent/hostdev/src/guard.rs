@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
+use crate::lookout::Blind;
+use crate::own_disks::{self, OWN_DISKS, OwnDisk, is_wwid, single_spaced};
 use crate::topology::{DevNum, Host, LoopDevice};
-use crate::vpd::ScsiUuid;
 
-/// The machine's own disks. Where this file is, all other disks are guarded.
-pub(crate) const OWN_DISKS: &str = "/etc/failback/own-disks";
-/// Says that disks are guarded where none is recorded as the machine's own.
-const MARKER: &str = "/run/failback/guard";
+/// Says that disks are guarded where none is recorded as the machine's own. Anything of that name says so, a link that leads nowhere too.
+pub(crate) const MARKER: &str = "/run/failback/guard";
 
 /// Whether disks are guarded, and which are the machine's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,23 +22,16 @@ pub(crate) struct Guard {
     own: Vec<OwnDisk>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct OwnDisk {
-    role: String,
-    wwid: String,
-    /// The same, where it is a SCSI UUID: that stays what it is whether the kernel makes a WWID of it or not.
-    uuid: Option<ScsiUuid>,
-}
-
 impl Guard {
-    /// Reads what is recorded. That neither file is there means that nothing is guarded; a line that is not understood is an
-    /// error: an own disk that is overlooked is one that is overwritten.
-    pub(crate) fn read(host: &Host) -> io::Result<Self> {
-        let own = match fs::read(host.path(OWN_DISKS)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            text => Some(own_disks(&String::from_utf8_lossy(&text?))?),
+    /// Reads what is recorded. Only that neither name is there means that nothing is guarded: whatever cannot be read stops every
+    /// claim.
+    pub(crate) fn read(host: &Host) -> Result<Self, Blind> {
+        let own = own_disks::recorded(host).map_err(|source| Blind { what: OWN_DISKS, source })?;
+        let marked = match fs::symlink_metadata(host.path(MARKER)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            marker => marker.map(|_| true).map_err(|source| Blind { what: MARKER, source })?,
         };
-        Ok(Self { active: own.is_some() || host.path(MARKER).try_exists()?, own: own.unwrap_or_default() })
+        Ok(Self { active: own.is_some() || marked, own: own.unwrap_or_default() })
     }
 
     /// Whether foreign disks are kept read-only.
@@ -57,47 +49,6 @@ impl Guard {
         let is_it = |own: &&OwnDisk| wwid.as_ref() == Some(&own.wwid) || uuid.is_some() && uuid == own.uuid;
         self.own.iter().find(is_it).map(|own| own.role.as_str())
     }
-}
-
-/// Parses lines of `ROLE WWID`; a WWID may hold blanks. Where a disk has none, its SCSI UUID stands in its place.
-fn own_disks(text: &str) -> io::Result<Vec<OwnDisk>> {
-    let mut found = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        // A serial number may have such a sign in it; a comment has a blank before it.
-        let line = [" #", "\t#"].iter().filter_map(|sign| line.find(sign)).min().map_or(line, |at| &line[..at]).trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (role, wwid) = line.split_once(char::is_whitespace).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("line {} has one word only", index + 1))
-        })?;
-        let wwid = single_spaced(wwid);
-        let uuid = wwid.parse().ok();
-        if !is_wwid(&wwid) && (uuid.is_none() || !is_plain_uuid(&wwid)) {
-            let text = format!("line {} names what is neither a WWID of the kernel's nor a SCSI UUID", index + 1);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        found.push(OwnDisk { role: role.to_owned(), uuid, wwid });
-    }
-    Ok(found)
-}
-
-/// Whether a text has the form of a WWID: one of those that Linux makes for SCSI (`scsi_vpd_lun_id`) and `NVMe` (`wwid_show`), or
-/// what stands for one with virtio.
-fn is_wwid(text: &str) -> bool {
-    const FORMS: [&str; 7] = ["naa.", "eui.", "t10.", "iqn.", "uuid.", "nvme.", "virtio-"];
-    let rest = FORMS.iter().find_map(|form| text.strip_prefix(form));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(' '))
-}
-
-/// Whether a text that is a SCSI UUID is written without what tools put before it: other readers of the file know no such form.
-fn is_plain_uuid(text: &str) -> bool {
-    text.chars().filter(|c| !matches!(c, ' ' | '-')).count() == 32
-}
-
-/// Names of the form `t10` are padded with blanks, which are easily lost where they are copied.
-fn single_spaced(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Host {
@@ -141,6 +92,8 @@ mod tests {
     use crate::synthetic::Machine;
     use crate::topology::Object;
     use crate::uses::Use;
+    use nix::sys::stat::Mode;
+    use std::os::unix::fs::symlink;
 
     fn record(machine: &Machine, text: &str) {
         let path = machine.host.path(OWN_DISKS);
@@ -154,26 +107,6 @@ mod tests {
 
     fn guarded(machine: &Machine, device: DevNum) -> bool {
         Lookout::new(&machine.host).unwrap().guards(Object::Block(device)).unwrap()
-    }
-
-    #[test]
-    fn lines_of_every_shape() {
-        let text = "# the disks of this machine\n\nsystem naa.6000c291\n  retention\tt10.ATA     QEMU  HARDDISK\t# big #1\n \
-                    \t # indented\nretention virtio-a#1\n";
-        let own = own_disks(text).unwrap();
-        let words: Vec<_> = own.iter().map(|own| (&*own.role, &*own.wwid)).collect();
-        assert_eq!(
-            words,
-            [("system", "naa.6000c291"), ("retention", "t10.ATA QEMU HARDDISK"), ("retention", "virtio-a#1")]
-        );
-        assert_eq!(own_disks("").unwrap(), []);
-        let error = own_disks("system naa.1\nnaa.6000c291\n").unwrap_err();
-        assert_eq!(error.to_string(), "line 2 has one word only");
-        // Forms that others who read the file would take for no disk at all.
-        for unclear in ["wwn-0x6000c2999176dd776e0123456789abcd", "sda", "naa.", "6000c2999176dd77"] {
-            let error = own_disks(&format!("system {unclear}\n")).unwrap_err();
-            assert!(error.to_string().starts_with("line 1 names what is neither"), "{error}");
-        }
     }
 
     #[test]
@@ -248,21 +181,58 @@ mod tests {
         }
     }
 
+    fn blind(machine: &Machine) -> (&'static str, String) {
+        let blind = Lookout::new(&machine.host).err().unwrap();
+        (blind.what, blind.source.to_string())
+    }
+
     #[test]
     fn a_marker_guards_too() {
         let machine = Machine::new();
         let disk = machine.disk("sda", "8:0");
         let marker = machine.host.path(MARKER);
         fs::create_dir_all(marker.parent().unwrap()).unwrap();
-        fs::write(marker, "").unwrap();
+        fs::write(&marker, "").unwrap();
         assert!(guarded(&machine, disk));
+        fs::remove_file(&marker).unwrap();
+        assert!(!guarded(&machine, disk));
+        symlink("nowhere", &marker).unwrap();
+        assert!(guarded(&machine, disk), "a name is enough");
+        // Nobody can tell whether it is there.
+        fs::remove_file(&marker).unwrap();
+        fs::remove_dir(marker.parent().unwrap()).unwrap();
+        fs::write(marker.parent().unwrap(), "").unwrap();
+        assert_eq!(blind(&machine).0, MARKER);
     }
 
     #[test]
     fn a_record_that_is_not_understood_blinds() {
         let machine = Machine::new();
         record(&machine, "naa.1\n");
-        let blind = Lookout::new(&machine.host).err().unwrap();
-        assert_eq!(blind.what, OWN_DISKS);
+        let (what, why) = blind(&machine);
+        assert_eq!(what, OWN_DISKS);
+        assert!(why.starts_with("line 1 begins with 'naa.1'"), "{why}");
+        record(&machine, &"#".repeat(70_000));
+        assert!(blind(&machine).1.contains("larger than 65536 bytes"));
+    }
+
+    #[test]
+    fn whatever_has_the_name_of_the_record_does_not_switch_the_guard_off() {
+        let machine = Machine::new();
+        record(&machine, "");
+        let path = machine.host.path(OWN_DISKS);
+        for to in ["nowhere", "own-disks", "/dev/zero", "/etc/passwd"] {
+            fs::remove_file(&path).unwrap();
+            symlink(to, &path).unwrap();
+            let (what, why) = blind(&machine);
+            assert!(what == OWN_DISKS && why.contains("it is a symbolic link"), "{to}: {why}");
+        }
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+        assert!(blind(&machine).1.contains("no plain file"));
+        fs::remove_file(&path).unwrap();
+        fs::remove_dir(path.parent().unwrap()).unwrap();
+        fs::write(path.parent().unwrap(), "").unwrap();
+        assert_eq!(blind(&machine).0, OWN_DISKS);
     }
 }

@@ -28,6 +28,8 @@ mod inventory;
 mod lookout;
 mod mounted;
 mod open;
+mod own_disks;
+mod plain_file;
 mod proctext;
 mod source;
 #[cfg(test)]
@@ -46,6 +48,7 @@ pub use identity::{DiskIdentity, DiskName, Medium};
 pub use inventory::{AttachedDisk, inventory, inventory_of};
 pub use mounted::MountedAt;
 pub use open::SourceError;
+pub use plain_file::{Links, read_plain_file};
 pub use source::{ChangeMark, Source};
 pub use sys::clock_is_synchronised;
 pub use topology::Host;

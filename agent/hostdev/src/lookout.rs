@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::attached::Attached;
-use crate::guard::{Guard, OWN_DISKS};
+use crate::guard::Guard;
 use crate::proctext::{self, FileLock, Mount};
 use crate::topology::{Anchor, DevNum, Host, LoopDevice, Object};
 use crate::uses::Use;
@@ -50,7 +50,7 @@ impl<'a> Lookout<'a> {
             swaps,
             loops: host.loops().map_err(blind("/sys/block"))?,
             btrfs: host.btrfs_members().map_err(blind("/sys/fs/btrfs"))?,
-            guard: Guard::read(host).map_err(blind(OWN_DISKS))?,
+            guard: Guard::read(host)?,
             disks: OnceCell::new(),
         })
     }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::guard::OWN_DISKS;
+use crate::guard::MARKER;
 use crate::identity::{DiskIdentity, DiskName};
 use crate::lookout::{Blind, LOOP_BACKING};
+use crate::own_disks::OWN_DISKS;
 use crate::topology::{Host, Object};
 use crate::uses::plain_path;
 
@@ -78,6 +79,7 @@ pub enum SourceError {
 fn what_to_do(what: &str) -> &'static str {
     match what {
         OWN_DISKS => "write each of its lines as a role, system or retention, and a WWID",
+        MARKER => "make sure that /run/failback is a directory, or remove it",
         LOOP_BACKING => "detach that (`losetup -d`), and name what it shows instead",
         _ => "make sure that /proc and /sys are mounted",
     }
@@ -86,8 +88,13 @@ fn what_to_do(what: &str) -> &'static str {
 impl SourceError {
     /// Whether a device or the kernel failed, rather than the user having named the wrong thing.
     #[must_use]
-    pub const fn is_io(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::Blind { .. })
+    pub fn is_io(&self) -> bool {
+        match self {
+            // Whoever wrote that file has to mend it.
+            Self::Blind { what, source, .. } => *what != OWN_DISKS || source.kind() != io::ErrorKind::InvalidData,
+            Self::Io { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub enum Use {
     },
     /// The machine has recorded the disk as its own, or what is named lies on such a disk.
     Own {
-        /// What it has the disk for: `system` or `retention`.
+        /// What it has the disk for: `system`, `retention` or `job`.
         role: String,
     },
     /// It is a part of disks that are kept read-only, or made of them; only a whole disk is made writable.

@@ -122,7 +122,8 @@ fn everybody_calls_a_disk_the_same() {
 fn everybody_reads_the_list_of_own_disks_the_same() {
     let lines = RECORDS.lines().filter(|line| !line.starts_with('#'));
     let records: Vec<_> = lines.map(|line| (line[..8].trim_end(), &line[8..])).collect();
-    assert!(["own", "other", "refused"].iter().all(|wanted| records.iter().any(|(verdict, _)| verdict == wanted)));
+    let verdicts = ["own", "other", "live", "name", "role", "unclean", "twice"];
+    assert!(verdicts.iter().all(|wanted| records.iter().any(|(verdict, _)| verdict == wanted)));
     for (verdict, record) in records {
         let Some(mut machine) = Machine::new() else { return };
         machine.disk("sda", &[("device/wwid", b"naa.6000c2999176dd776e0123456789abcd\n")]);
@@ -130,24 +131,59 @@ fn everybody_reads_the_list_of_own_disks_the_same() {
             "sys/devices/sda/device/vpd_pg83",
             &bytes(r"\x00\x83\x00\x14\x01\x03\x00\x10\x60\x00\xc2\x99\x91\x76\xdd\x77\x6e\x01\x23\x45\x67\x89\xab\xcd"),
         );
-        machine.write(OWN_DISKS, format!("system {record}\n").as_bytes());
-        let is_own = verdict == "own";
+        let line = bytes(record);
+        machine.write(OWN_DISKS, &[b"system virtio-first\n", &line[..], b"\n"].concat());
+        let text = String::from_utf8_lossy(&line);
+        let role = text.split_ascii_whitespace().next().filter(|_| matches!(verdict, "own" | "live"));
+        let refused = match verdict {
+            "name" => Some("which is neither a WWID of the kernel's nor a SCSI UUID"),
+            "role" => Some("which is neither system nor retention"),
+            "unclean" => Some("holds a character that is no plain text"),
+            "twice" => Some("names virtio-first once more"),
+            _ => None,
+        };
 
         let agent = inventory_of(&Host::below(machine.root()));
-        assert_eq!(agent.is_err(), verdict == "refused", "the agent: {record}");
+        assert_eq!(agent.is_err(), refused.is_some(), "the agent: {record}");
         if let Err(error) = agent {
             let cause = std::error::Error::source(&error).unwrap().to_string();
-            assert!(cause.contains("line 1 names what is neither a WWID"), "{cause}");
+            assert!(cause.starts_with("line 2 ") && cause.contains(refused.unwrap()), "{record}: {cause}");
         } else {
-            assert_eq!(by_agent(&machine).own.as_deref(), is_own.then_some("system"), "the agent: {record}");
+            assert_eq!(by_agent(&machine).own.as_deref(), role, "the agent: {record}");
         }
-        for shell in SHELLS {
+        // Shells leave out a byte that is zero.
+        for shell in SHELLS.iter().filter(|_| !line.contains(&0)) {
             let owner = machine.owner(shell, "/sys/block/sda").0;
-            assert_eq!(owner, if is_own { "system" } else { "foreign" }, "{shell:?}: {record}");
+            assert_eq!(owner, role.filter(|role| *role != "job").unwrap_or("foreign"), "{shell:?}: {record}");
         }
         let (state, problem) = by_changes(&machine);
-        assert_eq!(state, if verdict == "refused" { "open" } else { "ok" }, "{record}: {problem}");
-        assert!(state == "ok" || problem.contains("neither a WWID of the kernel's nor a SCSI UUID"), "{problem}");
+        let refused = if verdict == "live" { Some("begins with 'job'") } else { refused };
+        assert_eq!(state, if refused.is_some() { "open" } else { "ok" }, "{record}: {problem}");
+        let refused = if line.contains(&0) { Some("holds bytes that are no text") } else { refused };
+        assert!(refused.is_none_or(|refused| problem.contains(refused)), "{record}: {problem}");
+    }
+}
+
+/// Nobody waits for what never ends, or takes that there is none for one that cannot be read.
+#[test]
+fn a_list_that_is_no_plain_file_is_refused_by_everybody() {
+    for to in ["nowhere", "/dev/zero", "other", ""] {
+        let Some(mut machine) = Machine::new() else { return };
+        machine.disk("sda", &[("device/wwid", b"naa.6000c2999176dd776e0123456789abcd\n")]);
+        machine.write("etc/failback/other", b"system naa.6000c2999176dd776e0123456789abcd\n");
+        let list = machine.path(OWN_DISKS);
+        if to.is_empty() {
+            nix::unistd::mkfifo(&list, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+        } else {
+            std::os::unix::fs::symlink(to, list).unwrap();
+        }
+        assert!(inventory_of(&Host::below(machine.root())).is_err(), "the agent: {to}");
+        for shell in SHELLS {
+            let owner = machine.owner(shell, "/sys/block/sda").0;
+            assert_eq!(owner, if to == "other" { "system" } else { "foreign" }, "{shell:?}: {to}");
+        }
+        let (state, problem) = by_changes(&machine);
+        assert!(state == "open" && problem.contains("is no plain file"), "{to}: {problem}");
     }
 }
 

@@ -32,10 +32,13 @@ read_name() {
     name=$folded
 }
 
-# Whether $1 has the form of a WWID: one of those that Linux makes for SCSI and NVMe, or what stands for one with virtio.
+# Whether $1 has the form of a WWID: one of those that Linux makes for SCSI and NVMe, or what stands for one with virtio. Only where
+# vendors put names and serial numbers in it may it have blanks.
 is_wwid() {
     case $1 in
-    naa.[!\ ]* | eui.[!\ ]* | t10.[!\ ]* | iqn.[!\ ]* | uuid.[!\ ]* | nvme.[!\ ]* | virtio-[!\ ]*) ;;
+    t10.[!\ ]* | virtio-[!\ ]*) ;;
+    *' '*) return 1 ;;
+    naa.?* | eui.?* | iqn.?* | uuid.?* | nvme.?*) ;;
     *) return 1 ;;
     esac
 }

@@ -95,7 +95,8 @@ pub(crate) fn is_read_only(device: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(flag != 0)
 }
 
-/// Makes a block device read-only or writable for everybody, also through descriptors that are open. Needs `CAP_SYS_ADMIN`.
+/// Makes a block device read-only or writable for everybody. Needs `CAP_SYS_ADMIN`. What was mapped or opened for writing before may
+/// go on writing, and commands to the disk itself (`SG_IO`) are not looked at.
 ///
 /// A device that its driver calls write-protected stays so, without an error: ask [`is_read_only`].
 pub(crate) fn set_read_only(device: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {

@@ -76,6 +76,14 @@ fn a_configuration_that_is_wrong_is_found() {
     let found = finding(&report, "retention");
     assert_eq!(found["level"], "fail");
     assert!(found["message"].as_str().unwrap().contains("in line 2"), "{found}");
+    let limits = "[retention]\ndirectory = '/nonexistent'\nkeep_for = 'soon'\n";
+    let found = finding(&self::report(&place, limits), "retention");
+    assert_eq!(found["level"], "fail");
+    let message = found["message"].as_str().unwrap();
+    assert_eq!(message, "keep_for in the configuration: write it like 90s, 15m, 36h or 7d");
+    let (disk, configuration) = (place.sparse("disk.img", 1 << 20, &[]), place.path("failback.toml"));
+    let delta = place.delta("d", &disk, &place.sparse("result.img", 1 << 20, &[(0, b"other")]), "4K");
+    failback!("apply", delta, disk, "--yes").env("FAILBACK_CONFIG", configuration).refused(message);
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The configuration file: what need not be said on every command line.
 
 use crate::args::parse_size;
+use failback_machine::{Links, plain, read_plain_file};
 use failback_orchestrate::{JobError, Policy};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{env, io};
 
 /// Where it is, unless `FAILBACK_CONFIG` names another file.
 const PLACE: &str = "/etc/failback/failback.toml";
+/// Far more than all settings and their comments take. In bytes.
+const MOST_BYTES: u64 = 64 << 10;
 
 /// All that it can say. What it does not know is refused: a misspelt limit would be none.
 #[derive(Debug, Default, Deserialize)]
@@ -29,19 +32,40 @@ pub(crate) struct RetentionConfig {
 }
 
 impl Config {
-    /// Reads the file; nothing is configured where there is none.
+    /// Reads the file; nothing is configured where there is none. All that it says is looked at here, whoever needs it.
     pub(crate) fn load() -> Result<Self, JobError> {
         let named = env::var_os("FAILBACK_CONFIG").map(PathBuf::from);
         let path = named.as_deref().unwrap_or(Path::new(PLACE));
-        match fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| {
-                let before = error.span().and_then(|at| text.get(..at.start)).unwrap_or_default();
-                let (line, why) = (1 + before.matches('\n').count(), error.message().replace('\n', ", "));
-                JobError::Refused(format!("{} cannot be understood, in line {line}: {why}", path.display()))
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(Self::default()),
-            Err(source) => Err(JobError::File { action: "read", path: path.to_owned(), source }),
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::InvalidData => JobError::Refused(format!("{} cannot be read: {source}", path.display())),
+            _ => JobError::File { action: "read", path: path.to_owned(), source },
+        };
+        match read_plain_file(path, MOST_BYTES, Links::Followed).map_err(failed)? {
+            Some(bytes) => Self::parse(&bytes, path),
+            None if named.is_none() => Ok(Self::default()),
+            None => Err(failed(io::ErrorKind::NotFound.into())),
         }
+    }
+
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self, JobError> {
+        let unclear = |before: &[u8], why: &str| {
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            JobError::Refused(format!("{} cannot be understood, in line {line}: {why}", path.display()))
+        };
+        let text = str::from_utf8(bytes)
+            .map_err(|error| unclear(&bytes[..error.valid_up_to()], "it is no UTF-8, so write that line again"))?;
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|at| bytes.get(..at.start)).unwrap_or_default();
+            unclear(before, &error.message().replace('\n', ", "))
+        })?;
+        config.policy()?;
+        if let Some(directory) = config.retention.directory.as_deref().filter(|it| !it.is_absolute()) {
+            return Err(JobError::Refused(format!(
+                "directory in the configuration: '{}' would be another one in each working directory: write it from / on",
+                plain(&directory.display().to_string())
+            )));
+        }
+        Ok(config)
     }
 
     /// The limits that it sets.
@@ -82,6 +106,24 @@ mod tests {
         assert!(toml::from_str::<Config>("[retention]\nkeep_point = 3\n").is_err());
         let wrong: Config = toml::from_str("[retention]\nkeep_for = 'soon'\n").unwrap();
         assert!(wrong.policy().unwrap_err().to_string().contains("keep_for"));
+    }
+
+    #[test]
+    fn what_is_not_taken() {
+        let parse = |text: &[u8]| Config::parse(text, Path::new("the file"));
+        assert!(parse(b"").is_ok() && parse(b"[retention]\ndirectory = '/a'\nkeep_for = '7d'\n").is_ok());
+        for (text, why) in [
+            (&b"[retention]\ndirectory = 'a/b'\n"[..], "'a/b' would be another one in each working directory"),
+            (b"[retention]\ndirectory = './a'\n", "write it from / on"),
+            (b"[retention]\ndirectory = ''\n", "write it from / on"),
+            (b"[retention]\ndirectory = '/a'\nkeep_for = 'soon'\n", "keep_for in the configuration: write it like"),
+            (b"[retention]\nkeep_space = 'much'\n", "keep_space in the configuration: "),
+            (b"[retention]\n\nkeep_point = 3\n", "the file cannot be understood, in line 3: "),
+            (b"[retention]\n# \xff\n", "the file cannot be understood, in line 2: it is no UTF-8"),
+        ] {
+            let said = parse(text).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]

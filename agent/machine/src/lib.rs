@@ -25,7 +25,7 @@ pub use addresses::addresses;
 pub use bundle::{Bundle, MOST_BYTES};
 pub use check::{Disks, check_disks, check_system};
 pub use command::{Ended, Stays, run_bounded};
-pub use failback_hostdev::{Host, plain};
+pub use failback_hostdev::{Host, Links, plain, read_plain_file};
 pub use finding::{CHECKS, Finding, Findings, Level};
 pub use jobs::{JOBS_DIRECTORY, Job, JobProgress, jobs};
 pub use look::{Heard, LOOK, Look, touch_disks};

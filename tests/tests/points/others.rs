@@ -165,6 +165,12 @@ fn half_fed(call: &Program, delta: &Path, mut until: impl FnMut() -> bool) -> (R
     let mut stdin = running.stdin();
     let bytes = fs::read(delta).unwrap();
     stdin.write_all(&bytes[..bytes.len() * 3 / 4]).unwrap();
+    let relative = world.place.file("relative.toml", b"[retention]\ndirectory = 'retention'\n");
+    failback!("status", world.disk).env("FAILBACK_CONFIG", &relative).refused("write it from / on");
+    let fifo = world.place.path("fifo.toml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    failback!("status", world.disk).env("FAILBACK_CONFIG", &fifo).refused("no plain file");
+    failback!("status", world.disk).env("FAILBACK_CONFIG", "/dev/zero").refused("no plain file");
     assert!(running.wait_until(&mut until));
     (running, stdin)
 }

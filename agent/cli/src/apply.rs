@@ -266,7 +266,7 @@ fn check_undo(
         return Ok(());
     }
     if let Some(directory) = &config.retention.directory
-        && let Some((store, _)) = open::look(directory, disk)?
+        && let Some((store, _)) = open::look_if_there(directory, disk)?
         && (!store.catalogue().links().is_empty() || store.catalogue().pending().is_some())
     {
         return Err(JobError::Refused(format!(

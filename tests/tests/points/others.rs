@@ -155,8 +155,22 @@ fn an_apply_behind_the_back_of_the_points_is_refused() {
     commit.done();
     apply(2).arg("--no-undo").done();
     world.is_at(3);
+    // README offers --no-undo where there is no retention drive, so one that is away does not stop it.
+    fs::rename(&world.retention, world.place.path("away")).unwrap();
+    failback!("apply", world.deltas[0], world.disk, "--yes").env("FAILBACK_CONFIG", &config).refused("does not exist");
+    let back = world.place.sparse("back.img", fs::metadata(&world.disk).unwrap().len(), &[]);
+    let delta = world.place.delta("back.delta", &world.disk, &back, "64K");
+    let run = failback!("apply", delta, world.disk, "--yes", "--no-undo").env("FAILBACK_CONFIG", &config).run();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("nobody can tell whether it has recovery points"), "{}", run.stderr);
     let wrong = world.place.file("wrong.toml", b"[retention]\nkeep_pionts = 3\n");
     failback!("status", world.disk).env("FAILBACK_CONFIG", &wrong).refused("in line 2");
+    let relative = world.place.file("relative.toml", b"[retention]\ndirectory = 'retention'\n");
+    failback!("status", world.disk).env("FAILBACK_CONFIG", &relative).refused("write it from / on");
+    let fifo = world.place.path("fifo.toml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    failback!("status", world.disk).env("FAILBACK_CONFIG", &fifo).refused("no plain file");
+    failback!("status", world.disk).env("FAILBACK_CONFIG", "/dev/zero").refused("no plain file");
 }
 
 /// Feeds a part of a delta to a call that reads a pipe, and waits until something is the case.
@@ -165,12 +179,6 @@ fn half_fed(call: &Program, delta: &Path, mut until: impl FnMut() -> bool) -> (R
     let mut stdin = running.stdin();
     let bytes = fs::read(delta).unwrap();
     stdin.write_all(&bytes[..bytes.len() * 3 / 4]).unwrap();
-    let relative = world.place.file("relative.toml", b"[retention]\ndirectory = 'retention'\n");
-    failback!("status", world.disk).env("FAILBACK_CONFIG", &relative).refused("write it from / on");
-    let fifo = world.place.path("fifo.toml");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-    failback!("status", world.disk).env("FAILBACK_CONFIG", &fifo).refused("no plain file");
-    failback!("status", world.disk).env("FAILBACK_CONFIG", "/dev/zero").refused("no plain file");
     assert!(running.wait_until(&mut until));
     (running, stdin)
 }

@@ -3,6 +3,7 @@
 use super::args::{Keeping, Retention};
 use super::report::is_unknown;
 use crate::config::Config;
+use crate::report::tell;
 use crate::{confirm, files};
 use failback_orchestrate::{
     DiskIdentity, FsDirectory, JobError, Lock, LockError, Medium, Policy, SourceDisk, SourceOptions, Store, StoreError,
@@ -128,6 +129,19 @@ pub(crate) fn look(directory: &Path, disk: &DiskIdentity) -> Result<Option<(Stor
             Ok(Some((store, running)))
         }
     }
+}
+
+/// The same for an apply that keeps nothing there: a retention drive that is missing does not stop it, and is told of.
+pub(crate) fn look_if_there(directory: &Path, disk: &DiskIdentity) -> Result<Option<(Store, bool)>, JobError> {
+    if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        tell(&format!(
+            "the retention directory {} does not exist, so nobody can tell whether it has recovery points of {}; this makes them worthless",
+            directory.display(),
+            disk.path.display()
+        ));
+        return Ok(None);
+    }
+    look(directory, disk)
 }
 
 /// A disk of a retention directory: the name of its own directory, and its points or why they cannot be read.

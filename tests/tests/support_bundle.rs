@@ -102,13 +102,50 @@ fn a_signal_leaves_no_half_a_file() {
         let place = Place::new();
         let file = place.path("support.tar.zst");
         let mut running = failback!("support-bundle", "-o", file).start();
-        assert!(running.wait_until(|| file.exists()));
+        assert!(running.wait_until(|| !place.names().is_empty()));
+        assert!(!file.exists(), "it has another name until it is whole");
         running.signal(name);
         let run = running.finish();
         assert_eq!(run.code, 130, "{}", run.stderr);
         assert!(run.stderr.contains("the unfinished file was removed"), "{}", run.stderr);
         assert_eq!(place.names(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_program_that_is_killed_leaves_the_name_free() {
+    let place = Place::new();
+    let file = place.path("support.tar.zst");
+    let mut running = failback!("support-bundle", "-o", file).start();
+    assert!(running.wait_until(|| !place.names().is_empty()));
+    running.signal("KILL");
+    running.finish();
+    assert!(!file.exists());
+    failback!("support-bundle", "-o", file).done();
+    assert_eq!(unpacked(&file)[0].0, "failback-support/CONTENTS");
+    let left = place.names();
+    assert!(left.len() == 2 && left.iter().any(|name| name.ends_with(".unfinished")), "{left:?}");
+}
+
+#[test]
+fn a_file_that_came_meanwhile_is_not_replaced() {
+    let place = Place::new();
+    let file = place.path("support.tar.zst");
+    let mut running = failback!("support-bundle", "-o", file).start();
+    assert!(running.wait_until(|| !place.names().is_empty()));
+    fs::write(&file, "another one").unwrap();
+    let run = running.finish();
+    assert!(run.code == 3 && run.stderr.contains("is there already"), "{}", run.stderr);
+    assert_eq!(fs::read(&file).unwrap(), b"another one");
+    assert_eq!(place.names(), ["support.tar.zst"]);
+}
+
+#[test]
+fn standard_output_and_what_is_no_name_are_refused() {
+    failback!("support-bundle", "-o", "-").refused("name a file with -o");
+    failback!("support-bundle", "-o", "..").refused("is there already");
+    failback!("support-bundle", "-o", "").misused();
+    assert!(!Path::new("-").exists());
 }
 
 #[test]

@@ -358,7 +358,7 @@ pub(crate) struct ConsoleArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SupportBundleArgs {
-    /// The file to write, such as support.tar.zst; none that is there is replaced
+    /// The file to write, such as support.tar.zst; none that is there is replaced, and standard output (-) is refused
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// Print one JSON object instead of text

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -26,19 +26,17 @@ pub(crate) fn support_bundle(args: &SupportBundleArgs) -> Result<ExitCode> {
     let path = &args.output;
     let stop = stop_flag()?;
     // Before anything is collected, so that a wrong name is told at once.
-    let file = create(path)?;
-    let name = path.clone();
+    let unfinished = Unfinished::beside(path)?;
+    let (file, name) = (unfinished.file()?, path.clone());
+    // Half a file is of no use to anybody: it goes with `unfinished`.
     let made = in_thread(file, &stop, move |file| {
         let bundle = collect(Looking::at(&[Part::Jobs, Part::Checks, Part::Support]), look::LIMIT)?;
         let now = u64::try_from(files::now()).unwrap_or_default();
         let written = write(&bundle, &file, now);
         let bytes = written.map_err(|source| JobError::File { action: "write", path: name, source })?;
         Ok(Made { bytes, texts: bundle.len(), removed: bundle.removed(), missing: bundle.missing() })
-    });
-    let made = made.inspect_err(|_| {
-        // Half a file is of no use to anybody.
-        let _ = fs::remove_file(path);
     })?;
+    unfinished.finish()?;
     let object = json!({
         "file": path.display().to_string(),
         "bytes": made.bytes,
@@ -85,9 +83,67 @@ fn in_thread<T: Send + 'static>(
     }
 }
 
-/// A new file that only its owner may read.
-fn create(path: &Path) -> Result<File, JobError> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|source| match source.kind() {
+/// A new file that only its owner may read, under another name beside its own until it is whole: a program that is killed must not
+/// leave half of it where the next one writes. It is removed when this is dropped.
+struct Unfinished {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn beside(path: &Path) -> Result<Self, JobError> {
+        if files::is_dash(path) {
+            let sentence = "a bundle is a file that only its owner may read, so it is not written to standard output: name a file with -o";
+            return Err(JobError::Refused(sentence.into()));
+        }
+        let failed = |source: io::Error| not_created(path, source);
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        }
+        let Some(name) = path.file_name() else {
+            return Err(JobError::Refused(format!("{} is no name of a file: name one with -o", path.display())));
+        };
+        let mut temporary = name.to_owned();
+        temporary.push(format!(".{:032x}.unfinished", u128::from_le_bytes(files::random()?)));
+        let temporary = path.with_file_name(temporary);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
+        Ok(Self { file, temporary, path: path.to_owned() })
+    }
+
+    fn file(&self) -> Result<File, JobError> {
+        self.file.try_clone().map_err(|source| not_created(&self.path, source))
+    }
+
+    /// Gives it its own name, durably, without replacing anything that has that name by now.
+    fn finish(self) -> Result<(), JobError> {
+        give_name(&self.temporary, &self.path).map_err(|source| not_created(&self.path, source))?;
+        let directory = self.path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|source| JobError::File { action: "write", path: directory.to_owned(), source })
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A second name; the first one goes with [`Unfinished`].
+fn give_name(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            // A file system without second names: what is replaced is what was made here a moment ago.
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            fs::rename(temporary, path)
+        }
+        named => named,
+    }
+}
+
+fn not_created(path: &Path, source: io::Error) -> JobError {
+    match source.kind() {
         io::ErrorKind::AlreadyExists => JobError::Refused(format!(
             "{} is there already and is not replaced: name another file, or remove it",
             path.display()
@@ -97,7 +153,7 @@ fn create(path: &Path) -> Result<File, JobError> {
             path.display()
         )),
         _ => JobError::File { action: "create", path: path.to_owned(), source },
-    })
+    }
 }
 
 fn write(bundle: &Bundle, file: &File, now: u64) -> io::Result<u64> {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use failback_hostdev::{Host, plain};
+use nix::fcntl::OFlag;
 
 use crate::command::{Stays, run_bounded};
 use crate::secrets::without_secrets;
@@ -120,7 +122,7 @@ impl Bundle {
     pub fn of(host: &Host) -> Self {
         let mut bundle = Self::default();
         for path in FILES {
-            if let Ok(file) = File::open(host.path(path)) {
+            if let Ok(file) = open(&host.path(path)) {
                 bundle.take(path.trim_start_matches('/'), file, Stays::Beginning);
             }
         }
@@ -131,7 +133,7 @@ impl Bundle {
         }
         bundle.add("sys/block", &block_devices(host));
         for path in LOGS {
-            if let Ok(file) = File::open(host.path(path)) {
+            if let Ok(file) = open(&host.path(path)) {
                 bundle.take(path.trim_start_matches('/'), file, Stays::End);
             }
         }
@@ -286,6 +288,11 @@ impl Bundle {
         }
         archive.into_inner()?.finish()?.flush()
     }
+}
+
+/// Opens a file for reading without waiting for the other end of a FIFO.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits() | OFlag::O_NOCTTY.bits()).open(path)
 }
 
 fn append(archive: &mut tar::Builder<impl Write>, name: &str, content: &[u8], now: u64) -> io::Result<()> {

@@ -4,6 +4,8 @@
 use failback_tests::failback;
 use failback_tests::lab::{Loop, Mount, Place, is_inside, lone, run_inside, tool};
 use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
 
 const SIZE: u64 = 64 << 20;
 const NAMES: &str = "backing guarded holders links logical_block loops model mounts name own partitions path physical_block read_only \
@@ -76,4 +78,42 @@ fn a_disk_that_goes_away_is_gone() {
     assert!(is_listed());
     drop(device);
     assert!(!is_listed());
+}
+
+#[test]
+fn a_machine_whose_disks_nobody_lists_is_not_one_without() {
+    if !is_inside() {
+        return run_inside("a_machine_whose_disks_nobody_lists_is_not_one_without");
+    }
+    let place = Place::new();
+    tool("mount", &["--bind", place.directory("empty").to_str().unwrap(), "/sys/block"]);
+    let _bound = Mount::taken(Path::new("/sys/block"));
+    let sentence = failback!("disks").fails(5, "/sys/block cannot be read");
+    assert!(sentence.contains("make sure that /proc and /sys are mounted"), "{sentence}");
+}
+
+/// The script says with its exit code what the program says, and refuses where it cannot ask it.
+#[test]
+fn the_script_for_scsi_uuids_has_documented_exit_codes() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/check-scsi-uuid");
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(&script).args(arguments).env("FAILBACK", program).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for wrong in [&["nonsense"][..], &["--json", "more"]] {
+        let (code, said) = run("true", wrong);
+        assert!(code == 2 && said.starts_with("usage: check-scsi-uuid"), "{said}");
+    }
+    assert_eq!(run("true", &["--help"]), (0, String::new()));
+    if !nix::unistd::geteuid().is_root() {
+        let (code, said) = run("true", &[]);
+        return assert!(code == 3 && said.contains("run it as root"), "{said}");
+    }
+    for (program, wanted) in [("true", 0), ("false", 1)] {
+        assert_eq!(run(program, &["--json"]), (wanted, String::new()));
+    }
+    for missing in ["/nonexistent/failback", "/etc", "/etc/passwd"] {
+        let (code, said) = run(missing, &[]);
+        assert!(code == 3 && said.contains("name the program with FAILBACK=PATH"), "{missing}: {said}");
+    }
 }

@@ -32,8 +32,7 @@ impl Host {
     /// What the kernel made of disks (device mapper, RAID, bcache) is none, nor is a path that it hides behind another.
     pub(crate) fn attached(&self) -> io::Result<Vec<Attached>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(self.sys.join("block"))? {
-            let place = entry?.path();
+        for place in self.block_entries()? {
             let Some(device) = number_in(&place)? else { continue };
             let Some(name) = self.kernel_name(device) else { continue };
             if self.is_disk(device, &name)? {

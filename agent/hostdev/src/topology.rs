@@ -9,6 +9,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
+
 use crate::proctext::unescape;
 use crate::sys;
 
@@ -141,6 +143,16 @@ impl Host {
         self.root.is_some()
     }
 
+    /// The entries of `/sys/block`. That it is empty may be so; that it is no part of sysfs means that nobody knows of any disk.
+    pub(crate) fn block_entries(&self) -> io::Result<Vec<PathBuf>> {
+        let place = self.sys.join("block");
+        let entries = fs::read_dir(&place)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        if entries.is_empty() && self.is_this() && statfs(&place)?.filesystem_type() != SYSFS_MAGIC {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "sysfs is not mounted there"));
+        }
+        Ok(entries)
+    }
+
     /// The directory of a block device in sysfs.
     pub(crate) fn node(&self, device: DevNum) -> PathBuf {
         self.sys.join("dev/block").join(device.to_string())
@@ -249,8 +261,7 @@ impl Host {
     /// All attached loop devices.
     pub(crate) fn loops(&self) -> io::Result<Vec<LoopDevice>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(self.sys.join("block"))? {
-            let place = entry?.path();
+        for place in self.block_entries()? {
             let Ok(text) = fs::read(place.join("loop/backing_file")) else { continue };
             let Some(device) = number_in(&place)? else { continue };
             let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();

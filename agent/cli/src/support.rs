@@ -101,11 +101,8 @@ impl Unfinished {
         if fs::symlink_metadata(path).is_ok() {
             return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
-        let Some(name) = path.file_name() else {
-            return Err(JobError::Refused(format!("{} is no name of a file: name one with -o", path.display())));
-        };
-        let mut temporary = name.to_owned();
-        temporary.push(format!(".{:032x}.unfinished", u128::from_le_bytes(files::random()?)));
+        // Not made of its own name, which may be as long as names can be.
+        let temporary = format!("failback-{:032x}.unfinished", u128::from_le_bytes(files::random()?));
         let temporary = path.with_file_name(temporary);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
         Ok(Self { file, temporary, path: path.to_owned() })

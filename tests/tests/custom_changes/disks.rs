@@ -45,8 +45,8 @@ pub(crate) fn btrfs(place: &Place) -> PathBuf {
 }
 
 /// A copy of another disk: with all of its UUIDs and labels.
-pub(crate) fn copy(place: &Place, of: &Path) -> PathBuf {
-    let path = place.path("copy.img");
+pub(crate) fn copy(of: &Path) -> PathBuf {
+    let path = of.with_extension("copy");
     fs::copy(of, &path).unwrap();
     path
 }

@@ -44,14 +44,16 @@ impl Disks {
     fn new(place: &Place) -> Self {
         let retention = place.sparse("retention.img", 16 << 20, &[]);
         tool("mkfs.ext4", &["-q", "-L", "retention", retention.to_str().unwrap()]);
+        let partitioned = disks::partitioned(place);
         let [first, second] = disks::mirror(place);
         let foreign = BTreeMap::from([
-            ("partitioned", disks::partitioned(place)),
+            ("copy of the partitioned disk", disks::copy(&partitioned)),
+            ("partitioned", partitioned),
             ("physical volume", disks::physical_volume(place)),
             ("first member", first),
             ("second member", second),
             ("btrfs", disks::btrfs(place)),
-            ("copy of the retention drive", disks::copy(place, &retention)),
+            ("copy of the retention drive", disks::copy(&retention)),
             ("copy of the system disk", place.noisy("system.img", 8 << 20, 3)),
             ("card", place.noisy("card.img", 8 << 20, 4)),
         ]);
@@ -84,6 +86,7 @@ fn run(disks: &Disks, debian: &Path, with_changes: bool) -> Option<Results> {
         .disk(foreign("copy of the retention drive", Bus::Pvscsi))
         .disk(foreign("copy of the system disk", Bus::Pvscsi).wwn(SYSTEM_WWN))
         .disk(foreign("card", Bus::Pvscsi).wwn(SYSTEM_WWN + 3).empty())
+        .disk(foreign("copy of the partitioned disk", Bus::Pvscsi).wwn(SYSTEM_WWN + 1))
         // So that it is heard.
         .argument("systemd.show_status=1")
         .file("/payload/apply-custom-changes", SCRIPT)
@@ -142,6 +145,8 @@ fn check_with(results: &Results, disks: &Disks, before: &BTreeMap<&'static str, 
     assert!(problem.contains(" all show naa.5000c29000000001, "), "{problem}");
     assert_ne!(told(results, "said"), "0", "the console does not tell of the copy\n{}", results.log());
     assert_eq!(told(results, "inserted"), "1", "the card is not read-only\n{}", results.log());
+    // Alone, it is writable and has its links; beside its copy neither has.
+    assert_eq!(told(results, "alike"), "0 4\n1 0\n1 0", "{}", results.log());
     check_own(results, disks);
     // The block that was written by the claim's holder is the only difference.
     let first = &disks.foreign["first member"];

@@ -115,6 +115,38 @@ careless() {
     umount /mnt
 }
 
+# Records the name of two disks that are alike as one of this machine's own, and attaches first one of them and then the other. Prints of
+# each whether it is read-only, and how many links by UUID lead to it and its partitions: of the first alone, then of both.
+alike() {
+    local number host disks=()
+    host=$(basename "$(realpath /sys/bus/scsi/devices/*:0:2:0/../..)")
+    echo 'retention naa.5000c29000000002' >>/etc/failback/own-disks
+    for number in 2 10; do echo 1 >"/sys/bus/scsi/devices/${host#host}:0:$number:0/delete"; done
+    udevadm settle --timeout=60
+    for number in 10 2; do
+        echo "0 $number 0" >"/sys/class/scsi_host/$host/scan"
+        for _ in {1..300}; do
+            ! compgen -G "/sys/bus/scsi/devices/*:0:$number:0/block/sd*/dev" >/dev/null || break
+            sleep 0.1
+        done
+        sleep 1
+        udevadm settle --timeout=60
+        disks+=("$(target "$number")")
+        state_of "${disks[@]}"
+    done
+}
+
+state_of() {
+    local disk link count
+    for disk in "$@"; do
+        count=0
+        for link in /dev/disk/by-{uuid,partuuid}/*; do
+            [[ $(readlink -f "$link") != "/dev/$disk"* ]] || count=$((count + 1))
+        done
+        echo "$(cat "/sys/block/$disk/ro") $count"
+    done
+}
+
 udevadm settle --timeout=60
 member=$(target 4)
 reader=$(target 9)
@@ -131,7 +163,11 @@ result empty cat "/sys/block/$reader/size"
 result inserted inserted "$reader"
 result uses-later uses
 # Where they have not been made, they can be made while it runs.
-[[ -e /usr/libexec/failback/foreign-disk ]] || result again /usr/libexec/failback/apply-custom-changes
+if [[ -e /usr/libexec/failback/foreign-disk ]]; then
+    result alike alike
+else
+    result again /usr/libexec/failback/apply-custom-changes
+fi
 result writable-later writable
 result system system
 result retention retention

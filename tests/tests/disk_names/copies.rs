@@ -1,7 +1,7 @@
 //! Two disks that show one name of the appliance's own: udev's helper takes neither for it, but for the one that is in use.
 
 use crate::OWN_DISKS;
-use crate::machine::{Machine, SHELLS};
+use crate::machine::{Machine, SHELLS, SHELLS_OF_UDEV};
 use std::os::unix::fs::symlink;
 
 const NAME: &[u8] = b"naa.6000c2999176dd776e0123456789abcd\n";
@@ -50,6 +50,58 @@ fn the_one_that_is_mounted_stays_own() {
     machine.partition("sdb", "sdb1");
     mounted(&machine, &format!("20 1 {partition} / /sysroot rw - ext4 /dev/disk/by-uuid/1 rw"));
     check(&machine, &[("sda", "system"), ("sda/sda1", "system"), ("sdb", "foreign"), ("sdb/sdb1", "foreign")]);
+}
+
+/// The first that appears may be the copy: it was own when it was judged, since nothing else was there.
+#[test]
+fn one_that_comes_later_has_the_first_judged_again() {
+    for is_mounted in [false, true] {
+        let Some((mut machine, _, partition)) = machine() else { return };
+        machine.write("dev/sda", b"");
+        check(&machine, &[("sda", "system"), ("sda/sda1", "system")]);
+        machine.disk("sdb", &[("device/wwid", NAME)]);
+        machine.disk("sdc", &[("device/wwid", b"naa.1\n")]);
+        machine.write("sys/devices/dm-0/dev", b"254:0\n");
+        symlink("/sys/devices/dm-0", machine.path("sys/devices/sda/sda1/holders/dm-0")).unwrap();
+        if is_mounted {
+            mounted(&machine, &format!("20 1 {partition} / /sysroot rw - ext4 /dev/disk/by-uuid/1 rw"));
+        }
+        let first = if is_mounted { "system" } else { "foreign" };
+        for shell in SHELLS_OF_UDEV {
+            let (called, asked) = machine.guard(shell, "sdb", &["sda", "sda/sda1", "sdb", "sdc"]);
+            if is_mounted {
+                assert_eq!((&*called, &*asked), (&["--setro /dev/sdb".to_owned()][..], &[][..]), "{shell:?}");
+            } else {
+                assert_eq!(called, ["--setro /dev/sdb", "--setro /dev/dm-0", "--setro /dev/sda"], "{shell:?}");
+                assert_eq!(asked, ["sda", "sda/sda1"], "{shell:?}");
+            }
+        }
+        check(&machine, &[("sda", first), ("sda/sda1", first), ("sdb", "foreign")]);
+    }
+}
+
+#[test]
+fn no_other_disk_is_judged_again() {
+    let Some((mut machine, ..)) = machine() else { return };
+    machine.disk("sdb", &[("device/wwid", b"naa.1\n")]);
+    machine.disk("sdc", &[("device/wwid", b"naa.1\n")]);
+    for name in ["sda", "sdb"] {
+        machine.write(&format!("dev/{name}"), b"");
+    }
+    for shell in SHELLS_OF_UDEV {
+        let (called, asked) = machine.guard(shell, "sdc", &["sda", "sdb"]);
+        assert_eq!((&*called, &*asked), (&["--setro /dev/sdc".to_owned()][..], &[][..]), "nobody's: {shell:?}");
+    }
+    // One that the agent has claimed, whatever it is called.
+    machine.disk("sdd", &[("device/wwid", NAME)]);
+    let claimed = std::fs::File::open(machine.path("dev/sda")).unwrap();
+    let claim = nix::fcntl::Flock::lock(claimed, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    for shell in SHELLS_OF_UDEV {
+        let (called, asked) = machine.guard(shell, "sdd", &["sda"]);
+        assert_eq!((&*called, &*asked), (&["--setro /dev/sdd".to_owned()][..], &[][..]), "{shell:?}");
+    }
+    drop(claim);
+    assert_eq!(machine.guard(SHELLS[0], "sdd", &["sda"]).1, ["sda"]);
 }
 
 #[test]
@@ -112,5 +164,11 @@ fn without_the_script_of_names_every_disk_is_foreign() {
         let call =
             format!("{} /usr/libexec/failback/foreign-disk identify /sys/block/sda || echo failed", shell.join(" "));
         assert_eq!(machine.run(&["sh"], &["-c", &call]).0, "failed\n");
+    }
+    // They are guarded all the same.
+    for shell in SHELLS_OF_UDEV {
+        let call = format!("{} /usr/libexec/failback/foreign-disk guard /dev/sda; cat /files/called", shell.join(" "));
+        machine.write("files/called", b"");
+        assert_eq!(machine.run(&["sh"], &["-c", &call]).0, "--setro /dev/sda\n");
     }
 }

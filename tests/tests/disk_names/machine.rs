@@ -18,11 +18,15 @@ for name in bin sbin lib lib64; do
     [ -e "$root/$name" ] || ln -s usr/$name "$root/$name"
 done
 mount --bind /dev/null "$root/dev/null"
+mount --bind "$root/files/blockdev" "$root/usr/sbin/blockdev"
 exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin LANG=C.UTF-8 "$@"
 "#;
 
 /// All shells that the scripts have to run in: Debian's and the installer's, the appliance's, and the live ISO's.
 pub(crate) const SHELLS: [&[&str]; 4] = [&["dash"], &["bash"], &["bash", "--posix"], &["busybox", "sh"]];
+
+/// Those in which it is udev that runs a script: busybox has programs of its own in the place of those that are called.
+pub(crate) const SHELLS_OF_UDEV: [&[&str]; 3] = [SHELLS[0], SHELLS[1], SHELLS[2]];
 
 pub(crate) struct Machine {
     place: Place,
@@ -37,7 +41,7 @@ pub(crate) fn source(path: &str) -> PathBuf {
 impl Machine {
     /// One without disks; `None`, with the reason printed, where there cannot be such.
     pub(crate) fn new() -> Option<Self> {
-        if !has_programs(&["unshare", "chroot", "busybox", "dash"]) {
+        if !has_programs(&["unshare", "chroot", "busybox", "dash", "blockdev"]) {
             return None;
         }
         let able = Command::new("unshare").args(unshare()).arg("true").stderr(Stdio::null()).status();
@@ -51,6 +55,7 @@ impl Machine {
         for (path, content) in [
             ("dev/null", ""),
             ("files/program", ""),
+            ("files/blockdev", "#!/bin/sh\necho \"$*\" >>/files/called\n"),
             ("proc/self/mountinfo", "1 0 0:1 / / rw - rootfs rootfs rw\n"),
             ("proc/swaps", "Filename Type Size Used Priority\n"),
         ] {
@@ -62,12 +67,14 @@ impl Machine {
             (format!("{shipped}/foreign-disk"), "foreign-disk"),
             (format!("{shipped}/wwid.sh"), "wwid.sh"),
             ("appliance/live/root/usr/libexec/failback/common.sh".into(), "common.sh"),
+            ("appliance/live/root/usr/libexec/failback/guard".into(), "guard"),
             ("kickstart/pre/disks.sh".into(), "disks.sh"),
         ] {
             machine.write(&format!("usr/libexec/failback/{to}"), &fs::read(source(&from)).unwrap());
         }
-        let helper = machine.path("usr/libexec/failback/foreign-disk");
-        fs::set_permissions(helper, fs::Permissions::from_mode(0o755)).unwrap();
+        for program in ["usr/libexec/failback/foreign-disk", "usr/libexec/failback/guard", "files/blockdev"] {
+            fs::set_permissions(machine.path(program), fs::Permissions::from_mode(0o755)).unwrap();
+        }
         Some(machine)
     }
 
@@ -122,6 +129,20 @@ impl Machine {
         let (told, said) = (text(output.stdout), text(output.stderr));
         assert!(output.status.success(), "{shell:?} {arguments:?}: {told}{said}");
         (told, said)
+    }
+
+    /// Has udev's helper guard a disk. Returns how it called blockdev, and of which of these places in sysfs it asked for an event.
+    #[track_caller]
+    pub(crate) fn guard<'a>(&self, shell: &[&str], name: &str, places: &[&'a str]) -> (Vec<String>, Vec<&'a str>) {
+        self.write("files/called", b"");
+        for place in places {
+            self.write(&format!("sys/devices/{place}/uevent"), b"");
+        }
+        self.run(shell, &["/usr/libexec/failback/foreign-disk", "guard", &format!("/dev/{name}")]);
+        let called = fs::read_to_string(self.path("files/called")).unwrap();
+        let is_asked =
+            |place: &&str| fs::read(self.path(&format!("sys/devices/{place}/uevent"))).unwrap() == b"change\n";
+        (called.lines().map(str::to_owned).collect(), places.iter().copied().filter(is_asked).collect())
     }
 
     /// Whose udev's helper takes a disk or partition for, and what it says about it.

@@ -127,19 +127,37 @@ pub(super) fn foreign(retention: Option<&AttachedDisk>, disks: &[AttachedDisk]) 
 
 /// Disks that show the name of one of the machine's own: nothing can tell which of them is foreign.
 fn copies(disks: &[AttachedDisk]) -> Vec<Finding> {
-    let mut own: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for disk in disks.iter().filter(|disk| disk.own.is_some()) {
-        own.entry(disk.wwid.as_deref().unwrap_or_default()).or_default().push(&disk.name);
+    let own: Vec<_> = disks.iter().filter(|disk| disk.own.is_some()).collect();
+    // By either name, as udev's helper has it: the kernel does not make a WWID of every SCSI UUID.
+    let by_uuid = sharing(&own, |disk| disk.scsi_uuid.map(|uuid| uuid.to_string()));
+    let mut found = by_uuid.clone();
+    for (wwid, names) in sharing(&own, |disk| disk.wwid.clone()) {
+        if !by_uuid.iter().any(|(_, others)| names.iter().all(|name| others.contains(name))) {
+            found.push((wwid, names));
+        }
     }
-    let several = own.into_iter().filter(|(_, names)| names.len() > 1);
-    let finding = |(wwid, names): (&str, Vec<&str>)| {
+    let finding = |(shown, names): (String, Vec<&str>)| {
         let message = format!(
-            "{} all show {wwid}, the name of a disk of this machine's own: those of them that are not in use are foreign",
+            "{} all show {shown}, the name of a disk of this machine's own: those of them that are not in use are foreign",
             names.join(", ")
         );
         Finding::fail(FOREIGN, message, "detach the copies, or give each a UUID of its own (vmkfstools -J setuuid)")
     };
-    several.map(finding).collect()
+    found.into_iter().map(finding).collect()
+}
+
+/// The names that several of the disks show, each with these disks.
+fn sharing<'a>(
+    disks: &[&'a AttachedDisk],
+    name: impl Fn(&AttachedDisk) -> Option<String>,
+) -> Vec<(String, Vec<&'a str>)> {
+    let mut shown: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for disk in disks {
+        if let Some(name) = name(disk) {
+            shown.entry(name).or_default().push(&disk.name);
+        }
+    }
+    shown.into_iter().filter(|(_, names)| names.len() > 1).collect()
 }
 
 /// Where nothing says which disks are foreign, what is in use may be so by right.

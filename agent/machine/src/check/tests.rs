@@ -242,6 +242,41 @@ fn foreign_disks_that_somebody_has() {
 }
 
 #[test]
+fn copies_of_an_own_disk_by_either_name() {
+    const UUID: &str = "6000c2999176dd776e0123456789abcd";
+    let machine = Machine::new();
+    let serial = |disk: &str, minor: u32| {
+        let page = [b"\0\x80\0\x20", UUID.as_bytes()].concat();
+        fs::write(machine.at(&format!("sys/units/{disk}/{minor}:0:0:0/vpd_pg80")), page).unwrap();
+    };
+    for (name, minor, wwid) in [
+        ("sda", 0, format!("naa.{UUID}")),
+        ("sdb", 16, "t10.VMware".to_owned()),
+        ("sdc", 32, "naa.5000c29000000001".to_owned()),
+        ("sdd", 48, "naa.5000c29000000001".to_owned()),
+        ("sde", 64, "naa.5000c29000000002".to_owned()),
+    ] {
+        machine.disk(name, minor, "vmw_pvscsi", Some(&wwid));
+    }
+    let own = format!("system {UUID}\nretention naa.5000c29000000001\nretention naa.5000c29000000002\n");
+    machine.write("etc/failback/own-disks", &own);
+    let groups = |machine: &Machine| {
+        let found = machine.of("foreign-disks").into_iter().filter(|it| it.level == Level::Fail);
+        found.map(|it| it.message.split(", the name of").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let by_wwid = "sdc, sdd all show naa.5000c29000000001".to_owned();
+    assert_eq!(groups(&machine), std::slice::from_ref(&by_wwid), "sdb shows no UUID, and is nobody's");
+    // The kernel makes a WWID of one's UUID, and not of the other's.
+    serial("sda", 0);
+    serial("sdb", 16);
+    assert_eq!(groups(&machine), [format!("sda, sdb all show {UUID}"), by_wwid]);
+    // Those that are alike by both names are told of once.
+    serial("sdc", 32);
+    serial("sdd", 48);
+    assert_eq!(groups(&machine), [format!("sda, sdb, sdc, sdd all show {UUID}")]);
+}
+
+#[test]
 fn io_uring_as_the_kernel_has_it() {
     let mut machine = Machine::new();
     assert_eq!(machine.one("io_uring", Level::Ok).0, "io_uring is in use");

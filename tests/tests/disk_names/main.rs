@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod copies;
+mod live;
 mod machine;
 
 use failback_hostdev::{AttachedDisk, Host, inventory_of};

@@ -12,3 +12,4 @@ mod originals;
 mod refusals;
 mod remote;
 mod retention;
+mod terminals;

@@ -82,7 +82,8 @@ fn slow_an_administrator_works_over_ssh() {
     assert_eq!(own.trim(), format!("retention {}", wwid(RETENTION)));
     // The connection may be gone before its exit code has come.
     ssh("ssh", machine.port, &key, &known, &["root@127.0.0.1", "poweroff"]);
-    machine.guest.await_end();
+    let results = machine.guest.await_end();
+    assert!(!results.log().contains("This is a shell"), "the console has ended, not failed:\n{}", results.log());
     assert_eq!(root_of_file(&target), root_of_file(&result));
     assert_eq!(root_of_file(&later), root_of_file(&place.file("same.img", &noise(1 << 20, 3))));
     // The machine's own key, by which it is known at its next start.

@@ -20,18 +20,22 @@
 //! A secret that nothing names and that has no known form is not found: an administrator has to look.
 //!
 //! Time grows with the length of a text, whatever is in it, and memory is the text and two copies: who asks has to bound the text.
+//! What a search from one place of a line has found is not searched for again from the next ([`text`]), and how far lines ahead are
+//! searched is bounded. Should a text be made that takes too long all the same, its rest goes, with the marker `[removed:rest]`.
 
 mod forms;
 mod names;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod text;
 mod values;
 
 use std::ops::Range;
 
 use names::{Strength, is_command, strength};
 use spans::{Quote, bare_end, is_blank, is_name, is_quote, skip};
+use text::Text;
 use values::{Before, Value, after_escape, argument, arguments, element, is_value, separator, spoken, value};
 
 /// How every marker begins.
@@ -39,6 +43,11 @@ const MARK: &str = "[removed:";
 /// What was removed may have stood between the parts of another secret, so that a text is read until nothing more is found; not
 /// more often than this, whatever somebody has made up.
 const MOST_PASSES: usize = 4;
+/// How often each byte of a text may be looked at, on average. Texts as there are need some 15 times, those that were made to take
+/// long less than 64.
+const MOST_LOOKS: usize = 256;
+/// The same for a text of a few bytes, each of which may be a part of something that is looked for at some more.
+const LEAST_LOOKS: usize = 1 << 16;
 /// For how many lines the name of a secret tells what the `value` behind it is.
 const NEAR: usize = 3;
 
@@ -54,10 +63,12 @@ enum Kind {
     Hash,
     /// By its form, or behind `Bearer` and the like.
     Token,
+    /// What nobody looked at.
+    Rest,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::Value, Self::Login, Self::Pem, Self::SshKey, Self::Hash, Self::Token];
+    const ALL: [Self; 7] = [Self::Value, Self::Login, Self::Pem, Self::SshKey, Self::Hash, Self::Token, Self::Rest];
 
     fn marker(self) -> &'static str {
         match self {
@@ -67,6 +78,7 @@ impl Kind {
             Self::SshKey => "[removed:ssh-key]",
             Self::Hash => "[removed:hash]",
             Self::Token => "[removed:token]",
+            Self::Rest => "[removed:rest]",
         }
     }
 }
@@ -74,25 +86,48 @@ impl Kind {
 /// A text without its secrets, and how many were taken out.
 #[must_use]
 pub fn without_secrets(text: &str) -> (String, usize) {
-    let (mut out, mut removed) = once(text);
-    let mut found = removed;
+    let cleaned = all(text);
+    (cleaned.text, cleaned.removed)
+}
+
+struct Cleaned {
+    text: String,
+    removed: usize,
+    /// How many bytes were looked at, each as often as it was.
+    looked: usize,
+}
+
+fn all(text: &str) -> Cleaned {
+    let most = |text: &str| text.len().saturating_mul(MOST_LOOKS).saturating_add(LEAST_LOOKS);
+    let mut cleaned = once(text, most(text));
+    let mut found = cleaned.removed;
     for _ in 1..MOST_PASSES {
         if found == 0 {
             break;
         }
-        (out, found) = once(&out);
-        removed += found;
+        let next = once(&cleaned.text, most(&cleaned.text));
+        found = next.removed;
+        cleaned = Cleaned { text: next.text, removed: cleaned.removed + found, looked: cleaned.looked + next.looked };
     }
-    (out, removed)
+    cleaned
 }
 
-fn once(text: &str) -> (String, usize) {
-    let mut reader = Reader::new(text);
+/// Reads a text once. When more than so many bytes were looked at, the rest goes.
+fn once(text: &str, most: usize) -> Cleaned {
+    let text = Text::new(text);
+    let mut reader = Reader::new(&text);
     while reader.at < text.len() {
+        if text.looked() > most {
+            // On a line of its own it is a part of no value, and stays when the text is read again.
+            reader.keep(reader.at);
+            reader.out.push('\n');
+            reader.remove(reader.at..text.len(), Kind::Rest, false);
+            break;
+        }
         reader.step();
     }
     reader.keep(text.len());
-    (reader.out, reader.removed)
+    Cleaned { text: reader.out, removed: reader.removed, looked: text.looked() }
 }
 
 /// The marker that a text begins with.
@@ -103,8 +138,12 @@ fn marker(text: &str) -> Option<&'static str> {
 
 /// How far a text has been read, and what is known of its present line.
 struct Reader<'a> {
-    text: &'a str,
+    text: &'a Text<'a>,
     out: String,
+    /// Where the present line begins in `out`.
+    line: usize,
+    /// What is before it in `out` belongs to no PEM block that ends behind it.
+    floor: usize,
     removed: usize,
     at: usize,
     /// Up to here, the text is in `out`, or removed.
@@ -120,15 +159,19 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(text: &'a str) -> Self {
+    fn new(text: &'a Text<'a>) -> Self {
         let out = String::with_capacity(text.len());
         let (last, indent) = (b'\n', Some(0));
-        Self { text, out, removed: 0, at: 0, kept: 0, last, indent, open: None, named: NEAR }
+        Self { text, out, line: 0, floor: 0, removed: 0, at: 0, kept: 0, last, indent, open: None, named: NEAR }
     }
 
     /// Puts into `out` what stands before `to`.
     fn keep(&mut self, to: usize) {
-        self.out.push_str(&self.text[self.kept..to]);
+        let piece = &self.text[self.kept..to];
+        if let Some(line) = piece.rfind('\n') {
+            self.line = self.out.len() + line + 1;
+        }
+        self.out.push_str(piece);
         self.kept = to;
     }
 
@@ -155,6 +198,7 @@ impl<'a> Reader<'a> {
 
     fn step(&mut self) {
         let (text, at) = (self.text, self.at);
+        text.look(1);
         let byte = text.as_bytes()[at];
         if let Some(marker) = marker(&text[at..]) {
             self.indent = None;
@@ -238,7 +282,10 @@ impl<'a> Reader<'a> {
         let rest = text[dashes..].trim_start_matches('-');
         if rest.starts_with("END ") || text[dashes..].starts_with("-----END ") {
             self.keep(dashes);
-            self.out.truncate(forms::before_body(&self.out));
+            let (body, looked) = forms::before_body(&self.out.as_bytes()[..self.line], self.floor);
+            text.look(looked);
+            self.out.truncate(body);
+            (self.line, self.floor) = (body, body);
             self.remove(dashes..forms::after_end(text, dashes), Kind::Pem, false);
             return true;
         }
@@ -259,6 +306,7 @@ impl<'a> Reader<'a> {
     fn by_name(&mut self, at: usize, end: usize) -> bool {
         let text = self.text;
         let name = &text[at..end];
+        text.look(name.len());
         let named = strength(name, matches!(self.last, b'?' | b'&'));
         if named.is_some_and(|named| named != Strength::Weak) {
             self.named = 0;
@@ -287,6 +335,7 @@ impl<'a> Reader<'a> {
         };
         let Some(Value { mut range, quoted }) = found else { return false };
         // A key goes on below the line that it begins on.
+        text.look(range.len());
         let key = text[range.clone()].find("----").map(|dashes| range.start + dashes);
         if let Some(dashes) = key.filter(|dashes| forms::begins_pem(text, *dashes)) {
             range.end = range.end.max(forms::pem_end(text, dashes));

@@ -47,6 +47,15 @@ const GO: &[(&str, &str)] = &[
     (r"['--password', 'it\'s', 'x']", "['--password', '[removed:value]', 'x']"),
     (r#""call": "apply --token abc --yes /dev/sdb","#, r#""call": "apply --token [removed:value] --yes /dev/sdb","#),
     (r#""call": "apply --password \"a b\" --yes","#, r#""call": "apply --password \"[removed:value]\" --yes","#),
+    ("args: [--token, S3c31longer]", "args: [--token, [removed:value]]"),
+    ("args: [--yes, --password, correct horse, x]", "args: [--yes, --password, [removed:value], x]"),
+    ("[--token,\n X]", "[--token,\n [removed:value]]"),
+    (r#"["--token", X]"#, r#"["--token", [removed:value]]"#),
+    ("x --token ,ab,cd e", "x --token [removed:value] e"),
+    ("with --token, X1 and so on", "with --token, [removed:value] and so on"),
+    ("- --token\n- S3c30longer\nx", "- --token\n- [removed:value]\nx"),
+    ("a:\n  - \"--token\"\n  - ab cd\n  - x", "a:\n  - \"--token\"\n  - [removed:value]\n  - x"),
+    ("- --token\n- 'a b'\n- x", "- --token\n- '[removed:value]'\n- x"),
     ("--token=X y", "--token=[removed:value]"),
     ("rootpw --plaintext x", "rootpw --plaintext [removed:value]"),
     ("rootpw --iscrypted $6$a$b", "rootpw --iscrypted [removed:value]"),
@@ -288,6 +297,11 @@ const STAY: &[&str] = &[
     "session opened for user root(uid=0) by (uid=0)",
     "app[1]: 2 SHA1 sums differ",
     "--password-stdin --yes",
+    "[--token, --yes]",
+    "- --token\n- --yes",
+    "a:\n  - --token\n- name: x",
+    "x --token\n- name: x",
+    "ä\" --token\n- x",
     "rootpw --lock",
     r#"user=a password="" x=1"#,
     r#""token=", "b": 1"#,
@@ -340,6 +354,30 @@ const PIECES: &[&str] = &[
     "c1",
 ];
 
+/// What makes lines that would take long if each name in them were read to their end.
+const LONG: &[&str] = &[
+    "\"token\":1,",
+    "{\"id\":1,\"key\":2}",
+    "'password=a",
+    "'password=a'",
+    "password for",
+    "password\t",
+    "a@",
+    "ssh-a@",
+    "a,",
+    "(a:",
+    "a:a/",
+    "rootpw --:",
+    "x:password ",
+    "a:password>",
+    "x -----END A-----",
+    "password='a' b\\\"c\\\\\\\"d ",
+    "password=[a\n",
+    "password={\"a\n",
+    "password='\nkey=\"\n",
+    "- --token, \n",
+];
+
 fn clean(text: &str) -> String {
     without_secrets(text).0
 }
@@ -376,6 +414,38 @@ fn what_stays_stays_between_secrets() {
 fn they_are_counted() {
     assert_eq!(without_secrets("password=a token=b\nhttps://c@d\n").1, 3);
     assert_eq!(without_secrets(""), (String::new(), 0));
+}
+
+#[test]
+fn work_grows_with_the_length_only() {
+    // Enough for what grows with the square of it to be thousands of times as much.
+    const LENGTH: usize = 1 << 18;
+    let deep: String = (8..300).map(|depth| "\\".repeat(depth) + "\"").collect();
+    let login = "a:".repeat(250) + "token=x@h ";
+    let pieces = LONG.iter().copied().chain([deep.as_str(), &login]);
+    let mut texts: Vec<_> = pieces.map(|piece| piece.repeat(LENGTH / piece.len())).collect();
+    texts.extend(LONG[..5].iter().map(|piece| piece.repeat(4 * LENGTH / piece.len())));
+    texts.push(format!("password=a{}x", " ".repeat(LENGTH)));
+    texts.push("key:>1 ".repeat(LENGTH / 14) + &" ".repeat(LENGTH / 2));
+    texts.push(format!("{}\n{}", "A".repeat(LENGTH / 2), "x -----END A-----".repeat(LENGTH / 34)));
+    texts.push(format!("password=[{}{deep}", "[\"".repeat(LENGTH / 2)));
+    for text in &texts {
+        let (started, cleaned) = (std::time::Instant::now(), all(text));
+        let begin: String = text.chars().take(40).collect();
+        assert!(cleaned.looked <= 64 * text.len(), "{} times {} of {begin}", cleaned.looked / text.len(), text.len());
+        assert!(!cleaned.text.contains(Kind::Rest.marker()), "{begin}");
+        assert!(started.elapsed().as_secs() < 60, "{:?} for {begin}", started.elapsed());
+    }
+}
+
+#[test]
+fn what_takes_too_long_goes() {
+    let text = "password=abc and token=def, password=ghi\n";
+    let cleaned = once(text, 100);
+    assert!(cleaned.text.starts_with("password=[removed:value]") && !cleaned.text.contains("ghi"), "{}", cleaned.text);
+    assert!(cleaned.text.ends_with("\n[removed:rest]") && cleaned.looked < 200, "{}", cleaned.text);
+    assert_eq!(without_secrets(&cleaned.text), (cleaned.text, 0));
+    assert!(!clean(text).contains("[removed:rest]"));
 }
 
 proptest! {

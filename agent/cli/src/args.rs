@@ -57,7 +57,8 @@ pub(crate) enum Command {
     /// Say what is wrong with this machine as a master target, and what mends it
     ///
     /// Names of disks, controllers, the retention drive, `io_uring`, the clock, ports, what would take foreign disks, kernel and space. Nothing
-    /// is changed. It ends with 3 if something fails, and with 0 if all is well or only warned of. What does not answer for 30 s fails.
+    /// is changed. It ends with 3 if something fails, and with 0 if all is well or only warned of. What does not answer for 30 s fails,
+    /// and after 50 s all that was not reached yet.
     Check(CheckArgs),
     /// Show this machine's state on its terminal, with a menu
     ///

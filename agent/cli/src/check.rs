@@ -27,7 +27,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
 /// Everything that a look finds; what does not answer fails.
 fn findings(looking: Looking, limit: Duration) -> Findings {
     let mut found = Findings::default();
-    let missing = looking.all(limit, |answer| {
+    let missing = looking.all(limit, Some(look::LIMIT_OF_ALL), |answer| {
         if let Answer::Check(name, findings) = answer {
             found.answer(&name, findings);
         }

@@ -26,7 +26,7 @@ How to set disk.EnableUUID = TRUE on this VM, which has to be powered off for it
 ";
 
 pub(crate) fn disks(args: &DisksArgs) -> Result<ExitCode> {
-    let disks = inventory().map_err(JobError::from)?;
+    let disks = inventory(&|_| {}).map_err(JobError::from)?;
     let report = if args.json {
         serde_json::to_string_pretty(&object(&disks))? + "\n"
     } else {

@@ -6,9 +6,7 @@ use crate::points::{open, report};
 use crate::text::with_causes;
 use crate::{console, disks};
 use anyhow::Result;
-use failback_machine::{
-    Disks, Finding, Heard, Host, Job, LOOK, Look, check_disks, check_system, jobs, plain, touch_disks,
-};
+use failback_machine::{Disks, Finding, Heard, Host, Job, LOOK, Look, check_disks, check_system, jobs, plain};
 use failback_orchestrate::{JobError, inventory, io_uring_refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Without an answer for so long, something hangs. A disk gets 30 s from the kernel for one command.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+/// So long `check` looks in all, however many are slow. At the start of a machine systemd kills it after 60 s (failback-check.service), which would
+/// leave all that was found untold.
+pub(crate) const LIMIT_OF_ALL: Duration = Duration::from_secs(50);
 /// What to do about it.
 pub(crate) const FIX: &str = "see what the kernel says of it (`dmesg`): a disk that is dead has to be detached, a server that is gone to come \
                               back; if that does not help, start this machine again";
@@ -80,6 +81,7 @@ pub(crate) struct Looking {
     /// What it asks now.
     at: String,
     done: bool,
+    started: Instant,
 }
 
 impl Looking {
@@ -91,7 +93,7 @@ impl Looking {
 
     /// The same by another program.
     pub(crate) fn by(command: &mut Command) -> io::Result<Self> {
-        Ok(Self { look: Look::start(command)?, at: "this machine".into(), done: false })
+        Ok(Self { look: Look::start(command)?, at: "this machine".into(), done: false, started: Instant::now() })
     }
 
     /// The next answer, if one comes in that time.
@@ -112,12 +114,27 @@ impl Looking {
         }
     }
 
-    /// Takes every answer. Returns why some are missing, if they are: nothing came for that long, or the look broke off.
-    pub(crate) fn all(mut self, limit: Duration, mut take: impl FnMut(Answer)) -> Option<String> {
+    /// Takes every answer. Returns why some are missing, if they are: nothing came for `limit`, it was not done after `of_all`, or the look
+    /// broke off.
+    pub(crate) fn all(
+        mut self,
+        limit: Duration,
+        of_all: Option<Duration>,
+        mut take: impl FnMut(Answer),
+    ) -> Option<String> {
         loop {
             // What it begins to ask counts as well as an answer: many disks may take their time, one after the other.
-            match self.next(limit.saturating_sub(self.silent_for())) {
+            let silence = limit.saturating_sub(self.silent_for());
+            let left = of_all.map_or(silence, |of_all| of_all.saturating_sub(self.started.elapsed()));
+            match self.next(silence.min(left)) {
                 Next::Answer(answer) => take(answer),
+                Next::Nothing if of_all.is_some_and(|of_all| self.started.elapsed() >= of_all) => {
+                    let seconds = self.started.elapsed().as_secs();
+                    return Some(format!(
+                        "not reached in time: after {seconds} s, {} had not answered yet",
+                        self.asked()
+                    ));
+                }
                 Next::Nothing if self.silent_for() < limit => {}
                 Next::Nothing => return Some(format!("no answer after {} s from {}", limit.as_secs(), self.asked())),
                 Next::Over { done: true } => return None,
@@ -179,11 +196,9 @@ fn look_at_disks(host: &Host, parts: &[Part]) -> Result<()> {
         tell_at("this system")?;
         check_system(host, io_uring_refusal().as_deref(), &mut tell_check);
     }
-    let mut touched = Ok(());
-    touch_disks(host, &mut |path| touched = tell_at(path));
-    touched?;
     tell_at("the disks of this machine")?;
-    let disks = inventory();
+    // If nobody listens any more, whatever is told next ends this.
+    let disks = inventory(&|path| drop(tell_at(&path.to_string_lossy())));
     let known = disks.as_deref().unwrap_or_default();
     if has(Part::Screen) {
         tell(&Answer::Rows(console::rows(known)))?;
@@ -256,7 +271,17 @@ mod tests {
     #[test]
     fn many_that_take_their_time_are_no_silence() {
         let script = r#"for number in 1 2 3 4 5 6; do echo '{"At":"a disk"}'; sleep 0.4; done; echo '"Done"'"#;
-        assert_eq!(sh(script).all(Duration::from_millis(1500), |_| {}), None);
+        assert_eq!(sh(script).all(Duration::from_millis(1500), None, |_| {}), None);
+    }
+
+    #[test]
+    fn many_that_take_their_time_are_not_waited_for_without_an_end() {
+        let script = r#"echo '{"Jobs":[]}'; while :; do echo '{"At":"/dev/sdb"}'; sleep 0.4; done"#;
+        let (started, mut count) = (Instant::now(), 0);
+        let (limit, of_all) = (Duration::from_secs(20), Some(Duration::from_millis(1500)));
+        let why = sh(script).all(limit, of_all, |_| count += 1).unwrap();
+        assert_eq!((count, why.as_str()), (1, "not reached in time: after 1 s, /dev/sdb had not answered yet"));
+        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     }
 
     #[test]
@@ -268,7 +293,7 @@ mod tests {
             (r#"echo '"Done"'"#, None),
         ] {
             let mut count = 0;
-            let found = sh(&format!("{answers}; {end}")).all(Duration::from_millis(900), |answer| {
+            let found = sh(&format!("{answers}; {end}")).all(Duration::from_millis(900), None, |answer| {
                 assert!(matches!(answer, Answer::Jobs(_)), "{answer:?}");
                 count += 1;
             });

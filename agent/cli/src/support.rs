@@ -166,7 +166,7 @@ fn write(bundle: &Bundle, file: &File, now: u64) -> io::Result<u64> {
 fn collect(looking: io::Result<Looking>, limit: Duration) -> Result<Bundle> {
     let (mut jobs, mut disks, mut points, mut found) = (None, None, None, Findings::default());
     let missing = match looking {
-        Ok(looking) => looking.all(limit, |answer| match answer {
+        Ok(looking) => looking.all(limit, None, |answer| match answer {
             Answer::Jobs(told) => jobs = Some(jobs_object(&told)),
             Answer::Disks(told) => disks = Some(told),
             Answer::Points(told) => points = Some(told),

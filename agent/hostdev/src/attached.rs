@@ -29,13 +29,15 @@ pub(crate) struct Attached {
 impl Host {
     /// Every whole disk, in the order in which people count: `sdz` before `sdaa`.
     ///
-    /// What the kernel made of disks (device mapper, RAID, bcache) is none, nor is a path that it hides behind another.
-    pub(crate) fn attached(&self) -> io::Result<Vec<Attached>> {
+    /// What the kernel made of disks (device mapper, RAID, bcache) is none, nor is a path that it hides behind another. `tell` gets the path of
+    /// each before it is opened.
+    pub(crate) fn attached(&self, tell: &dyn Fn(&Path)) -> io::Result<Vec<Attached>> {
         let mut found = Vec::new();
         for place in self.block_entries()? {
             let Some(device) = number_in(&place)? else { continue };
             let Some(name) = self.kernel_name(device) else { continue };
             if self.is_disk(device, &name)? {
+                tell(&self.dev.join(&name));
                 found.push(Attached { device, uuid: self.uuid_of(device, &name), name });
             }
         }

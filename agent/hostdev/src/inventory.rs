@@ -1,6 +1,6 @@
 //! All disks that are attached: what they are, who uses them, and whether they can be targets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use failback_units::ByteCount;
 
@@ -73,14 +73,15 @@ impl AttachedDisk {
 /// Looks at every attached whole disk, without claiming or writing to any. Empty loop devices, memory disks, CD drives and
 /// what the kernel made of disks are left out.
 ///
-/// What is said of each is what [`look`](crate::look) says and what a claim would say at this moment.
+/// What is said of each is what [`look`](crate::look) says and what a claim would say at this moment. `tell` gets the path of each before it
+/// is opened, which happens more than once: so it is known which one does not answer.
 ///
 /// # Errors
 ///
 /// When what the kernel says about disks and mounts cannot be read. A disk that cannot be opened is no error: its refusal says
 /// why.
-pub fn inventory() -> Result<Vec<AttachedDisk>, SourceError> {
-    inventory_of(&Host::this())
+pub fn inventory(tell: &dyn Fn(&Path)) -> Result<Vec<AttachedDisk>, SourceError> {
+    inventory_of(&Host::this(), tell)
 }
 
 /// The same for a machine that a directory stands for.
@@ -88,12 +89,13 @@ pub fn inventory() -> Result<Vec<AttachedDisk>, SourceError> {
 /// # Errors
 ///
 /// As [`inventory`].
-pub fn inventory_of(host: &Host) -> Result<Vec<AttachedDisk>, SourceError> {
+pub fn inventory_of(host: &Host, tell: &dyn Fn(&Path)) -> Result<Vec<AttachedDisk>, SourceError> {
     let all = DiskName { given: "the attached disks".into(), resolved: None };
     let blind = |it| SourceError::blind(&all, it);
-    let lookout = Lookout::new(host).map_err(blind)?;
-    let mut disks = list(&lookout).map_err(blind)?;
+    let lookout = Lookout::telling(host, tell).map_err(blind)?;
+    let mut disks = list(&lookout, tell).map_err(blind)?;
     for (disk, object) in &mut disks {
+        tell(&disk.path);
         let seen = peek(&disk.path).and_then(|seen| {
             if seen.object == *object { Ok(seen) } else { Err(SourceError::Replaced { name: seen.name }) }
         });
@@ -120,11 +122,12 @@ fn sentence(error: &SourceError) -> String {
     format!("{error}{}", cause.unwrap_or_default())
 }
 
-/// What sysfs and procfs tell of every attached disk, without opening one.
-fn list(lookout: &Lookout) -> Result<Vec<(AttachedDisk, Object)>, Blind> {
+/// What sysfs and procfs tell of every attached disk, and the disk itself where they do not tell its UUID.
+fn list(lookout: &Lookout, tell: &dyn Fn(&Path)) -> Result<Vec<(AttachedDisk, Object)>, Blind> {
     let links = lookout.host().names_by_udev();
     let mut found = Vec::new();
-    for disk in lookout.disks()? {
+    for disk in lookout.disks_telling(tell)? {
+        tell(&lookout.host().dev.join(&disk.name));
         match describe(lookout, disk, &links) {
             Ok(described) => found.push((described, Object::Block(disk.device))),
             // Detached while we looked.

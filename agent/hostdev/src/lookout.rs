@@ -38,6 +38,11 @@ pub(crate) struct Blind {
 impl<'a> Lookout<'a> {
     /// Reads everything once.
     pub(crate) fn new(host: &'a Host) -> Result<Self, Blind> {
+        Self::telling(host, &|_| {})
+    }
+
+    /// The same, where `tell` gets the path of each loop device before it is opened.
+    pub(crate) fn telling(host: &'a Host, tell: &dyn Fn(&Path)) -> Result<Self, Blind> {
         let blind = |what| move |source| Blind { what, source };
         let swaps = match fs::read(host.proc.join("swaps")) {
             // A kernel without swap has no such file.
@@ -48,7 +53,7 @@ impl<'a> Lookout<'a> {
             host,
             mounts: host.mounts().map_err(blind("/proc/self/mountinfo"))?,
             swaps,
-            loops: host.loops().map_err(blind("/sys/block"))?,
+            loops: host.loops(tell).map_err(blind("/sys/block"))?,
             btrfs: host.btrfs_members().map_err(blind("/sys/fs/btrfs"))?,
             guard: Guard::read(host)?,
             disks: OnceCell::new(),
@@ -62,10 +67,15 @@ impl<'a> Lookout<'a> {
 
     /// The whole disks that are attached.
     pub(crate) fn disks(&self) -> Result<&[Attached], Blind> {
+        self.disks_telling(&|_| {})
+    }
+
+    /// The same, where `tell` gets the path of each before it is opened, if they were not looked for yet.
+    pub(crate) fn disks_telling(&self, tell: &dyn Fn(&Path)) -> Result<&[Attached], Blind> {
         if let Some(disks) = self.disks.get() {
             return Ok(disks);
         }
-        let disks = self.host.attached().map_err(|source| Blind { what: "/sys/block", source })?;
+        let disks = self.host.attached(tell).map_err(|source| Blind { what: "/sys/block", source })?;
         Ok(self.disks.get_or_init(|| disks))
     }
 

@@ -258,8 +258,8 @@ impl Host {
         Ok(found)
     }
 
-    /// All attached loop devices.
-    pub(crate) fn loops(&self) -> io::Result<Vec<LoopDevice>> {
+    /// All attached loop devices. `tell` gets the path of each before it is opened.
+    pub(crate) fn loops(&self, tell: &dyn Fn(&Path)) -> io::Result<Vec<LoopDevice>> {
         let mut found = Vec::new();
         for place in self.block_entries()? {
             let Ok(text) = fs::read(place.join("loop/backing_file")) else { continue };
@@ -268,6 +268,7 @@ impl Host {
             let text = text.strip_suffix(b"\n").unwrap_or(&text);
             // d_path marks a file whose name is gone; sysfs does not escape, but a blank may come as an octal escape.
             let backing_path = unescape(text.strip_suffix(b" (deleted)").unwrap_or(text));
+            tell(&self.dev.join(&name));
             let backing = self.loop_backing(&name, device).or_else(|| Object::at(&backing_path));
             let writable = fs::read_to_string(place.join("ro")).is_ok_and(|ro| ro.trim() == "0");
             found.push(LoopDevice { device, name, backing, backing_path, writable });

@@ -187,7 +187,7 @@ fn after_a_kill_the_next_claim_mends_it() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert!(!device.is_read_only(), "nobody was there to mend it");
-    let listed = inventory().unwrap().into_iter().find(|disk| disk.path == device.path()).unwrap();
+    let listed = inventory(&|_| {}).unwrap().into_iter().find(|disk| disk.path == device.path()).unwrap();
     assert!(listed.guarded && !listed.read_only && listed.refusal.is_none(), "{listed:?}");
     let claim = Claim::target(device.path()).unwrap();
     assert!(!device.is_read_only());

@@ -28,6 +28,6 @@ pub use command::{Ended, Stays, run_bounded};
 pub use failback_hostdev::{Host, Links, plain, read_plain_file};
 pub use finding::{CHECKS, Finding, Findings, Level};
 pub use jobs::{JOBS_DIRECTORY, Job, JobProgress, jobs};
-pub use look::{Heard, LOOK, Look, touch_disks};
+pub use look::{Heard, LOOK, Look};
 pub use running::{has_systemd, is_live};
 pub use secrets::without_secrets;

@@ -3,9 +3,9 @@
 //! What waits for a dead disk in the kernel can be neither interrupted nor killed, and a program that has a thread which waits so
 //! never ends for whoever started it. A process can be left behind.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,8 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use failback_hostdev::{Host, plain};
-use nix::fcntl::OFlag;
+use failback_hostdev::plain;
 
 use crate::command::{GRACE, within};
 
@@ -96,22 +95,6 @@ fn open_below(descriptors: &Path, is_one: impl Fn(&Path) -> bool) -> Option<Path
     disks.max_by_key(|(number, _)| *number).map(|(_, path)| path)
 }
 
-/// Opens every disk for reading for a moment, after `tell` got its path, without control characters: so it is known which one does not answer.
-pub fn touch_disks(host: &Host, tell: &mut dyn FnMut(&str)) {
-    let entries = fs::read_dir(host.path("/sys/block")).into_iter().flatten().flatten();
-    // What the kernel makes up has no device below it; a CD drive may wait for its door.
-    let is_disk = |name: &str| !name.starts_with("sr") && host.path(format!("/sys/block/{name}/device")).exists();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<_> = names.filter(|name| is_disk(name)).collect();
-    names.sort();
-    for name in names {
-        // A slash in a name is an exclamation mark in sysfs.
-        let path = Path::new("/dev").join(name.replace('!', "/"));
-        tell(&plain(&path.to_string_lossy()));
-        let _ = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(host.path(&path));
-    }
-}
-
 impl Drop for Look {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -149,20 +132,6 @@ mod tests {
         assert!(process.exists());
         drop(look);
         assert!(!process.exists() && started.elapsed() < Duration::from_secs(20));
-    }
-
-    #[test]
-    fn disks_are_named_before_they_are_opened() {
-        let place = tempfile::tempdir().unwrap();
-        for name in ["sdb", "cciss!c0d0", "sr0", "loop0"] {
-            fs::create_dir_all(place.path().join("sys/block").join(name)).unwrap();
-        }
-        for name in ["sdb", "cciss!c0d0", "sr0"] {
-            fs::create_dir(place.path().join("sys/block").join(name).join("device")).unwrap();
-        }
-        let mut told = Vec::new();
-        touch_disks(&Host::below(place.path()), &mut |path| told.push(path.to_owned()));
-        assert_eq!(told, ["/dev/cciss/c0d0", "/dev/sdb"]);
     }
 
     #[test]

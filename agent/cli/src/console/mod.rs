@@ -50,7 +50,7 @@ fn look_once(host: &Host) -> Result<State> {
     let looking = Looking::at(&[Part::Jobs, Part::Screen, Part::Checks]).context("cannot look at this machine")?;
     let mut state = State::default();
     state.ask_kernel(host);
-    state.unanswered = looking.all(LIMIT, |answer| state.take(answer));
+    state.unanswered = looking.all(LIMIT, None, |answer| state.take(answer));
     Ok(state)
 }
 

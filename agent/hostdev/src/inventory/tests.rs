@@ -1,6 +1,7 @@
 use super::*;
 use crate::enable_uuid::UuidProblem;
 use crate::synthetic::Machine;
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -8,7 +9,7 @@ const UUIDS: [&str; 2] = ["6000c2999176dd776e0123456789abcd", "6000c2999176dd776
 
 fn disks(machine: &Machine) -> Vec<AttachedDisk> {
     let lookout = Lookout::new(&machine.host).unwrap();
-    list(&lookout).unwrap().into_iter().map(|(disk, _)| disk).collect()
+    list(&lookout, &|_| {}).unwrap().into_iter().map(|(disk, _)| disk).collect()
 }
 
 fn names(machine: &Machine) -> Vec<String> {
@@ -210,10 +211,47 @@ fn a_disk_in_use_says_by_whom() {
     );
 }
 
+/// What is named in a list, with what becomes of its node at that moment.
+fn named(machine: &Machine, then: impl Fn(&str, usize)) -> (Vec<String>, Vec<AttachedDisk>) {
+    let told = RefCell::new(Vec::new());
+    let found = inventory_of(&machine.host, &|path| {
+        let name = path.strip_prefix(&machine.host.dev).unwrap().to_str().unwrap().to_owned();
+        told.borrow_mut().push(name.clone());
+        then(&name, told.borrow().iter().filter(|it| **it == name).count());
+    });
+    (told.into_inner(), found.unwrap())
+}
+
+/// A disk whose node goes when it is named for the last time is not found by whoever opens it after that.
+#[test]
+fn each_is_named_before_it_is_opened() {
+    let machine = Machine::new();
+    machine.scsi("sda", "8:0", "2:0:0:0", "vmw_pvscsi", Some(UUIDS[0]));
+    machine.scsi("sdb", "8:16", "2:0:1:0", "vmw_pvscsi", None);
+    machine.disk("sr0", "11:0");
+    machine.attach("loop3", "7:3", &machine.file("disk.img"));
+    for name in ["sda", "sdb", "sr0", "loop3"] {
+        fs::write(machine.host.dev.join(name), b"no device").unwrap();
+    }
+    let refusals = |found: &[AttachedDisk]| found.iter().filter_map(|disk| disk.refusal.clone()).collect::<Vec<_>>();
+    let (told, found) = named(&machine, |_, _| {});
+    assert!(refusals(&found).iter().all(|it| !it.contains("does not exist")), "{found:?}");
+    assert_eq!(told.first().unwrap(), "loop3", "it is asked what it is attached to");
+    assert_eq!(told[told.len() - 3..], ["loop3", "sda", "sdb"]);
+    assert!(!told.contains(&"sr0".to_owned()));
+    let times = |name: &str| told.iter().filter(|it| *it == name).count();
+    let (_, found) = named(&machine, |name, time| {
+        if time == times(name) {
+            fs::remove_file(machine.host.dev.join(name)).unwrap();
+        }
+    });
+    assert_eq!(refusals(&found).iter().filter(|it| it.contains("does not exist")).count(), 3, "{found:?}");
+}
+
 #[test]
 fn this_machine() {
     // Whatever it has: no disk twice, and none that is in use as a target.
-    let found = inventory().unwrap();
+    let found = inventory(&|_| {}).unwrap();
     for disk in &found {
         assert!(!disk.name.starts_with("ram") && !disk.name.starts_with("dm-"), "{disk:?}");
         assert_eq!(found.iter().filter(|other| other.name == disk.name).count(), 1);

@@ -20,7 +20,7 @@ fn check(host: &Host, retention: &Result<Option<PathBuf>, String>, io_uring: Opt
         found.answer(name, findings);
     };
     check_system(host, io_uring, &mut tell);
-    check_disks(host, &inventory_of(host), retention, &mut tell);
+    check_disks(host, &inventory_of(host, &|_| {}), retention, &mut tell);
     assert!(found.is_complete(), "{found:?}");
     found.iter().cloned().collect()
 }
@@ -211,7 +211,7 @@ fn a_foreign_disk_that_the_kernel_says_is_taken() {
     machine.disk("sda", 0, "vmw_pvscsi", Some("naa.1"));
     machine.write("run/failback/guard", "");
     let host = Host::below(machine.directory.path());
-    let mut disks = inventory_of(&host).unwrap();
+    let mut disks = inventory_of(&host, &|_| {}).unwrap();
     disks[0].uses = vec![Use::Busy];
     let found = disks::foreign(None, &disks);
     let [Finding { level: Level::Fail, message, fix: Some(fix), .. }] = &*found else { panic!("{found:?}") };

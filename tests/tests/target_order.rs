@@ -3,9 +3,7 @@
 
 use failback_orchestrate::{ByteCount, ClaimedTarget, DiskIdentity, Engine, look_at_target};
 use failback_tests::failback;
-use failback_tests::lab::{
-    Loop, Mount, Place, Program, Unchanged, is_inside, lone, root_of_file, run_inside, tool, try_tool,
-};
+use failback_tests::lab::{Guarded, Place, Program, Unchanged, guarding, root_of_file};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -71,36 +69,6 @@ fn claimed(test: &str, how: &str, path: &Path, about: &Path, to: &Path) -> Asked
     asked
 }
 
-/// A loop device that is kept read-only; it gives its mark back, since the kernel keeps that.
-struct Guarded(Loop);
-
-impl Guarded {
-    fn new(image: &Path) -> Self {
-        let disk = Self(Loop::attach(image, &[]));
-        tool("blockdev", &["--setro", disk.0.path.to_str().unwrap()]);
-        disk
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        try_tool("blockdev", &["--setrw", self.0.path.to_str().unwrap()]);
-    }
-}
-
-/// Runs the named test where disks are guarded; `None` where it cannot run, or has run inside.
-fn guarding(test: &str) -> Option<Mount> {
-    if !is_inside() {
-        let _lock = lone()?;
-        run_inside(test);
-        return None;
-    }
-    let run = Mount::memory(Path::new("/run"), "1M");
-    fs::create_dir("/run/failback").unwrap();
-    File::create_new("/run/failback/guard").unwrap();
-    Some(run)
-}
-
 #[test]
 fn a_disk_that_is_another_one_is_not_even_opened_for_writing() {
     const NAME: &str = "a_disk_that_is_another_one_is_not_even_opened_for_writing";
@@ -110,7 +78,7 @@ fn a_disk_that_is_another_one_is_not_even_opened_for_writing() {
     let Some(_run) = guarding(NAME) else { return };
     let place = Place::new();
     let disk = Guarded::new(&place.sparse("disk.img", SIZE, &[(0, b"content")]));
-    let path = &disk.0.path;
+    let path = disk.path();
     for how in ["uuid", "other"] {
         assert_eq!(claimed(NAME, how, path, path, &place.path("record")), Asked::default(), "{how}");
     }
@@ -159,8 +127,8 @@ impl Mixed {
             Guarded::new(&place.path(name))
         };
         let (disk, other) = (copy("disk.img"), copy("other.img"));
-        failback!("apply", delta, other.0.path, "--yes", "--retention", retention).done();
-        let name = |disk: &Guarded| format!("{}-{SIZE}", disk.0.path.file_name().unwrap().to_str().unwrap());
+        failback!("apply", delta, other.path(), "--yes", "--retention", retention).done();
+        let name = |disk: &Guarded| format!("{}-{SIZE}", disk.path().file_name().unwrap().to_str().unwrap());
         fs::rename(retention.join(name(&other)), retention.join(name(&disk))).unwrap();
         Self { place, disk, delta, retention }
     }
@@ -176,7 +144,7 @@ fn recovery_points_of_another_disk_are_found_out_before_it_is_opened_for_writing
         return;
     };
     let mixed = Mixed::new();
-    let path = &mixed.disk.0.path;
+    let path = mixed.disk.path();
     let before = root_of_file(&mixed.place.path("disk.img"));
     for program in [
         failback!("apply", mixed.delta, path),
@@ -196,7 +164,7 @@ fn recovery_points_of_another_disk_are_found_out_before_it_is_opened_for_writing
 fn an_unrecorded_apply_is_found_out_before_it_is_opened_for_writing() {
     let Some(_run) = guarding("an_unrecorded_apply_is_found_out_before_it_is_opened_for_writing") else { return };
     let mixed = Mixed::new();
-    let path = &mixed.disk.0.path;
+    let path = mixed.disk.path();
     let state = mixed.place.directory("state");
     let record = format!("{}-{SIZE}.intent", path.file_name().unwrap().to_str().unwrap());
     fs::write(state.join(record), b"not a record").unwrap();
@@ -204,4 +172,27 @@ fn an_unrecorded_apply_is_found_out_before_it_is_opened_for_writing() {
     let (asked, code, errors) = recorded(&call.command(), path, &mixed.place.path("record"));
     assert_eq!(asked, Asked::default(), "{errors}");
     assert!(code.is_some_and(|code| code != 0), "{errors}");
+}
+
+/// A delta through a pipe is stored first, and while that goes on the disk is not writable.
+#[test]
+fn a_delta_from_a_pipe_is_stored_before_the_disk_is_made_writable() {
+    let Some(_run) = guarding("a_delta_from_a_pipe_is_stored_before_the_disk_is_made_writable") else { return };
+    let place = Place::new();
+    let old = place.sparse("old.img", SIZE, &[(0, b"old")]);
+    let new = place.sparse("new.img", SIZE, &[(0, b"new")]);
+    let (delta, retention) = (place.delta("change", &old, &new, "16K"), place.directory("retention"));
+    let (disk, record) = (Guarded::new(&old), place.path("record"));
+    let call = failback!("apply", "-", disk.path(), "--engine", "blocking", "--yes", "--retention", retention);
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-e", "trace=read,ioctl", "-o"]).arg(&record);
+    strace.arg(call.command().get_program()).args(call.command().get_args());
+    let output = strace.stdin(File::open(&delta).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(root_of_file(&old), root_of_file(&new));
+    let text = fs::read_to_string(&record).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let last_read = lines.iter().rposition(|line| line.contains("read(0<"));
+    let writable = lines.iter().position(|line| line.contains("BLKROSET, [0]"));
+    assert!(last_read.is_some() && last_read < writable, "{last_read:?}, {writable:?}:\n{text}");
 }

@@ -2,20 +2,21 @@
 
 use crate::args::{ApplyArgs, Applying, PlanArgs};
 use crate::config::Config;
+use crate::files::Piped;
 use crate::meter::Meter;
 use crate::points::open::{self, Opened};
 use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, ClaimedTarget, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileIntents,
-    FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport, PointReport, Policy,
-    Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid, look_at_target,
-    open_spool, plan_keeping, spool,
+    ApplyOptions, ApplyReport, ClaimedTarget, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileId,
+    FileIntents, FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport,
+    PointReport, Policy, Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid,
+    look_at_target, open_spool, plan_keeping, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -157,7 +158,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: b
 pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let applying = &args.applying;
     let piped = files::is_dash(&args.delta);
-    let mut file = if piped { None } else { Some(files::open(&args.delta)?) };
+    let file = if piped { None } else { Some(files::open(&args.delta)?) };
     let disk = look_at_target(&args.disk)?.identity;
     let options = options(applying, args.verify, &disk)?;
     check_uuid(&disk, applying.expect_uuid)?;
@@ -180,24 +181,35 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
         open::look(directory, &disk)?;
     }
     let claimed = ClaimedTarget::claim(&args.disk, engine, &disk, applying.expect_uuid)?;
-    let mut points = retention.as_deref().map(|directory| open::for_changes(directory, &disk, true)).transpose()?;
-    if points.is_none() {
-        intents.prepare()?;
-    }
+    let points = retention.as_deref().map(|directory| open::for_changes(directory, &disk, true)).transpose()?;
+    let mut stdin = Piped::new(&meter);
+    let mut prepared = match (points, file) {
+        // However long a slow line takes, the disk is not writable meanwhile.
+        (Some(mut points), None) => {
+            let spooled = spool(&mut points.store, &mut stdin, &meter)?;
+            Prepared::Recorded(points, Stored::Spooled(spooled))
+        }
+        (Some(points), Some(file)) => Prepared::Recorded(points, Stored::File(file)),
+        (None, file) => {
+            intents.prepare()?;
+            Prepared::Unrecorded(file)
+        }
+    };
     let target = claimed.make_writable()?;
     for note in target.notes() {
         meter.note(&note);
     }
-    let report = if let Some(points) = &mut points {
-        let report = recorded(&target, args, file.as_mut(), points, &options, &policy, &meter);
-        report.map(|report| (report.applied.clone(), Some(report)))
-    } else {
-        let mut stdin = io::stdin().lock();
-        let input = match &mut file {
-            Some(file) => DeltaInput::File(file),
-            None => DeltaInput::Stream(&mut stdin),
-        };
-        failback_orchestrate::apply(target.device(), input, &mut intents, &options, &meter).map(|report| (report, None))
+    let report = match &mut prepared {
+        Prepared::Recorded(points, delta) => recorded(&target, args, delta, points, &options, &policy, &meter)
+            .map(|report| (report.applied.clone(), Some(report))),
+        Prepared::Unrecorded(file) => {
+            let input = match file {
+                Some(file) => DeltaInput::File(file),
+                None => DeltaInput::Stream(&mut stdin),
+            };
+            failback_orchestrate::apply(target.device(), input, &mut intents, &options, &meter)
+                .map(|report| (report, None))
+        }
     };
     meter.finish();
     let engine = target.device().engine();
@@ -221,11 +233,26 @@ pub(crate) fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobErro
     }
 }
 
+/// What is ready to be written.
+enum Prepared {
+    /// With recovery points.
+    Recorded(Opened, Stored),
+    /// Without; from a pipe, if there is no file.
+    Unrecorded(Option<BufReader<File>>),
+}
+
+/// A delta that can be read more than once.
+enum Stored {
+    File(BufReader<File>),
+    /// It came through a pipe, and is kept with the recovery points.
+    Spooled(FileId),
+}
+
 /// Applies with recovery points, and removes older ones as the limits say.
 fn recorded(
     target: &TargetDisk,
     args: &ApplyArgs,
-    file: Option<&mut BufReader<File>>,
+    delta: &mut Stored,
     points: &mut Opened,
     options: &ApplyOptions,
     policy: &Policy,
@@ -233,21 +260,24 @@ fn recorded(
 ) -> Result<PointReport, JobError> {
     let device = target.device();
     let moving = MoveOptions { policy: *policy, ..points::moving(target.identity())? };
-    let report = if let Some(file) = file {
-        let path = fs::canonicalize(&args.delta);
-        let path = path.map_err(|source| JobError::File { action: "find", path: args.delta.clone(), source })?;
-        let source = DeltaSource::Path(path.to_string_lossy().into_owned());
-        apply_recorded(device, file, source, &mut points.store, options, &moving, meter)?
-    } else {
-        let spooled = spool(&mut points.store, &mut io::stdin().lock(), meter)?;
-        let mut delta = open_spool(&points.store, spooled)?;
-        let source = DeltaSource::Spooled(spooled);
-        let report = apply_recorded(device, &mut delta, source, &mut points.store, options, &moving, meter);
-        if points.store.catalogue().pending().is_none() {
-            // What is not under way needs no delta; if it stays, it goes when the points are next opened.
-            let _ = points.store.discard(spooled);
+    let report = match delta {
+        Stored::File(file) => {
+            let path = fs::canonicalize(&args.delta);
+            let path = path.map_err(|source| JobError::File { action: "find", path: args.delta.clone(), source })?;
+            let source = DeltaSource::Path(path.to_string_lossy().into_owned());
+            apply_recorded(device, file, source, &mut points.store, options, &moving, meter)?
         }
-        report?
+        Stored::Spooled(spooled) => {
+            let spooled = *spooled;
+            let mut delta = open_spool(&points.store, spooled)?;
+            let source = DeltaSource::Spooled(spooled);
+            let report = apply_recorded(device, &mut delta, source, &mut points.store, options, &moving, meter);
+            if points.store.catalogue().pending().is_none() {
+                // What is not under way needs no delta; if it stays, it goes when the points are next opened.
+                let _ = points.store.discard(spooled);
+            }
+            report?
+        }
     };
     if let Err(error) = points::keep_to_limits(device, target.identity(), points, policy, meter) {
         meter.note(&format!("the change is applied, but older recovery points could not be removed: {error}"));

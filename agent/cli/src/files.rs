@@ -1,9 +1,14 @@
 //! Files that are named on the command line, and where intent records are.
 
+use crate::meter::Meter;
 use anyhow::Result;
-use failback_orchestrate::{DiskBinding, DiskIdentity, FileIntents, JobError, Medium, Root, SigningKey, VerifyingKey};
+use failback_orchestrate::{
+    DiskBinding, DiskIdentity, FileIntents, JobError, Medium, Progress, Root, SigningKey, VerifyingKey,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +18,39 @@ const STATE_DIRECTORY: &str = "/var/lib/failback";
 /// Whether a name stands for standard input or output.
 pub(crate) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// How often whoever waits for standard input looks whether it is to stop, in ms.
+const WAIT: u16 = 200;
+
+/// Standard input, of which nothing comes any more once the user wants to stop: a pipe may be silent for hours, and a signal does not end a
+/// read.
+pub(crate) struct Piped<'a>(&'a Meter);
+
+impl<'a> Piped<'a> {
+    pub(crate) const fn new(meter: &'a Meter) -> Self {
+        Self(meter)
+    }
+}
+
+impl Read for Piped<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        while !self.0.stop_requested() {
+            let mut watched = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut watched, PollTimeout::from(WAIT)) {
+                Ok(0) | Err(nix::Error::EINTR) => continue,
+                polled => polled?,
+            };
+            // Past the buffer of std: what waited there would not be polled.
+            match nix::unistd::read(stdin.as_fd(), buffer) {
+                Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
+                read => return Ok(read?),
+            }
+        }
+        // Of another kind than what a reader tries again.
+        Err(io::Error::other("this is to stop"))
+    }
 }
 
 /// A signature or delta for reading. Never a device: reading one would take for ever.

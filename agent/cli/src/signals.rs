@@ -5,7 +5,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fs, io, thread};
+use std::{fs, io, mem, thread};
 
 /// Begins to listen to SIGINT and SIGTERM: the first sets the flag, the second ends the program, as SIGQUIT does. SIGHUP sets the flag.
 pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
@@ -23,14 +23,18 @@ pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
 
 /// Waits for signals. This is a thread and no handler, since what is claimed is made read-only before the program ends.
 fn listen(mut signals: Signals, stop: &AtomicBool) {
+    // Not the flag, which a connection that broke has set as well: who then asks this to stop asks for the first time.
+    let mut asked = false;
     for signal in signals.forever() {
         if signal == SIGQUIT {
             protect_claimed_disks();
             // Ends the program, with what is usual for this signal.
             let _ = signal_hook::low_level::emulate_default_handler(SIGQUIT);
         }
-        if stop.swap(true, Ordering::Relaxed) {
+        stop.store(true, Ordering::Relaxed);
+        if mem::replace(&mut asked, true) {
             protect_claimed_disks();
+            // Also for SIGTERM, for which shells have 143: one code says that somebody wanted it, however soon it ended.
             signal_hook::low_level::exit(130);
         }
     }

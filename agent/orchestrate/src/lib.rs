@@ -61,9 +61,9 @@ pub use failback_image::create::{NewDisk, Subformat};
 pub use failback_image::descriptor::{ExtentAccess, ExtentKind};
 pub use failback_image::{Access, CheckReport, Disk, DiskFacts, ExtentFacts, Severity};
 pub use failback_retention::{
-    Catalogue, Copies, DeltaSource, Direction, Directory, Disk as StoredDisk, Forecast, FsDirectory, Gap, Link, Lock,
-    LockError, Pending, Plan, Point, PointId, Policy, Prune, PruneStep, Reader, Space, Store, StoreError, plan_free,
-    plan_prune,
+    Catalogue, Copies, DeltaSource, Direction, Directory, Disk as StoredDisk, FileId, Forecast, FsDirectory, Gap, Link,
+    Lock, LockError, Pending, Plan, Point, PointId, Policy, Prune, PruneStep, Reader, Space, Store, StoreError,
+    plan_free, plan_prune,
 };
 pub use failback_units::{BlockSize, ByteCount, ByteRange, HumanBytes};
 pub use failback_volumes::{

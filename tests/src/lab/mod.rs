@@ -12,6 +12,7 @@ mod content;
 mod device;
 mod dice;
 mod fused;
+mod guarded;
 pub mod guest;
 mod hung;
 mod place;
@@ -28,6 +29,7 @@ pub use device::{
 };
 pub use dice::Dice;
 pub use fused::Fused;
+pub use guarded::{Guarded, guarding};
 pub use hung::Hung;
 pub use place::{Place, Unchanged, files_below, hash_of, root_of_file};
 pub use program::{Program, Run, program};

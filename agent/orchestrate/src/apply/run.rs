@@ -142,7 +142,10 @@ pub(super) fn from_stream(
         ));
     }
     let recorded = intents.load()?;
-    let mut reader = open(&mut delta)?;
+    let mut reader = match open(&mut delta) {
+        Err(_) if progress.stop_requested() => return Err(JobError::Interrupted("nothing was written".into())),
+        opened => opened?,
+    };
     let header = reader.header().clone();
     let free = reader.free().clone();
     fits(&header, device)?;

@@ -71,7 +71,7 @@ fn bytes(text: &str) -> Vec<u8> {
 
 /// What the agent knows of the one disk.
 fn by_agent(machine: &Machine) -> AttachedDisk {
-    inventory_of(&Host::below(machine.root())).unwrap().remove(0)
+    inventory_of(&Host::below(machine.root()), &|_| ()).unwrap().remove(0)
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn everybody_reads_the_list_of_own_disks_the_same() {
             _ => None,
         };
 
-        let agent = inventory_of(&Host::below(machine.root()));
+        let agent = inventory_of(&Host::below(machine.root()), &|_| ());
         assert_eq!(agent.is_err(), refused.is_some(), "the agent: {record}");
         if let Err(error) = agent {
             let cause = std::error::Error::source(&error).unwrap().to_string();
@@ -178,7 +178,7 @@ fn a_list_that_is_no_plain_file_is_refused_by_everybody() {
         } else {
             std::os::unix::fs::symlink(to, list).unwrap();
         }
-        assert!(inventory_of(&Host::below(machine.root())).is_err(), "the agent: {to}");
+        assert!(inventory_of(&Host::below(machine.root()), &|_| ()).is_err(), "the agent: {to}");
         for shell in SHELLS {
             let owner = machine.owner(shell, "/sys/block/sda").0;
             assert_eq!(owner, if to == "other" { "system" } else { "foreign" }, "{shell:?}: {to}");

@@ -7,6 +7,7 @@ use failback_tests::lab::{
     self, Guarded, Mount, Place, Program, Running, files_below, hash_of, program, root_of_file, skipped, tool,
 };
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};

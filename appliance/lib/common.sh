@@ -29,6 +29,12 @@ output_directory() {
     realpath -- "$directory"
 }
 
+# The file $1 that is to be made is not there yet, or is a file: a rename would put it in the place of a device's node, not on the device.
+check_output() {
+    [[ ! -L $1 && (! -e $1 || -f $1) ]] ||
+        die "the output $1 is there and is no regular file, so it is not replaced; name another file with -o, and copy that to a stick with dd"
+}
+
 # A misuse of a part: says what is wrong, then how it is used.
 misused() {
     printf '%s: %s\n\n' "${0##*/}" "$*" >&2

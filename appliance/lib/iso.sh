@@ -15,12 +15,15 @@ use_output() {
     fi
     [[ -d $directory ]] || die "there is no directory $directory for the output; make it, or name another file with -o"
     [[ ! -d $output ]] || die "the output $output is a directory; name a file with -o"
+    check_output "$output"
     work=$(mktemp -d -- "$directory/.${output##*/}.XXXXXX") || die "nothing can be written in $directory; name another file with -o"
     trap 'rm -rf -- "$work"' EXIT
 }
 
 # Gives a finished file its name: before that, whatever had the name stays, and after it the content is durable.
 publish() {
+    # It may have come while the file was made.
+    check_output "$2"
     sync -- "$1"
     mv -fT -- "$1" "$2"
     sync -- "$(dirname -- "$2")"

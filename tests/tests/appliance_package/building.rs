@@ -3,6 +3,7 @@
 use crate::tree::{Tree, WHEN, told};
 use failback_tests::lab::{has_programs, static_program, tool, workspace};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 #[test]
@@ -99,10 +100,12 @@ fn nothing_is_left_of_a_package_that_cannot_get_its_name() {
     }
     let tree = Tree::new("failback", "022");
     let name = format!("failback_{}-1_amd64.deb", env!("CARGO_PKG_VERSION"));
-    fs::create_dir_all(tree.beside("out").join(&name).join("something")).unwrap();
+    fs::create_dir_all(tree.beside("out")).unwrap();
+    symlink("elsewhere", tree.beside("out").join(&name)).unwrap();
     let program = static_program();
     let package = ["package", "--only", "deb", "-o", "out", "--binary", program.to_str().unwrap()];
-    told(&tree.build(&package).output().unwrap(), 1, "name another directory with -o");
+    told(&tree.build(&package).output().unwrap(), 1, "is no regular file, so it is not replaced");
+    assert_eq!(fs::read_link(tree.beside("out").join(&name)).unwrap().to_str(), Some("elsewhere"));
     let left: Vec<_> = fs::read_dir(tree.beside("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, [name.as_str()]);
 }

@@ -3,6 +3,7 @@
 use crate::isos::{Workshop, label, names_below};
 use failback_tests::lab::{hash_of, tool};
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 #[test]
@@ -56,5 +57,14 @@ fn a_seed_that_cannot_be_made_leaves_nothing() {
     assert!(built.code == 2 && built.stderr.contains("there is no release el8"), "{}", built.stderr);
     let built = workshop.build("seed", &["--rpms", "rpmbuild", "-o", "seed.iso"]);
     assert!(built.code == 1 && built.stderr.contains("there must be one package"), "{}", built.stderr);
+    assert_eq!(workshop.place.names(), before);
+    // As the node of a stick: it stays.
+    tool("mkfifo", &[workshop.place.path("pipe")]);
+    let before = workshop.place.names();
+    for (part, arguments) in [("seed", &["--rpms", "rpms"][..]), ("installer", &["--boot-iso", "nowhere.iso"])] {
+        let built = workshop.build(part, &[arguments, &["-o", "pipe"]].concat());
+        assert!(built.code == 1 && built.stderr.contains("is no regular file"), "{}", built.stderr);
+        assert!(fs::symlink_metadata(workshop.place.path("pipe")).unwrap().file_type().is_fifo());
+    }
     assert_eq!(workshop.place.names(), before);
 }

@@ -104,14 +104,27 @@ build_static_binary() {
 
 # File $1 is a failback of this version for x86-64 that needs no library.
 check_static_binary() {
-    local headers said
-    headers=$(LC_ALL=C readelf -hldW -- "$1" 2>/dev/null) || headers=
-    [[ $headers == *"Class:"*ELF64* && $headers == *"Machine:"*X86-64* && $headers == *"Type:"*@(EXEC|DYN)* ]] ||
-        die "$1 is no program for x86-64 Linux: name a statically linked failback with --binary"
+    local headers
+    read_headers "$1"
     [[ $headers != *"INTERP "* && $headers != *"(NEEDED)"* ]] ||
         die "$1 is linked dynamically, and would not run on other distributions: leave --binary out to build a static one"
+    check_binary "$1"
+}
+
+# Sets `headers` to what program $1 says of itself.
+read_headers() {
+    headers=$(LC_ALL=C readelf -hldW -- "$1" 2>/dev/null) || headers=
+    [[ $headers == *"Class:"*ELF64* && $headers == *"Machine:"*X86-64* && $headers == *"Type:"*@(EXEC|DYN)* ]] ||
+        die "$1 is no program for x86-64 Linux: name a failback with --binary, or leave that out to build one"
+}
+
+# File $1 is a failback of this version for x86-64.
+check_binary() {
+    local headers said
+    read_headers "$1"
     [[ -x $1 ]] || die "$1 is not executable: chmod +x it"
     said=$("$1" --version 2>/dev/null </dev/null) || said="nothing"
+    said=${said%%$'\n'*}
     [[ $said == "failback $(version)" ]] ||
         die "$1 --version says \"$said\", not \"failback $(version)\": build it from this source tree"
 }

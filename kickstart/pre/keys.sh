@@ -15,8 +15,7 @@ keys_on_retention() {
 
 # Writes /tmp/failback/authorized_keys.
 read_keys() {
-    local key type found to=/tmp/failback/authorized_keys
-    type='(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)'
+    local key found to=/tmp/failback/authorized_keys
     : >"$to"
     for key in "${keys[@]}"; do
         if [[ $key == disk ]]; then
@@ -32,8 +31,7 @@ read_keys() {
     [[ -s $to ]] ||
         refuse 'no ssh key is named, and nobody could log in without one; add failback.sshkey="ssh-ed25519 …" to the boot arguments, with the quotes.'
     while IFS= read -r key; do
-        # What a file has may begin with options.
-        [[ " $key" =~ [[:space:]]${type}[[:space:]]+[A-Za-z0-9+/]{60,}={0,2}([[:space:]]|$) ]] ||
+        is_public_key "$key" ||
             refuse "this is no public ssh key: $key; give one whole line of a .pub file, in quotes."
     done <"$to"
 }

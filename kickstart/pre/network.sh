@@ -64,9 +64,9 @@ choose_interface() {
 # Sets `network_line` to the network command of the kickstart.
 read_network() {
     local ip=${argument[failback.ip]:-dhcp} host=${argument[failback.hostname]:-failback} fields address prefix gateway servers server
-    local label='[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?' names family wrong='write failback.ip=dhcp or failback.ip=ADDRESS/PREFIX[,GATEWAY[,DNS…]].'
-    [[ ${#host} -le 253 && $host =~ ^$label(\.$label)*$ ]] ||
-        refuse "failback.hostname=$host is no name for a host; use letters, digits and hyphens, and points between its parts."
+    local names family wrong='write failback.ip=dhcp or failback.ip=ADDRESS/PREFIX[,GATEWAY[,DNS…]].'
+    is_host_name "$host" ||
+        refuse "failback.hostname=$host is no name for a host; use letters, digits and hyphens, and points between its parts, 63 at most."
     choose_interface
     network_line="--device=$nic --onboot=yes --activate --hostname=$host"
     [[ ${argument[failback.nic]:-} != *:* ]] || network_line+=' --bindto=mac'

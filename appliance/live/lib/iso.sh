@@ -13,7 +13,7 @@ grub_modules=(normal iso9660 fat part_gpt part_msdos search search_fs_file linux
 
 # Prints boot arguments $1 as a file for GRUB. Words are separated as the kernel does it: by spaces outside of double quotes.
 boot_arguments() {
-    local text word joined quoted=() words=() LC_ALL=C
+    local text word joined quoted=() words=() refused LC_ALL=C
     [[ $1 != *[\'\\$\`]* && $1 != *[[:cntrl:]]* ]] ||
         die "boot arguments hold no single quotes, backslashes, dollars, backquotes or line ends: leave them out"
     mapfile -t words < <(xargs -n 1 printf '%s\n' <<<"$1" 2>/dev/null || printf '\001\n')
@@ -21,6 +21,8 @@ boot_arguments() {
         [[ $word != $'\001' ]] || die "a double quote in the boot arguments has no end: $1"
         [[ -z $word ]] || quoted+=("'$word'")
     done
+    mapfile -t refused < <(printf '%s\n' "${words[@]}" | refused_arguments | cut -f2-)
+    ((${#refused[@]} == 0)) || die "${refused[0]}"
     text="$arguments_mark"$'\nfunction linux_with_arguments {\n    linux $kernel'"${quoted[*]:+ ${quoted[*]}}"$'\n}\n'
     # The kernel takes 2047 bytes, some of which are in grub.cfg, and cuts off what follows.
     joined=${quoted[*]}
@@ -28,15 +30,31 @@ boot_arguments() {
     printf '%s%*s\n' "$text" $((arguments_size - ${#text} - 1)) ''
 }
 
+# File $1 is a live ISO of ours, from its first byte to its last. Leaves in `arguments_at` where its boot arguments stand.
+check_live_iso() {
+    local size least found head
+    [[ -f $1 && -r $1 ]] || die "$1 is no file that can be read: name a live ISO with --from"
+    has_volume_descriptor "$1" || die "$1 is no live ISO of failback, nor another ISO: name one that appliance/build live has made"
+    [[ $(volume_label "$1") == "$iso_label" ]] ||
+        die "$1 is no live ISO of failback: its label is \"$(volume_label "$1")\", not $iso_label; name one that appliance/build live has made"
+    size=$(stat -L -c %s -- "$1") least=$(least_bytes "$1")
+    ((size >= least)) || die "$1 is cut off: it has $size bytes of $least; copy it again, or build a new one"
+    mapfile -t found < <(LC_ALL=C grep -abo -F -- "$arguments_mark" "$1" | cut -d: -f1)
+    arguments_at=${found[0]:-}
+    head="$arguments_mark"$'\nfunction linux_with_arguments {\n    linux $kernel'
+    # A file begins in a sector, and what is after these bytes is its padding.
+    ((${#found[@]} == 1 && arguments_at % 2048 == 0 && arguments_at + arguments_size <= least)) &&
+        [[ $(bytes_at "$1" "$arguments_at" $arguments_size | tr -d '\0') == "$head"?(\ *)$'\n}\n'*( ) ]] &&
+        [[ $(bytes_at "$1" $((arguments_at + arguments_size - 1)) 1 | od -An -tx1) == ' 0a' ]] ||
+        die "$1 is damaged, or no live ISO of failback: it does not hold boot arguments once and whole; build a new one"
+}
+
 # Copies the live ISO $1 to $3 with the file $2 in place of its boot arguments; everything else stays as it is.
 with_other_arguments() {
-    local at
-    [[ -f $1 ]] || die "$1 is no file"
-    at=$(LC_ALL=C grep -abo -m 1 -F -- "$arguments_mark" "$1" | head -n 1 | cut -d: -f1) || true
-    [[ -n $at ]] || die "$1 is no live ISO of failback: it holds no boot arguments that could be changed"
+    check_live_iso "$1"
     [[ $(stat -c %s -- "$2") -eq $arguments_size ]] || die "the boot arguments do not have $arguments_size bytes"
     cp -- "$1" "$3"
-    dd if="$2" of="$3" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
+    dd if="$2" of="$3" bs=4096 seek="$arguments_at" oflag=seek_bytes conv=notrunc status=none
 }
 
 # Makes GRUB for platform $1 as file $2, which finds its ISO by the file $3.

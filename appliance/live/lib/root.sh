@@ -9,6 +9,7 @@ make_root() {
     cp -r -- appliance/live/root/. "$root/"
     cp -- appliance/package/files/network "$root/usr/libexec/failback/network"
     cp -- appliance/custom/files/usr/libexec/failback/wwid.sh "$root/usr/libexec/failback/wwid.sh"
+    cp -- appliance/lib/keys-and-names.sh "$root/usr/libexec/failback/keys-and-names.sh"
     mkdir -p -- "$root"/{bin,sbin,dev,proc,sys,tmp,run,root/.ssh,mnt,var/lib/failback,var/log,usr/bin,usr/sbin,lib64,etc/failback}
     ln -s ../run "$root/var/run"
     carry "$root" "$(type -P busybox)" bin/busybox

@@ -68,6 +68,8 @@ impl Machine {
             (format!("{shipped}/wwid.sh"), "wwid.sh"),
             ("appliance/live/root/usr/libexec/failback/common.sh".into(), "common.sh"),
             ("appliance/live/root/usr/libexec/failback/guard".into(), "guard"),
+            ("appliance/live/root/usr/libexec/failback/arguments.sh".into(), "arguments.sh"),
+            ("appliance/lib/keys-and-names.sh".into(), "keys-and-names.sh"),
             ("kickstart/pre/disks.sh".into(), "disks.sh"),
         ] {
             machine.write(&format!("usr/libexec/failback/{to}"), &fs::read(source(&from)).unwrap());

@@ -4,6 +4,10 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root TERM="${TERM:-linux}"
 # shellcheck source=appliance/custom/files/usr/libexec/failback/wwid.sh
 . /usr/libexec/failback/wwid.sh
+# shellcheck source=appliance/lib/keys-and-names.sh
+. /usr/libexec/failback/keys-and-names.sh
+# shellcheck source=appliance/live/root/usr/libexec/failback/arguments.sh
+. /usr/libexec/failback/arguments.sh
 
 log_file=/var/log/failback.log
 drive=/run/failback/drive # where the retention disk is mounted
@@ -64,10 +68,17 @@ command_line() {
 }
 
 # Every value of boot argument $1, one a line.
-arguments() { command_line | sed -n "s/^$1=//p"; }
+arguments() {
+    command_line | while IFS= read -r word; do
+        case $word in "$1="*) printf '%s\n' "${word#*=}" ;; esac
+    done
+}
 
-# The last value of boot argument $1.
-argument() { arguments "$1" | tail -n 1; }
+# Whether boot argument $1 is refused; `boot` has said why.
+refused() { command_line | refused_arguments | cut -f1 | grep -qxF -- "$1"; }
+
+# The value of boot argument $1, which may be there once; nothing of one that is refused.
+argument() { refused "$1" || arguments "$1"; }
 
 # The names of all disks: what is made of others, or of memory, or reads discs, is none.
 disks() {

@@ -32,7 +32,7 @@ boot_arguments() {
 
 # File $1 is a live ISO of ours, from its first byte to its last. Leaves in `arguments_at` where its boot arguments stand.
 check_live_iso() {
-    local size least found head
+    local size least found
     [[ -f $1 && -r $1 ]] || die "$1 is no file that can be read: name a live ISO with --from"
     has_volume_descriptor "$1" || die "$1 is no live ISO of failback, nor another ISO: name one that appliance/build live has made"
     [[ $(volume_label "$1") == "$iso_label" ]] ||
@@ -41,12 +41,16 @@ check_live_iso() {
     ((size >= least)) || die "$1 is cut off: it has $size bytes of $least; copy it again, or build a new one"
     mapfile -t found < <(LC_ALL=C grep -abo -F -- "$arguments_mark" "$1" | cut -d: -f1)
     arguments_at=${found[0]:-}
-    head="$arguments_mark"$'\nfunction linux_with_arguments {\n    linux $kernel'
-    # A file begins in a sector, and what is after these bytes is its padding.
-    ((${#found[@]} == 1 && arguments_at % 2048 == 0 && arguments_at + arguments_size <= least)) &&
-        [[ $(bytes_at "$1" "$arguments_at" $arguments_size | tr -d '\0') == "$head"?(\ *)$'\n}\n'*( ) ]] &&
-        [[ $(bytes_at "$1" $((arguments_at + arguments_size - 1)) 1 | od -An -tx1) == ' 0a' ]] ||
+    # A file begins in a sector.
+    if ((${#found[@]} != 1 || arguments_at % 2048 != 0 || arguments_at + arguments_size > least)) ||
+        ! is_arguments_file "$(bytes_at "$1" "$arguments_at" $arguments_size | tr '\0' '?' && printf x)"; then
         die "$1 is damaged, or no live ISO of failback: it does not hold boot arguments once and whole; build a new one"
+    fi
+}
+
+# Whether $1, with an x after it that keeps its last line end, is a whole file as boot_arguments prints it.
+is_arguments_file() {
+    [[ $1 == "$arguments_mark"$'\nfunction linux_with_arguments {\n    linux $kernel'?(\ *)$'\n}\n'*( )$'\nx' ]]
 }
 
 # Copies the live ISO $1 to $3 with the file $2 in place of its boot arguments; everything else stays as it is.

@@ -6,15 +6,17 @@ grub_defaults=/etc/default/grub
 kernel_cmdline=/etc/kernel/cmdline
 boot_entries=/boot/loader/entries
 
-# Prints the paths in the tree that hold command lines.
-argument_files() {
+# Sets `files` to the paths in the tree that hold command lines.
+find_argument_files() {
     local at entry path
+    files=()
     for path in "$grub_defaults" "$kernel_cmdline"; do
-        ! is_there "$path" || printf '%s\n' "$path"
+        ! is_there "$path" || files+=("$path")
     done
     find_place "$boot_entries/x"
     for entry in "${at%/*}"/*.conf; do
-        [[ ! -f $entry ]] || printf '%s\n' "$boot_entries/${entry##*/}"
+        path=$boot_entries/${entry##*/}
+        [[ $entry == *'/*.conf' ]] || ! is_there "$path" || files+=("$path")
     done
 }
 
@@ -83,7 +85,7 @@ merge_arguments() {
 # The item: every command line has our arguments.
 kernel_arguments() {
     local files path text lines at_line before arguments after merged lacking
-    mapfile -t files < <(argument_files)
+    find_argument_files
     for path in "${files[@]}"; do
         read_place text "$path"
         mapfile -t lines <<<"${text%$'\n'}"
@@ -113,7 +115,7 @@ values_of() {
     local path text lines at_line before arguments after word key files words
     values=()
     shift
-    mapfile -t files < <(argument_files)
+    find_argument_files
     for path in "${files[@]}" /proc/cmdline; do
         if [[ $path == /proc/cmdline ]]; then
             is_live || continue

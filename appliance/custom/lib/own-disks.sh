@@ -13,7 +13,8 @@ refuse_line() { refuse "line $1 of $own_disks_path $2; write lines such as 'syst
 
 # Reads the file into `own_disks`.
 read_own_disks() {
-    local at=$root$own_disks_path text line number=0
+    local at text line number=0
+    find_place "$own_disks_path"
     [[ -e $at || -L $at ]] ||
         refuse "$own_disks_path is missing: name the system disk and the retention drive in it, one 'ROLE WWID' a line"
     [[ -f $at && ! -L $at ]] || refuse "$own_disks_path is no plain file; put a file of your own in its place"

@@ -9,10 +9,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const OWN: &str = "# of this machine\nsystem naa.6000c2999176dd776e0123456789abcd\n\nretention  t10.ATA     QEMU  HARDDISK   7  # the drive\n";
-const GRUB: &str = "GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX=\"crashkernel=1G-2G:192M,2G-:256M rd.auto=1 dyndbg='file  a.c +p' quiet\"\nGRUB_DISABLE_RECOVERY=\"true\"\n";
+pub(super) const OWN: &str = "# of this machine\nsystem naa.6000c2999176dd776e0123456789abcd\n\nretention  t10.ATA     QEMU  HARDDISK   7  # the drive\n";
+pub(super) const GRUB: &str = "GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX=\"crashkernel=1G-2G:192M,2G-:256M rd.auto=1 dyndbg='file  a.c +p' quiet\"\nGRUB_DISABLE_RECOVERY=\"true\"\n";
 const ENTRY: &str = "title CentOS Stream 10\nversion 6.12.0\nlinux /vmlinuz-6.12.0\noptions root=UUID=1-2 ro  crashkernel=1G $tuned_params\ngrub_class kernel\n";
-const LVM_LOCAL: &str = "local {\n    system_id = \"mine\"\n}\n";
+pub(super) const LVM_LOCAL: &str = "local {\n    system_id = \"mine\"\n}\n";
 const MDADM: &str = "MAILADDR root\nAUTO +imsm +1.x -all\nARRAY /dev/md0 level=raid1\n   UUID=01234567:89abcdef:01234567:89abcdef\nHOMEHOST <system>\n";
 const MULTIPATH: &str =
     "defaults {\n\tfind_multipaths yes\n}\nblacklist_exceptions {\n\tdevnode \"^sd\"\n\twwid \"35\"\n}\n";
@@ -20,13 +20,13 @@ const KDUMP: &str = "#raw /dev/vg/lv_kdump\nraw /dev/sdb\ncore_collector makedum
 const FSTAB: &str = "UUID=1-2 / ext4 defaults 0 0\nUUID=3-4 none swap defaults 0 0\n# /dev/sdb1 /mnt ext4\n/dev/sdc1 /cd ext4 noauto 0 0\n";
 
 /// A tree, and the script run on it.
-struct Tree {
-    place: Place,
+pub(super) struct Tree {
+    pub(super) place: Place,
 }
 
 impl Tree {
     /// As the kickstart leaves it. One that is not merged has directories where a merged one has links.
-    fn new(is_merged: bool) -> Self {
+    pub(super) fn new(is_merged: bool) -> Self {
         let tree = Self { place: Place::new() };
         for directory in ["usr/lib/systemd/system", "usr/sbin", "usr/bin", "etc/systemd/system", "boot/loader/entries"]
         {
@@ -54,34 +54,34 @@ impl Tree {
         tree
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(super) fn at(&self, path: &str) -> PathBuf {
         self.place.root().join(path)
     }
 
-    fn write(&self, path: &str, content: &str) {
+    pub(super) fn write(&self, path: &str, content: &str) {
         let at = self.at(path);
         fs::create_dir_all(at.parent().unwrap()).unwrap();
         fs::write(at, content).unwrap();
     }
 
-    fn read(&self, path: &str) -> String {
+    pub(super) fn read(&self, path: &str) -> String {
         fs::read_to_string(self.at(path)).unwrap()
     }
 
-    fn run(&self, arguments: &[&str]) -> Run {
+    pub(super) fn run(&self, arguments: &[&str]) -> Run {
         let root = self.place.root().to_str().unwrap();
         call(&[&["--root", root], arguments].concat())
     }
 
     #[track_caller]
-    fn apply(&self) -> String {
+    pub(super) fn apply(&self) -> String {
         let run = self.run(&[]);
         assert_eq!(run.code, 0, "{}", run.stderr);
         String::from_utf8(run.stdout).unwrap()
     }
 
     #[track_caller]
-    fn refused(&self, words: &str) {
+    pub(super) fn refused(&self, words: &str) {
         let before = self.state();
         let run = self.run(&[]);
         assert_eq!((run.code, run.stderr.lines().count()), (3, 1), "{}", run.stderr);
@@ -95,7 +95,7 @@ impl Tree {
 
     /// The items that the check finds open, with their problems in one string and their fix.
     #[track_caller]
-    fn open(&self) -> BTreeMap<String, (String, String)> {
+    pub(super) fn open(&self) -> BTreeMap<String, (String, String)> {
         let run = self.run(&["--check", "--json"]);
         let report: Value = serde_json::from_slice(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
         let items = report["items"].as_array().unwrap();
@@ -113,7 +113,7 @@ impl Tree {
     }
 
     /// Everything in the tree: kind and content, permissions, and when it was changed.
-    fn state(&self) -> BTreeMap<PathBuf, (String, u32, i64, i64)> {
+    pub(super) fn state(&self) -> BTreeMap<PathBuf, (String, u32, i64, i64)> {
         let mut all = BTreeMap::new();
         let mut pending = vec![self.place.root().to_owned()];
         while let Some(directory) = pending.pop() {
@@ -125,8 +125,10 @@ impl Tree {
                     String::new()
                 } else if about.is_symlink() {
                     fs::read_link(&path).unwrap().display().to_string()
-                } else {
+                } else if about.is_file() {
                     fs::read_to_string(&path).unwrap_or_default()
+                } else {
+                    String::new()
                 };
                 all.insert(path, (content, about.mode(), about.mtime(), about.mtime_nsec()));
             }

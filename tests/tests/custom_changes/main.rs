@@ -4,3 +4,4 @@
 mod disks;
 mod fake_root;
 mod guest;
+mod odd_root;

@@ -20,21 +20,33 @@ find_argument_files() {
     done
 }
 
+# Whether line $1 of GRUB's defaults, which is a program of the shell, sets GRUB_CMDLINE_LINUX.
+sets_arguments() {
+    local name=GRUB_CMDLINE_LINUX comment='(^|[[:blank:]])#[^"'\'']*$'
+    local line=$1 pattern="(^|[^A-Za-z0-9_\${])$name([^A-Za-z0-9_]|\$)|[{]$name:?="
+    [[ ! $line =~ ^[[:blank:]]*# ]] || return 1
+    [[ ! $line =~ $comment ]] || line=${line%"${BASH_REMATCH[0]}"}
+    [[ $line =~ $pattern ]]
+}
+
 # Sets `at_line` to the number of the line of `lines` that holds the command line of file $1, -1 if none does, and `before`,
 # `arguments` and `after` to its parts. Fails if it is written in a way that is not understood.
 find_arguments() {
-    local number line quoted='^("([^"]*)"|'\''([^'\'']*)'\''|([^[:blank:]"'\'']*))([[:blank:]]*(#.*)?)$'
+    local number line value quoted='^("([^"]*)"|'\''([^'\'']*)'\''|([^[:blank:]"'\''\\;&|<>()`]*))([[:blank:]]+#.*|[[:blank:]]*)$'
     at_line=-1 before='' arguments='' after=''
     for ((number = 0; number < ${#lines[@]}; number++)); do
         line=${lines[number]}
         case $1 in
         "$grub_defaults")
-            [[ $line =~ ^[[:blank:]]*GRUB_CMDLINE_LINUX=(.*)$ ]] || continue
-            [[ ${BASH_REMATCH[1]} =~ $quoted ]] || return 1
+            sets_arguments "$line" || continue
+            [[ $line =~ ^[[:blank:]]*GRUB_CMDLINE_LINUX=(.*)$ ]] || return 1
+            value=${BASH_REMATCH[1]}
+            # One that goes on with what it was before has arguments that are not in this line.
+            [[ ! $value =~ [$][{]?GRUB_CMDLINE_LINUX([^A-Za-z0-9_]|$) && $value =~ $quoted ]] || return 1
             at_line=$number arguments=${BASH_REMATCH[2]}${BASH_REMATCH[3]}${BASH_REMATCH[4]}
             before='GRUB_CMDLINE_LINUX="' after="\"${BASH_REMATCH[5]}"
             # What stands in single quotes is taken as it is by the shell, in double quotes it is not.
-            [[ ${BASH_REMATCH[1]} != \'* ]] || before="GRUB_CMDLINE_LINUX='" after="'${BASH_REMATCH[5]}"
+            [[ $value != \'* ]] || before="GRUB_CMDLINE_LINUX='" after="'${BASH_REMATCH[5]}"
             ;;
         "$kernel_cmdline")
             [[ $line != \#* && $line == *[![:blank:]]* ]] || continue
@@ -90,7 +102,7 @@ kernel_arguments() {
         read_place text "$path"
         mapfile -t lines <<<"${text%$'\n'}"
         if ! find_arguments "$path"; then
-            problem "GRUB_CMDLINE_LINUX in $path is written in a way that is not understood: write it on one line, in quotes"
+            problem "GRUB_CMDLINE_LINUX in $path is written in a way that is not understood: write it once, as one line GRUB_CMDLINE_LINUX=\"…\", without += and export"
             continue
         fi
         merge_arguments "$arguments"
@@ -123,7 +135,11 @@ values_of() {
         else
             read_place text "$path"
             mapfile -t lines <<<"${text%$'\n'}"
-            find_arguments "$path" || continue
+            # What is not understood may name volumes of the appliance's own: any word of it.
+            if ! find_arguments "$path"; then
+                arguments=${lines[*]//[\"\'\\;]/ }
+                arguments=${arguments//GRUB_CMDLINE_LINUX=/ }
+            fi
         fi
         read -ra words <<<"$arguments"
         for word in "${words[@]}"; do

@@ -80,6 +80,51 @@ fn a_command_line_outside_of_the_tree_is_no_success() {
 }
 
 #[test]
+fn lines_of_grub_that_are_no_plain_assignment_stay_as_they_are() {
+    for line in [
+        "GRUB_CMDLINE_LINUX+=\" console=ttyS0\"",
+        "export GRUB_CMDLINE_LINUX=\"console=ttyS0\"",
+        "export GRUB_CMDLINE_LINUX",
+        "unset GRUB_CMDLINE_LINUX",
+        "GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX console=ttyS0\"",
+        "GRUB_CMDLINE_LINUX=\"${GRUB_CMDLINE_LINUX} console=ttyS0\"",
+        "GRUB_TIMEOUT=1 GRUB_CMDLINE_LINUX=console=ttyS0",
+        "if true; then GRUB_CMDLINE_LINUX=\"console=ttyS0\"; fi",
+        "GRUB_CMDLINE_LINUX=a;GRUB_CMDLINE_LINUX=b",
+        "GRUB_CMDLINE_LINUX=a\\",
+        "GRUB_CMDLINE_LINUX=\"a\"#b",
+        ": \"${GRUB_CMDLINE_LINUX:=console=ttyS0}\"",
+    ] {
+        let tree = Tree::new(true);
+        let text = format!("GRUB_CMDLINE_LINUX=\"crashkernel=1G\"\n{line}\nGRUB_DISABLE_OS_PROBER=true\n");
+        tree.write("etc/default/grub", &text);
+        let run = tree.run(&[]);
+        assert_eq!(run.code, 1, "{line}: {}", run.stderr);
+        assert!(run.stderr.contains("is written in a way that is not understood"), "{line}: {}", run.stderr);
+        assert_eq!(tree.read("etc/default/grub"), text);
+        assert_eq!(tree.open().into_keys().collect::<Vec<_>>(), ["kernel-arguments"], "{line}");
+    }
+    for line in [
+        "# GRUB_CMDLINE_LINUX+=\" a\"",
+        "GRUB_TIMEOUT=5 # not GRUB_CMDLINE_LINUX",
+        "GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX quiet\"",
+        "  GRUB_CMDLINE_LINUX='a'  # GRUB_CMDLINE_LINUX",
+    ] {
+        let tree = Tree::new(true);
+        tree.write("etc/default/grub", &format!("GRUB_CMDLINE_LINUX=\"crashkernel=1G\"\n{line}\n"));
+        tree.apply();
+        assert_eq!(tree.open(), BTreeMap::new(), "{line}");
+        assert_eq!(tree.read("etc/default/grub").lines().count(), 3, "{line}");
+    }
+    // Volumes that such a line names are the appliance's own all the same.
+    let tree = Tree::new(true);
+    tree.write("etc/default/grub", "GRUB_CMDLINE_LINUX+=\" rd.lvm.lv=cs/root\"\n");
+    assert_eq!(tree.run(&[]).code, 1);
+    assert!(tree.read("etc/lvm/lvmlocal.conf").contains("auto_activation_volume_list = [ \"cs\" ]"));
+    assert!(!tree.at("etc/lvm/devices/system.devices").exists());
+}
+
+#[test]
 fn what_cannot_be_changed_is_refused_before_the_first_change() {
     let lvm = "etc/lvm/lvmlocal.conf";
     let unit = "etc/systemd/system/lvm2-monitor.service";

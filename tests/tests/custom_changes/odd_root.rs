@@ -15,7 +15,7 @@ fn is_empty(place: &Place) -> bool {
     fs::read_dir(place.root()).unwrap().next().is_none()
 }
 
-/// The names below a directory of what a run that was killed leaves behind.
+/// The names of what a run that was killed leaves behind, wherever it is in the tree.
 fn temporaries(tree: &Tree) -> Vec<String> {
     let all = tree.state().into_keys().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
     all.filter(|name| name.starts_with(".failback.")).collect()

@@ -100,22 +100,20 @@ fn lines_of_grub_that_are_no_plain_assignment_stay_as_they_are() {
         tree.write("etc/default/grub", &text);
         let run = tree.run(&[]);
         assert_eq!(run.code, 1, "{line}: {}", run.stderr);
+        assert_eq!(run.stderr.lines().filter(|words| words.starts_with("open ")).count(), 1, "{line}: {}", run.stderr);
         assert!(run.stderr.contains("is written in a way that is not understood"), "{line}: {}", run.stderr);
         assert_eq!(tree.read("etc/default/grub"), text);
-        assert_eq!(tree.open().into_keys().collect::<Vec<_>>(), ["kernel-arguments"], "{line}");
     }
-    for line in [
+    let harmless = [
         "# GRUB_CMDLINE_LINUX+=\" a\"",
         "GRUB_TIMEOUT=5 # not GRUB_CMDLINE_LINUX",
         "GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX quiet\"",
         "  GRUB_CMDLINE_LINUX='a'  # GRUB_CMDLINE_LINUX",
-    ] {
-        let tree = Tree::new(true);
-        tree.write("etc/default/grub", &format!("GRUB_CMDLINE_LINUX=\"crashkernel=1G\"\n{line}\n"));
-        tree.apply();
-        assert_eq!(tree.open(), BTreeMap::new(), "{line}");
-        assert_eq!(tree.read("etc/default/grub").lines().count(), 3, "{line}");
-    }
+    ];
+    let tree = Tree::new(true);
+    tree.write("etc/default/grub", &(harmless.join("\n") + "\n"));
+    tree.apply();
+    assert_eq!(tree.read("etc/default/grub").lines().count(), harmless.len() + 1);
     // Volumes that such a line names are the appliance's own all the same.
     let tree = Tree::new(true);
     tree.write("etc/default/grub", "GRUB_CMDLINE_LINUX+=\" rd.lvm.lv=cs/root\"\n");

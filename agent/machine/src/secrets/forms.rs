@@ -16,7 +16,9 @@ const SSH_KEY: &str = "AAAA";
 /// Public keys of an ssh that stand alone are longer than this.
 const LEAST_OF_KEY: usize = 40;
 /// How tokens of well-known services begin, and how long they are at least.
-const TOKENS: [(&str, usize); 22] = [
+const TOKENS: [(&str, usize); 23] = [
+    // A token that lets a machine in: `agent/credentials/ENROLMENT.md`.
+    ("FAILBACK1-", 11),
     ("AKIA", 20),
     ("ASIA", 20),
     ("ABIA", 20),

@@ -1,0 +1,483 @@
+//! Replication pairs: which source disk belongs to which target disk, and who may send to it.
+
+use crate::state::error::{Refusal, StateError};
+use crate::state::schema::{damaged, failed};
+use crate::state::{Database, State, check_name};
+use failback_hostdev::ScsiUuid;
+use rusqlite::{OptionalExtension, Row, params};
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+/// How many pairs there may be. A virtual machine has at most 256 disks; the rest is room for VMDK files.
+pub const MAX_PAIRS: usize = 4096;
+/// The longest path, in bytes: `PATH_MAX` of Linux without the zero at its end.
+pub(crate) const MAX_PATH: usize = 4095;
+/// The longest name of a source disk, in bytes: it may be a path below `/dev/disk/by-id`.
+const MAX_SOURCE_NAME: usize = 255;
+
+/// The key of a peer, as its SHA-256: who it is, wherever it calls from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+/// A text is no fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{}\" is no fingerprint: give the 64 hex digits that the peer shows", text.escape_debug())]
+pub struct FingerprintError {
+    /// What was given.
+    pub text: String,
+}
+
+impl Fingerprint {
+    /// The fingerprint of these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    /// Accepts 64 hex digits, in upper or lower case, with or without colons between the bytes.
+    fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        let wrong = || FingerprintError { text: text.chars().take(128).collect() };
+        let digits: Vec<u8> = match text.len() {
+            95 if text.bytes().skip(2).step_by(3).all(|byte| byte == b':') => {
+                text.bytes().enumerate().filter(|(at, _)| at % 3 != 2).map(|(_, byte)| byte).collect()
+            }
+            _ => text.bytes().collect(),
+        };
+        let mut bytes = [0_u8; 32];
+        if digits.len() != 64 {
+            return Err(wrong());
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+            let (high, low) = value(pair[0]).zip(value(pair[1])).ok_or_else(wrong)?;
+            *byte = high << 4 | low;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Which disk of the peer's is the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceDisk {
+    /// The one with this UUID.
+    Scsi(ScsiUuid),
+    /// One without a UUID, as in most clouds: the name that the peer gives it.
+    Named(String),
+}
+
+/// Which disk of this machine is the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetDisk {
+    /// An attached disk.
+    Scsi(ScsiUuid),
+    /// A VMDK in a file.
+    Vmdk {
+        /// Its descriptor: an absolute path.
+        path: PathBuf,
+        /// What tells it from another VMDK in the same place.
+        id: VmdkId,
+    },
+}
+
+/// Which VMDK it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmdkId {
+    /// Its `ddb.uuid`, which it keeps.
+    Uuid(ScsiUuid),
+    /// Its content ID, where it has no UUID. Whoever writes to it changes that one, we as well: see
+    /// [`State::content_id_changed`].
+    ContentId(u32),
+}
+
+/// A disk, as far as it can be told from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskKey {
+    /// By its UUID.
+    Scsi(ScsiUuid),
+    /// By the path of its descriptor.
+    Vmdk(PathBuf),
+    /// By the name that one peer gives it.
+    Named(String),
+}
+
+impl fmt::Display for DiskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scsi(uuid) => write!(f, "the disk {uuid}"),
+            Self::Vmdk(path) => write!(f, "the VMDK {}", path.display()),
+            Self::Named(name) => write!(f, "the source disk \"{name}\" of that peer"),
+        }
+    }
+}
+
+/// Which way a pair is replicated. The roles are symmetric: whoever received may send later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The peer sends, and the target disk here is written.
+    Receive,
+    /// The target disk here is read and sent to the peer.
+    Send,
+}
+
+impl Direction {
+    const ALL: [Self; 2] = [Self::Receive, Self::Send];
+
+    /// Its name, as in the state and in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Send => "send",
+        }
+    }
+}
+
+/// A pair that is to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPair {
+    /// 1 to 64 bytes, without control characters and without blanks at its ends; no other pair has it.
+    pub name: String,
+    /// Who may send to it.
+    pub peer: Fingerprint,
+    /// What is sent.
+    pub source: SourceDisk,
+    /// What is written.
+    pub target: TargetDisk,
+    /// Which way.
+    pub direction: Direction,
+    /// The retention drive: an absolute path. The disk has a directory of its own in there.
+    pub retention: PathBuf,
+}
+
+/// A pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// What it was made of.
+    pub is: NewPair,
+    /// When, in seconds since 1970.
+    pub created: i64,
+    /// The group it is in.
+    pub group: Option<String>,
+}
+
+/// What a peer gets that names a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The pair is bound to this peer.
+    Bound(Box<Pair>),
+    /// It is not, and nothing is received.
+    Unbound(Unbound),
+}
+
+/// Why data is bound to nothing. What is displayed is for the peer: it does not tell which pairs there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unbound {
+    /// No pair has that name.
+    #[error("{NOT_FOR_YOU}")]
+    Unknown,
+    /// Another peer sends to it.
+    #[error("{NOT_FOR_YOU}")]
+    Another {
+        /// Who.
+        peer: Fingerprint,
+    },
+    /// The peer's own pair goes the other way.
+    #[error("this pair is replicated the other way at present: turn it round on the master target first")]
+    OtherWay,
+}
+
+/// The same for what is not there and for what is another's.
+const NOT_FOR_YOU: &str = "the master target has no pair of that name for this source: compare the name and the fingerprint with \
+                           `failback pair list` there";
+
+impl Unbound {
+    /// What is so, for the log of this machine.
+    #[must_use]
+    pub fn for_the_log(&self) -> String {
+        match self {
+            Self::Unknown => "there is no pair of that name".to_owned(),
+            Self::Another { peer } => format!("the pair belongs to the peer {peer}"),
+            Self::OtherWay => "the pair is replicated the other way".to_owned(),
+        }
+    }
+}
+
+impl NewPair {
+    fn check(&self) -> Result<(), Refusal> {
+        check_name(&self.name)?;
+        if let SourceDisk::Named(name) = &self.source
+            && !(1..=MAX_SOURCE_NAME).contains(&name.len()) | name.contains(char::is_control)
+        {
+            return Err(Refusal::BadSourceName { name: name.chars().take(MAX_SOURCE_NAME).collect() });
+        }
+        if let TargetDisk::Vmdk { path, .. } = &self.target {
+            check_path(path)?;
+        }
+        check_path(&self.retention)?;
+        match (self.source_uuid(), self.target_uuid()) {
+            (Some(source), Some(target)) if source == target => Err(Refusal::OneDisk { disk: DiskKey::Scsi(source) }),
+            _ => Ok(()),
+        }
+    }
+
+    fn source_uuid(&self) -> Option<ScsiUuid> {
+        if let SourceDisk::Scsi(uuid) = self.source { Some(uuid) } else { None }
+    }
+
+    fn source_name(&self) -> Option<&str> {
+        if let SourceDisk::Named(name) = &self.source { Some(name) } else { None }
+    }
+
+    fn target_uuid(&self) -> Option<ScsiUuid> {
+        match self.target {
+            TargetDisk::Scsi(uuid) | TargetDisk::Vmdk { id: VmdkId::Uuid(uuid), .. } => Some(uuid),
+            TargetDisk::Vmdk { id: VmdkId::ContentId(_), .. } => None,
+        }
+    }
+
+    fn target_path(&self) -> Option<&Path> {
+        if let TargetDisk::Vmdk { path, .. } = &self.target { Some(path) } else { None }
+    }
+
+    fn target_content_id(&self) -> Option<u32> {
+        if let TargetDisk::Vmdk { id: VmdkId::ContentId(cid), .. } = self.target { Some(cid) } else { None }
+    }
+}
+
+/// An absolute path that means the same to everybody.
+fn check_path(path: &Path) -> Result<(), Refusal> {
+    let bytes = path.as_os_str().as_bytes();
+    let plain = bytes.len() <= MAX_PATH && !bytes.iter().any(u8::is_ascii_control);
+    let direct = path.is_absolute() && path.components().all(|part| part != Component::ParentDir);
+    if plain && direct { Ok(()) } else { Err(Refusal::BadPath { path: cut(path) }) }
+}
+
+fn cut(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    PathBuf::from(OsStr::from_bytes(&bytes[..bytes.len().min(256)]))
+}
+
+const COLUMNS: &str = "SELECT pair.name, peer, source_uuid, source_name, target_uuid, target_path, target_cid, direction, retention, \
+                       pair.created, protection_group.name \
+                       FROM pair LEFT JOIN group_pair ON group_pair.pair_id = pair.id \
+                       LEFT JOIN protection_group ON protection_group.id = group_pair.group_id";
+
+impl State {
+    /// Adds a pair, at the time `now`, in seconds since 1970. It is durable afterwards.
+    ///
+    /// A disk belongs to one pair, whatever it is there. It is known by its UUID, by its path as it is given, or by its peer's name for it.
+    ///
+    /// # Errors
+    ///
+    /// When the name is taken or none, a disk is in a pair already, a path is not absolute, or there are [`MAX_PAIRS`].
+    pub fn add_pair(&mut self, new: &NewPair, now: i64) -> Result<(), StateError> {
+        new.check()?;
+        self.change("add a pair to", |inside| {
+            if inside.id_of_pair(&new.name)?.is_some() {
+                return Err(Refusal::PairExists { name: new.name.clone() }.into());
+            }
+            inside.check_free(new)?;
+            if inside.count("pair")? >= MAX_PAIRS {
+                return Err(Refusal::TooMany { what: "pairs", limit: MAX_PAIRS }.into());
+            }
+            inside.execute(
+                "INSERT INTO pair (name, peer, source_uuid, source_name, target_uuid, target_path, target_cid, direction, retention, \
+                 created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                params![
+                    new.name,
+                    new.peer.0,
+                    new.source_uuid().map(|uuid| *uuid.as_bytes()),
+                    new.source_name(),
+                    new.target_uuid().map(|uuid| *uuid.as_bytes()),
+                    new.target_path().map(|path| path.as_os_str().as_bytes()),
+                    new.target_content_id(),
+                    new.direction.as_str(),
+                    new.retention.as_os_str().as_bytes(),
+                    now
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// All pairs, by name.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read or is damaged.
+    pub fn pairs(&self) -> Result<Vec<Pair>, StateError> {
+        self.look().pairs()
+    }
+
+    /// The pair of that name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the state cannot be read.
+    pub fn pair(&self, name: &str) -> Result<Pair, StateError> {
+        self.look().pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() }.into())
+    }
+
+    /// The pair `name`, if `peer` may send to it now.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read; that the pair is not theirs is none.
+    pub fn pair_for(&self, peer: &Fingerprint, name: &str) -> Result<Lookup, StateError> {
+        Ok(match self.look().pair(name)? {
+            None => Lookup::Unbound(Unbound::Unknown),
+            Some(pair) if pair.is.peer != *peer => Lookup::Unbound(Unbound::Another { peer: pair.is.peer }),
+            Some(pair) if pair.is.direction == Direction::Send => Lookup::Unbound(Unbound::OtherWay),
+            Some(pair) => Lookup::Bound(Box::new(pair)),
+        })
+    }
+
+    /// Removes a pair. Its disks and its points stay as they are, and so does the history of its jobs.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, it is in a group, or one of its jobs is not over.
+    pub fn remove_pair(&mut self, name: &str) -> Result<(), StateError> {
+        self.change("remove a pair from", |inside| {
+            let pair = inside.pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() })?;
+            if let Some(group) = pair.group {
+                return Err(Refusal::PairInGroup { pair: name.to_owned(), group }.into());
+            }
+            inside.check_idle("pair", name)?;
+            inside.execute("DELETE FROM pair WHERE name = ?1", [name])?;
+            Ok(())
+        })
+    }
+
+    /// Turns a pair round, or leaves it where it is so already.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, or one of its jobs or of its group's is not over.
+    pub fn set_direction(&mut self, name: &str, direction: Direction) -> Result<(), StateError> {
+        self.change("turn a pair round in", |inside| {
+            let pair = inside.pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() })?;
+            inside.check_idle("pair", name)?;
+            if let Some(group) = pair.group {
+                inside.check_idle("group", &group)?;
+            }
+            inside.execute("UPDATE pair SET direction = ?2 WHERE name = ?1", params![name, direction.as_str()])?;
+            Ok(())
+        })
+    }
+
+    /// Says that we have written to a VMDK without a UUID, so that its content ID is another one now.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such pair, or its target is not known by the content ID `was`.
+    pub fn content_id_changed(&mut self, name: &str, was: u32, is: u32) -> Result<(), StateError> {
+        self.change("note a content ID in", |inside| {
+            inside.id_of_pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() })?;
+            let change = "UPDATE pair SET target_cid = ?3 WHERE name = ?1 AND target_cid = ?2";
+            match inside.execute(change, params![name, was, is])? {
+                0 => Err(Refusal::OtherContentId { pair: name.to_owned(), cid: was }.into()),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+impl Database<'_> {
+    pub(crate) fn pairs(&self) -> Result<Vec<Pair>, StateError> {
+        self.rows(&format!("{COLUMNS} ORDER BY pair.name LIMIT {}", MAX_PAIRS + 1), [], |row| self.pair_of(row))
+    }
+
+    fn pair(&self, name: &str) -> Result<Option<Pair>, StateError> {
+        let found = self.rows(&format!("{COLUMNS} WHERE pair.name = ?1"), [name], |row| self.pair_of(row))?;
+        Ok(found.into_iter().next())
+    }
+
+    pub(crate) fn id_of_pair(&self, name: &str) -> Result<Option<i64>, StateError> {
+        let found = self.connection.query_row("SELECT id FROM pair WHERE name = ?1", [name], |row| row.get(0));
+        found.optional().map_err(|source| failed("read", self.path, source))
+    }
+
+    /// Whether no pair has one of the disks of `new`.
+    fn check_free(&self, new: &NewPair) -> Result<(), StateError> {
+        let of_uuid = "SELECT name FROM pair WHERE ?1 IN (source_uuid, target_uuid)";
+        for uuid in [new.target_uuid(), new.source_uuid()].into_iter().flatten() {
+            self.refuse_bound(of_uuid, params![uuid.as_bytes()], DiskKey::Scsi(uuid))?;
+        }
+        if let Some(path) = new.target_path() {
+            let of_path = "SELECT name FROM pair WHERE target_path = ?1";
+            self.refuse_bound(of_path, params![path.as_os_str().as_bytes()], DiskKey::Vmdk(path.to_owned()))?;
+        }
+        if let Some(name) = new.source_name() {
+            let of_name = "SELECT name FROM pair WHERE source_name = ?1 AND peer = ?2";
+            self.refuse_bound(of_name, params![name, new.peer.0], DiskKey::Named(name.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    fn refuse_bound(&self, question: &str, with: impl rusqlite::Params, disk: DiskKey) -> Result<(), StateError> {
+        let found = self.connection.query_row(question, with, |row| row.get(0)).optional();
+        match found.map_err(|source| failed("read", self.path, source))? {
+            Some(pair) => Err(Refusal::DiskBound { disk, pair }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Believes nothing of what stands there: the file may have been made by anybody.
+    fn pair_of(&self, row: &Row<'_>) -> Result<Pair, StateError> {
+        let read = || -> rusqlite::Result<_> {
+            let source: (Option<[u8; 16]>, Option<String>) = (row.get(2)?, row.get(3)?);
+            let target: (Option<[u8; 16]>, Option<Vec<u8>>, Option<u32>) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            let rest: (String, [u8; 32], String, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(7)?, row.get(8)?);
+            Ok((source, target, rest, row.get(9)?, row.get(10)?))
+        };
+        let wrong = || damaged(self.path, "a pair in it makes no sense");
+        let ((source_uuid, source_name), (uuid, path, cid), (name, peer, direction, retention), created, group) =
+            read().map_err(|_| wrong())?;
+        let known = |bytes: [u8; 16]| ScsiUuid::from_bytes(bytes).ok_or_else(wrong);
+        let path_of = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes));
+        let source = match (source_uuid, source_name) {
+            (Some(bytes), None) => SourceDisk::Scsi(known(bytes)?),
+            (None, Some(name)) => SourceDisk::Named(name),
+            _ => return Err(wrong()),
+        };
+        let target = match (path, uuid, cid) {
+            (None, Some(bytes), None) => TargetDisk::Scsi(known(bytes)?),
+            (Some(path), Some(bytes), None) => {
+                TargetDisk::Vmdk { path: path_of(path), id: VmdkId::Uuid(known(bytes)?) }
+            }
+            (Some(path), None, Some(cid)) => TargetDisk::Vmdk { path: path_of(path), id: VmdkId::ContentId(cid) },
+            _ => return Err(wrong()),
+        };
+        let direction = Direction::ALL.into_iter().find(|known| known.as_str() == direction).ok_or_else(wrong)?;
+        let peer = Fingerprint(peer);
+        let is = NewPair { name, peer, source, target, direction, retention: path_of(retention) };
+        is.check().map_err(|_| wrong())?;
+        Ok(Pair { is, created, group })
+    }
+}

@@ -1,0 +1,52 @@
+CREATE TABLE pair (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 64),
+    peer BLOB NOT NULL CHECK (length(peer) = 32),
+    source_uuid BLOB UNIQUE CHECK (length(source_uuid) = 16),
+    source_name TEXT CHECK (octet_length(source_name) BETWEEN 1 AND 255),
+    target_uuid BLOB UNIQUE CHECK (length(target_uuid) = 16),
+    target_path BLOB UNIQUE CHECK (length(target_path) BETWEEN 1 AND 4095),
+    target_cid INTEGER CHECK (target_cid BETWEEN 0 AND 4294967295),
+    direction TEXT NOT NULL CHECK (direction IN ('receive', 'send')),
+    retention BLOB NOT NULL CHECK (length(retention) BETWEEN 1 AND 4095),
+    created INTEGER NOT NULL,
+    UNIQUE (peer, source_name),
+    CHECK ((source_uuid IS NULL) <> (source_name IS NULL)),
+    CHECK ((target_uuid IS NULL) <> (target_cid IS NULL)),
+    CHECK (target_cid IS NULL OR target_path IS NOT NULL)
+) STRICT;
+
+CREATE TABLE protection_group (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 64),
+    quiesce_ms INTEGER NOT NULL CHECK (quiesce_ms BETWEEN 100 AND 600000),
+    created INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE group_pair (
+    group_id INTEGER NOT NULL REFERENCES protection_group (id),
+    place INTEGER NOT NULL CHECK (place >= 0),
+    pair_id INTEGER NOT NULL UNIQUE REFERENCES pair (id),
+    PRIMARY KEY (group_id, place)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE job (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL CHECK (kind IN ('replicate', 'final', 'verify', 'rollback', 'undo', 'commit', 'prune')),
+    subject_kind TEXT NOT NULL CHECK (subject_kind IN ('pair', 'group')),
+    subject TEXT NOT NULL CHECK (octet_length(subject) BETWEEN 1 AND 64),
+    state TEXT NOT NULL CHECK (
+        state IN ('queued', 'running', 'waiting', 'done', 'failed', 'cancelled', 'interrupted')
+    ),
+    phase TEXT NOT NULL CHECK (octet_length(phase) <= 64),
+    durable INTEGER NOT NULL CHECK (durable >= 0),
+    total INTEGER CHECK (total >= 0),
+    queued INTEGER NOT NULL,
+    started INTEGER,
+    updated INTEGER NOT NULL,
+    ended INTEGER,
+    error TEXT CHECK (octet_length(error) <= 2048),
+    CHECK ((ended IS NULL) = (state IN ('queued', 'running', 'waiting')))
+) STRICT;
+
+CREATE INDEX job_state ON job (state);

@@ -187,9 +187,9 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
         // However long a slow line takes, the disk is not writable meanwhile.
         (Some(mut points), None) => {
             let spooled = spool(&mut points.store, &mut stdin, &meter)?;
-            Prepared::Recorded(points, Stored::Spooled(spooled))
+            Prepared::Recorded(Box::new(points), Stored::Spooled(spooled))
         }
-        (Some(points), Some(file)) => Prepared::Recorded(points, Stored::File(file)),
+        (Some(points), Some(file)) => Prepared::Recorded(Box::new(points), Stored::File(file)),
         (None, file) => {
             intents.prepare()?;
             Prepared::Unrecorded(file)
@@ -236,7 +236,7 @@ pub(crate) fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobErro
 /// What is ready to be written.
 enum Prepared {
     /// With recovery points.
-    Recorded(Opened, Stored),
+    Recorded(Box<Opened>, Stored),
     /// Without; from a pipe, if there is no file.
     Unrecorded(Option<BufReader<File>>),
 }

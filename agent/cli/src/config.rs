@@ -49,7 +49,7 @@ impl Config {
 
     fn parse(bytes: &[u8], path: &Path) -> Result<Self, JobError> {
         let unclear = |before: &[u8], why: &str| {
-            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            let line = before.split(|byte| *byte == b'\n').count();
             JobError::Refused(format!("{} cannot be understood, in line {line}: {why}", path.display()))
         };
         let text = str::from_utf8(bytes)

@@ -235,7 +235,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let stop = AtomicBool::new(true);
         let (hold, waiting) = channel::<()>();
-        let made = in_thread(create(&place.path().join("file")).unwrap(), &stop, move |_| Ok(waiting.recv()?));
+        let file = Unfinished::beside(&place.path().join("file")).unwrap();
+        let made = in_thread(file.file().unwrap(), &stop, move |_| Ok(waiting.recv()?));
         assert!(made.unwrap_err().to_string().contains("the unfinished file was removed"));
         drop(hold);
     }

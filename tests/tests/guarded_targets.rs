@@ -189,8 +189,8 @@ fn a_pipe_that_is_silent_keeps_nobody_waiting() {
 
 /// Signals that end the program at once, while it is held in a write.
 #[test]
-fn a_signal_that_ends_the_program_leaves_the_disk_read_only() {
-    let Some(guarding) = guarding("a_signal_that_ends_the_program_leaves_the_disk_read_only") else { return };
+fn slow_a_signal_that_ends_the_program_leaves_the_disk_read_only() {
+    let Some(guarding) = guarding("slow_a_signal_that_ends_the_program_leaves_the_disk_read_only") else { return };
     for (number, (signals, code)) in
         [(["INT", "INT"].as_slice(), 130), (&["TERM", "TERM"], 130), (&["HUP", "INT", "TERM"], 130), (&["QUIT"], -1)]
             .into_iter()
@@ -201,7 +201,7 @@ fn a_signal_that_ends_the_program_leaves_the_disk_read_only() {
         let apply = guarding.apply(&disk).command();
         let mut command = Command::new("strace");
         // Not above the program, but beside it: so that the signals are the program's.
-        command.args(["-D", "-f", "-y", "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=60000000", "-o"]);
+        command.args(["-D", "-f", "-y", "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=15000000", "-o"]);
         command.arg(&record).arg(apply.get_program()).args(apply.get_args());
         let mut running = Running::start(command);
         let is_held = || fs::read_to_string(&record).is_ok_and(|text| text.contains(disk.name()));

@@ -4,15 +4,18 @@ use failback_orchestrate::protect_claimed_disks;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::{fs, io, mem, thread};
 
 /// Begins to listen to SIGINT and SIGTERM: the first sets the flag, the second ends the program, as SIGQUIT does. SIGHUP sets the flag.
 pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let signals = Signals::new([SIGINT, SIGTERM, SIGQUIT])?;
-    let asked = Arc::clone(&stop);
-    thread::Builder::new().name("failback-signals".to_owned()).spawn(move || listen(signals, &asked))?;
+    for signal in [SIGINT, SIGTERM] {
+        // By a handler, at once: what comes of a signal elsewhere, such as the end of a pipe, must not be seen before it.
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    thread::Builder::new().name("failback-signals".to_owned()).spawn(move || listen(signals))?;
     // A connection that breaks is no reason to end anywhere. Shell and kernel may both tell of it, so a second one means nothing; and
     // `nohup` stays what it is.
     if !is_ignored(SIGHUP) {
@@ -21,8 +24,8 @@ pub(crate) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Waits for signals. This is a thread and no handler, since what is claimed is made read-only before the program ends.
-fn listen(mut signals: Signals, stop: &AtomicBool) {
+/// Waits for the signals that end the program. This is a thread and no handler, since what is claimed is made read-only before.
+fn listen(mut signals: Signals) {
     // Not the flag, which a connection that broke has set as well: who then asks this to stop asks for the first time.
     let mut asked = false;
     for signal in signals.forever() {
@@ -31,7 +34,6 @@ fn listen(mut signals: Signals, stop: &AtomicBool) {
             // Ends the program, with what is usual for this signal.
             let _ = signal_hook::low_level::emulate_default_handler(SIGQUIT);
         }
-        stop.store(true, Ordering::Relaxed);
         if mem::replace(&mut asked, true) {
             protect_claimed_disks();
             // Also for SIGTERM, for which shells have 143: one code says that somebody wanted it, however soon it ended.

@@ -25,7 +25,7 @@ const CHANGES: &str = "
     power_cut";
 
 #[test]
-fn loses_nothing_by_a_power_cut() {
+fn slow_loses_nothing_by_a_power_cut() {
     if !has_uml() {
         return;
     }

@@ -1,7 +1,7 @@
 //! Where a target keeps a delta that is on its way: a file that is believed as far as its hashes reach.
 
 use failback_delta::{DeltaReader, FormatError, Item, Parts};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -138,15 +138,6 @@ impl Spool {
         }
         (self.parts, self.len, self.durable) = (parts, whole, whole);
         Ok(())
-    }
-
-    /// Removes the file.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be removed.
-    pub fn remove(self) -> Result<(), SpoolError> {
-        fs::remove_file(&self.path).map_err(|source| self.failed("remove", source))
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> SpoolError {

@@ -164,7 +164,7 @@ fn stopped_and_sent_again(
     near.ended();
     assert!(first.is_err_and(|error| error.is_link()) && journal.exists() == (after > 1000));
     // Another program would draw another id.
-    how.id = [2; 16];
+    how.diff.id = [2; 16];
     let second = send_pass(&Near::new(target, ALWAYS), source[1], &how, &failback_orchestrate::Silent);
     assert!(!journal.exists(), "a journal is removed when it has served, or cannot");
     second

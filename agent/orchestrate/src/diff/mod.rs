@@ -21,6 +21,7 @@ use failback_volumes::FreeMap;
 use std::io::{Read, Write};
 
 /// How to compare.
+#[derive(Clone)]
 pub struct DiffOptions<'a> {
     /// The source's free space, which is not read and counts as zero; `None` where the whole disk counts.
     pub free: Option<&'a FreeMap>,

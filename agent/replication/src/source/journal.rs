@@ -55,7 +55,7 @@ impl Earlier {
 
     /// Removes the file: the pass cannot go on.
     pub(super) fn remove(&self) -> Result<(), JobError> {
-        std::fs::remove_file(&self.path).map_err(|source| failed("remove", &self.path, source))
+        remove(&self.path)
     }
 
     /// The frames that end at or before `end`.
@@ -193,12 +193,16 @@ impl Journal {
 
     /// Removes the file: the pass is done.
     pub(super) fn remove(self) -> Result<(), JobError> {
-        std::fs::remove_file(&self.path).map_err(|source| failed("remove", &self.path, source))
+        remove(&self.path)
     }
 }
 
 fn piece(left: u64, bytes: &[u8]) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
+}
+
+fn remove(path: &Path) -> Result<(), JobError> {
+    std::fs::remove_file(path).map_err(|source| failed("remove", path, source))
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> JobError {

@@ -7,9 +7,8 @@ mod state;
 
 use crate::{Backoff, Link, SessionError, Traffic};
 use connection::keep_connected;
-use failback_delta::{Identity, PointKind, SigningKey};
 use failback_hashtree::Root;
-use failback_orchestrate::{Device, DiffOptions, FreeMap, JobError, Progress, TreeDiffReport, diff_tree, tree_header};
+use failback_orchestrate::{Device, DiffOptions, Progress, TreeDiffReport, diff_tree, tree_header};
 use journal::{Earlier, Journal};
 use remote::{PassWriter, RemoteBase};
 use state::Pass;
@@ -33,24 +32,8 @@ pub trait Connector: Sync {
 pub struct PassOptions<'a> {
     /// The name of the replication pair.
     pub pair: String,
-    /// The source's free space, which is not read and counts as zero; `None` where the whole disk counts.
-    pub free: Option<&'a FreeMap>,
-    /// What moment the source's content is from.
-    pub kind: PointKind,
-    /// The time to state, in seconds since 1970.
-    pub created: i64,
-    /// 16 random bytes, which tell this pass's delta from any other.
-    pub id: [u8; 16],
-    /// Which disk the source is.
-    pub identity: Identity,
-    /// zstd's level, 1 to 19.
-    pub level: i32,
-    /// Threads that read and hash; 0 for one on each processor.
-    pub threads: usize,
-    /// Who signs.
-    pub signer: Option<&'a SigningKey>,
-    /// Called after the last read and before the delta is complete: the place to find out that the source was at rest.
-    pub before_end: &'a dyn Fn() -> Result<(), JobError>,
+    /// How the source is compared and the delta made.
+    pub diff: DiffOptions<'a>,
     /// When to try again after a connection broke.
     pub backoff: Backoff,
     /// A file in which the pass remembers what it has sent. If there is one of a pass that was stopped, that pass goes on: its kind, time, id
@@ -130,14 +113,12 @@ fn run(
     earlier: Option<&Earlier>,
     progress: &dyn Progress,
 ) -> Result<(TreeDiffReport, Option<Journal>), SessionError> {
-    let base = RemoteBase::meet(pass, options.free, device.size())?;
-    let (kind, created, id, identity) = match earlier.map(|earlier| &earlier.header) {
-        Some(header) => (header.kind, header.created, header.id, header.identity.clone()),
-        None => (options.kind, options.created, options.id, options.identity.clone()),
-    };
-    let (free, level, threads) = (options.free, options.level, options.threads);
-    let (signer, before_end) = (options.signer, options.before_end);
-    let how = DiffOptions { free, kind, created, id, identity, level, threads, signer, before_end };
+    let base = RemoteBase::meet(pass, options.diff.free, device.size())?;
+    let mut how = options.diff.clone();
+    if let Some(header) = earlier.map(|earlier| &earlier.header) {
+        (how.kind, how.created, how.id) = (header.kind, header.created, header.id);
+        how.identity = header.identity.clone();
+    }
     let (header, blocks) = tree_header(&base, device.size(), &how);
     let durable = base.durable();
     if let Some(earlier) = earlier

@@ -77,9 +77,12 @@ pub(super) enum Next {
 impl Pass {
     /// A pass, and how far an earlier run of it came: the hash of the delta's header, and up to where it can go on.
     pub(super) fn new(options: &PassOptions<'_>, size: ByteCount, earlier: Option<([u8; 32], u64)>) -> Self {
-        let coverage =
-            if options.free.is_some_and(|map| !map.extents().is_empty()) { Coverage::Used } else { Coverage::Whole };
-        let offer = Offer { pair: options.pair.clone(), size, coverage, kind: options.kind, resumed: None };
+        let coverage = if options.diff.free.is_some_and(|map| !map.extents().is_empty()) {
+            Coverage::Used
+        } else {
+            Coverage::Whole
+        };
+        let offer = Offer { pair: options.pair.clone(), size, coverage, kind: options.diff.kind, resumed: None };
         let (key, until) = earlier.map_or((None, 0), |(key, until)| (Some(key), until));
         Self { offer, state: Mutex::new(State { until, key, ..State::default() }), changed: Condvar::new() }
     }

@@ -11,8 +11,8 @@ use failback_blockio::sim::{SimDisk, World};
 use failback_delta::{FreeBlocks, Identity, PointKind};
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{
-    ApplyOptions, BaseTree, BlockSize, ByteCount, DeltaInput, DiskBinding, FreeMap, Intent, IntentError, IntentStore,
-    JobError, LocalBase, Progress, Silent, StoredTree, advance_tree, apply, build_tree,
+    ApplyOptions, BaseTree, BlockSize, ByteCount, DeltaInput, DiffOptions, DiskBinding, FreeMap, Intent, IntentError,
+    IntentStore, JobError, LocalBase, Progress, Silent, StoredTree, advance_tree, apply, build_tree,
 };
 use failback_replication::{
     Backoff, Connector, Link, Offer, Offered, PassOptions, PassReport, Replica, SessionError, SessionReport, Spool,
@@ -243,15 +243,17 @@ impl<F: Fn(u64) -> u64 + Sync> Connector for Near<F> {
 pub fn options(free: Option<&FreeMap>, id: u8) -> PassOptions<'_> {
     PassOptions {
         pair: "pair".into(),
-        free,
-        kind: PointKind::Crash,
-        created: 0,
-        id: [id; 16],
-        identity: Identity::default(),
-        level: 1,
-        threads: 1,
-        signer: None,
-        before_end: &|| Ok(()),
+        diff: DiffOptions {
+            free,
+            kind: PointKind::Crash,
+            created: 0,
+            id: [id; 16],
+            identity: Identity::default(),
+            level: 1,
+            threads: 1,
+            signer: None,
+            before_end: &|| Ok(()),
+        },
         backoff: Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(2), attempts: 5 },
         journal: None,
     }

@@ -2,8 +2,8 @@
 
 use crate::SessionError;
 use crate::wire::{
-    DATA_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawOffer, RawQuestion, RawRun, SENTENCE_MAX, VALUES_MAX,
-    kind,
+    DATA_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawOffer, RawQuestion, RawRun, SENTENCE_MAX, SOURCE_MAX,
+    VALUES_MAX, kind,
 };
 use failback_delta::{Coverage, PointKind};
 use failback_hashtree::{ChainingValue, Root};
@@ -17,6 +17,10 @@ use zerocopy::{FromBytes, IntoBytes};
 pub struct Offer {
     /// The name of the replication pair: 1 to 64 bytes.
     pub pair: String,
+    /// The SCSI UUID of the source, if it shows one.
+    pub scsi_uuid: Option<[u8; 16]>,
+    /// The name that the source has where it is: at most 255 bytes, perhaps none.
+    pub source: String,
     /// The source's size.
     pub size: ByteCount,
     /// Which bytes of it count.
@@ -76,7 +80,7 @@ impl Message<'_> {
     /// The greatest length of a message of some kind.
     pub(crate) const fn limit(code: u8) -> Result<usize, SessionError> {
         Ok(match code {
-            kind::OFFER => size_of::<RawOffer>() + PAIR_MAX,
+            kind::OFFER => size_of::<RawOffer>() + PAIR_MAX + SOURCE_MAX,
             kind::ASK_VALUES => size_of::<RawQuestion>() + size_of::<RawRun>() * RUNS_MAX as usize,
             kind::DATA => 8 + DATA_MAX,
             kind::END => size_of::<RawEnd>(),
@@ -171,29 +175,31 @@ impl Message<'_> {
 
 impl Offer {
     fn to_bytes(&self) -> Vec<u8> {
-        let pair = cut(&self.pair, PAIR_MAX);
+        let (pair, source) = (cut(&self.pair, PAIR_MAX), cut(&self.source, SOURCE_MAX));
         let raw = RawOffer {
             size: self.size.get().into(),
             pair_len: u8::try_from(pair.len()).expect("it was cut"),
             coverage: self.coverage.code(),
             kind: self.kind.code(),
-            reserved: 0,
+            source_len: u8::try_from(source.len()).expect("it was cut"),
+            scsi_uuid: self.scsi_uuid.unwrap_or_default(),
             delta: self.resumed.map_or([0; 32], |resumed| resumed.delta),
             until: self.resumed.map_or(0, |resumed| resumed.until).into(),
         };
-        [raw.as_bytes(), pair.as_bytes()].concat()
+        [raw.as_bytes(), pair.as_bytes(), source.as_bytes()].concat()
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, SessionError> {
-        let (raw, pair) = start::<RawOffer>(bytes)?;
-        let pair = std::str::from_utf8(pair).map_err(|_| BREACH)?;
-        if pair.is_empty() || pair.len() != raw.pair_len.into() || raw.reserved != 0 || pair.contains(char::is_control)
-        {
+        let (raw, names) = start::<RawOffer>(bytes)?;
+        let (pair, source) = names.split_at_checked(raw.pair_len.into()).ok_or(BREACH)?;
+        if pair.is_empty() || source.len() != raw.source_len.into() {
             return Err(BREACH);
         }
         let resumed = Resumed { delta: raw.delta, until: raw.until.get() };
         Ok(Self {
-            pair: pair.to_owned(),
+            pair: name(pair)?,
+            scsi_uuid: (raw.scsi_uuid != [0; 16]).then_some(raw.scsi_uuid),
+            source: name(source)?,
             size: ByteCount::new(raw.size.get()).ok_or(BREACH)?,
             coverage: Coverage::from_code(raw.coverage).ok_or(BREACH)?,
             kind: PointKind::from_code(raw.kind).ok_or(BREACH)?,
@@ -230,6 +236,12 @@ impl Accept {
             durable: raw.durable.get(),
         })
     }
+}
+
+/// A name that may be printed.
+fn name(bytes: &[u8]) -> Result<String, SessionError> {
+    let name = std::str::from_utf8(bytes).ok().filter(|name| !name.contains(char::is_control));
+    name.map(str::to_owned).ok_or(BREACH)
 }
 
 fn question(id: u32, count: usize) -> RawQuestion {
@@ -271,13 +283,14 @@ mod tests {
         let run = NodeRun { first: BlockIndex::new(1 << 40), level: 9, count: 77 };
         let size = ByteCount::new(1 << 41).unwrap();
         let (coverage, kind) = (Coverage::Used, PointKind::Fuzzy);
-        let offer = Offer { pair: "web-01 ü".into(), size, coverage, kind, resumed: None };
+        let (pair, source) = ("web-01 ü".into(), "/dev/nvme1n1".into());
+        let offer = Offer { pair, scsi_uuid: Some([8; 16]), source, size, coverage, kind, resumed: None };
         let resumed = Some(Resumed { delta: [7; 32], until: 99 });
         let block_size = BlockSize::MIN;
         let accept = Accept { size, block_size, coverage, root: Root([1; 32]), map: [2; 32], durable: 3 };
         vec![
             Message::Offer(offer.clone()),
-            Message::Offer(Offer { resumed, ..offer }),
+            Message::Offer(Offer { resumed, scsi_uuid: None, source: String::new(), ..offer }),
             Message::AskMap,
             Message::AskValues { id: 5, runs: vec![run, run].into() },
             Message::Data { at: 1 << 50, bytes: vec![1; DATA_MAX].into() },

@@ -28,13 +28,13 @@ pub enum Offered {
 }
 
 /// What a session does to a disk. One of it belongs to one replication pair.
-pub trait Replica: Sync {
+pub trait Replica: Send + Sync {
     /// Looks at an offer before anything else is done.
     ///
     /// # Errors
     ///
     /// When it has to be refused: the sentence goes to the source.
-    fn offer(&self, offer: &Offer) -> Result<Offered, JobError>;
+    fn offer(&mut self, offer: &Offer) -> Result<Offered, JobError>;
 
     /// The tree of the base. It does not change as long as the session lasts.
     ///
@@ -51,7 +51,7 @@ pub trait Replica: Sync {
     /// # Errors
     ///
     /// When it was not applied.
-    fn apply(&self, expected: Root) -> Result<Root, JobError>;
+    fn apply(&mut self, expected: Root) -> Result<Root, JobError>;
 }
 
 /// What a session did.
@@ -69,7 +69,11 @@ pub enum SessionReport {
 ///
 /// When the connection broke, the other side did what it must not do, or what it wants cannot be done. What arrived until then
 /// stays in the spool.
-pub fn serve_session(link: Link, traffic: &Arc<Traffic>, replica: &dyn Replica) -> Result<SessionReport, SessionError> {
+pub fn serve_session(
+    link: Link,
+    traffic: &Arc<Traffic>,
+    replica: &mut dyn Replica,
+) -> Result<SessionReport, SessionError> {
     let (sender, mut receiver) = link.open(Role::Target, traffic)?;
     let ended = thread::scope(|scope| {
         let (stop, stopped) = channel::<()>();
@@ -107,12 +111,12 @@ fn sentence_of(error: &SessionError) -> String {
 }
 
 struct Session<'a> {
-    replica: &'a dyn Replica,
+    replica: &'a mut dyn Replica,
     sender: &'a Sender,
 }
 
 impl Session<'_> {
-    fn run(&self, receiver: &mut Receiver) -> Result<SessionReport, SessionError> {
+    fn run(&mut self, receiver: &mut Receiver) -> Result<SessionReport, SessionError> {
         let offer = loop {
             match receiver.receive()? {
                 Message::Offer(offer) => break offer,

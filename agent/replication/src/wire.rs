@@ -74,7 +74,7 @@ pub mod kind {
     pub const REFUSE: u8 = 33;
 }
 
-/// The source's offer. The name of the pair follows.
+/// The source's offer. The name of the pair and that of the source follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct RawOffer {
@@ -86,8 +86,10 @@ pub struct RawOffer {
     pub coverage: u8,
     /// What moment it is from, as in a delta.
     pub kind: u8,
-    /// 0.
-    pub reserved: u8,
+    /// The length of the source's name.
+    pub source_len: u8,
+    /// The SCSI UUID of the source, or zeroes.
+    pub scsi_uuid: [u8; 16],
     /// The header hash of the delta that is to go on, or zeroes.
     pub delta: [u8; 32],
     /// The source can go on from the end of any part of it up to here.
@@ -150,7 +152,7 @@ pub struct RawEnd {
 
 const _: () = assert!(size_of::<RawPreface>() == 32);
 const _: () = assert!(size_of::<RawHead>() == 8);
-const _: () = assert!(size_of::<RawOffer>() == 52);
+const _: () = assert!(size_of::<RawOffer>() == 68);
 const _: () = assert!(size_of::<RawAccept>() == 88);
 const _: () = assert!(size_of::<RawQuestion>() == 8);
 const _: () = assert!(size_of::<RawRun>() == 16);
@@ -168,5 +170,7 @@ pub const MAP_MAX: usize = 64 << 10;
 pub const SENTENCE_MAX: usize = 2048;
 /// The name of a pair.
 pub const PAIR_MAX: usize = 64;
+/// The name that a source has where it is.
+pub const SOURCE_MAX: usize = 255;
 /// The longest message of all: that of VALUES.
 pub const MESSAGE_MAX: usize = 8 + 32 * VALUES_MAX as usize;

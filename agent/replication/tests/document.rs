@@ -34,7 +34,7 @@ fn fields_stand_where_the_document_says() {
     }
     fields!(RawPreface: magic, oldest, newest, role, reserved, program);
     fields!(RawHead: len, kind, reserved);
-    fields!(RawOffer: size, pair_len, coverage, kind, reserved, delta, until);
+    fields!(RawOffer: size, pair_len, coverage, kind, source_len, scsi_uuid, delta, until);
     fields!(RawAccept: size, block_shift, coverage, reserved, root, map, durable);
     fields!(RawQuestion: id, count);
     fields!(RawRun: first, count, level, reserved);
@@ -45,7 +45,7 @@ fn fields_stand_where_the_document_says() {
 
 #[test]
 fn kinds_have_the_numbers_and_limits_of_the_document() {
-    use failback_replication::wire::{DATA_MAX, MAP_MAX, MESSAGE_MAX, PAIR_MAX, RUNS_MAX};
+    use failback_replication::wire::{DATA_MAX, MAP_MAX, MESSAGE_MAX, PAIR_MAX, RUNS_MAX, SOURCE_MAX};
     let kinds: Vec<_> = rows()
         .into_iter()
         .filter_map(|cells| {
@@ -55,7 +55,7 @@ fn kinds_have_the_numbers_and_limits_of_the_document() {
         })
         .collect();
     let code = [
-        (kind::OFFER, "OFFER", size_of::<RawOffer>() + PAIR_MAX),
+        (kind::OFFER, "OFFER", size_of::<RawOffer>() + PAIR_MAX + SOURCE_MAX),
         (kind::ASK_MAP, "ASK_MAP", 0),
         (kind::ASK_VALUES, "ASK_VALUES", size_of::<RawQuestion>() + size_of::<RawRun>() * RUNS_MAX as usize),
         (kind::DATA, "DATA", 8 + DATA_MAX),

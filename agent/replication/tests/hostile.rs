@@ -30,7 +30,7 @@ fn preface(role: u8) -> Vec<u8> {
 fn offer(pair: &str) -> Vec<u8> {
     let mut bytes = (DISK as u64).to_le_bytes().to_vec();
     bytes.extend([u8::try_from(pair.len()).unwrap(), 1, 3, 0]);
-    bytes.extend([0; 40]);
+    bytes.extend([0; 56]);
     bytes.extend(pair.as_bytes());
     message(kind::OFFER, &bytes)
 }

@@ -82,7 +82,16 @@ impl Pass {
         } else {
             Coverage::Whole
         };
-        let offer = Offer { pair: options.pair.clone(), size, coverage, kind: options.diff.kind, resumed: None };
+        let identity = &options.diff.identity;
+        let offer = Offer {
+            pair: options.pair.clone(),
+            scsi_uuid: identity.scsi_uuid,
+            source: identity.name.clone().unwrap_or_default().replace(char::is_control, " "),
+            size,
+            coverage,
+            kind: options.diff.kind,
+            resumed: None,
+        };
         let (key, until) = earlier.map_or((None, 0), |(key, until)| (Some(key), until));
         Self { offer, state: Mutex::new(State { until, key, ..State::default() }), changed: Condvar::new() }
     }

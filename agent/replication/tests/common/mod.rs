@@ -103,8 +103,8 @@ impl Target {
 
     pub fn serve(&self, link: Link) -> Result<SessionReport, SessionError> {
         let tree = StoredTree::open(&self.tree_path()).unwrap();
-        let replica = Served { target: self, base: LocalBase { tree: &tree, device: &self.disk } };
-        serve_session(link, &Arc::default(), &replica)
+        let mut replica = Served { target: self, base: LocalBase { tree: &tree, device: &self.disk } };
+        serve_session(link, &Arc::default(), &mut replica)
     }
 }
 
@@ -114,7 +114,7 @@ struct Served<'a> {
 }
 
 impl Replica for Served<'_> {
-    fn offer(&self, offer: &Offer) -> Result<Offered, JobError> {
+    fn offer(&mut self, offer: &Offer) -> Result<Offered, JobError> {
         if offer.pair != "pair" {
             return Err(JobError::Refused(format!("there is no pair {}: add it with pair add", offer.pair)));
         }
@@ -133,7 +133,7 @@ impl Replica for Served<'_> {
         &self.target.spool
     }
 
-    fn apply(&self, expected: Root) -> Result<Root, JobError> {
+    fn apply(&mut self, expected: Root) -> Result<Root, JobError> {
         let target = self.target;
         let mut file = File::open(target.spool_path()).unwrap();
         let options = ApplyOptions { disk: DiskBinding { id: [7; 32], certain: true }, ..ApplyOptions::default() };

@@ -4,15 +4,16 @@ use crate::args::{ApplyArgs, Applying, PlanArgs};
 use crate::config::Config;
 use crate::files::Piped;
 use crate::meter::Meter;
-use crate::points::open::{self, Opened};
+use crate::points::open;
 use crate::report::{Lines, print, tell};
 use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
     ApplyOptions, ApplyReport, ClaimedTarget, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileId,
-    FileIntents, FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, PlanReport,
-    PointReport, Policy, Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, check_uuid,
-    look_at_target, open_spool, plan_keeping, spool,
+    FileIntents, FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, Opened, PlanReport,
+    PointReport, Policy, Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, binding_of,
+    check_uuid, describe, intents_of, keep_to_limits, look_at_points, look_at_target, open_spool, plan_keeping,
+    points_made_for_changes, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -30,7 +31,7 @@ fn options(applying: &Applying, verify: bool, disk: &DiskIdentity) -> Result<App
         new_disk: applying.new_disk,
         trusted,
         now: files::now(),
-        disk: files::binding(disk),
+        disk: binding_of(disk),
         ..ApplyOptions::default()
     })
 }
@@ -42,7 +43,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let options = options(&args.applying, false, &disk)?;
     let source = SourceOptions { engine: args.applying.common.engine.into(), fuzzy: true };
     let target = SourceDisk::open(&args.disk, source)?;
-    let mut intents = files::intents(&disk, args.applying.state.as_deref());
+    let mut intents = intents_of(&disk, args.applying.state.as_deref());
     let mut report = failback_orchestrate::plan(target.device(), &mut delta, &mut intents, &options, &meter)?;
     // A delta that does not fit on the disk may state any size; it is refused already.
     let retention =
@@ -76,7 +77,7 @@ fn keeping(
     delta: &mut BufReader<File>,
     meter: &Meter,
 ) -> Result<Keeping, JobError> {
-    let found = open::look(directory, disk)?;
+    let found = look_at_points(directory, disk)?;
     let mut plan = plan_keeping(delta, found.as_ref().map(|(store, _)| store), meter)?;
     if found.is_some_and(|(_, running)| running) {
         plan.refusals.push(format!("the recovery points of {} are in use: wait until that ends", disk.path.display()));
@@ -128,7 +129,7 @@ fn planned(path: &Path, disk: &DiskIdentity, report: &PlanReport, zeroes_free: b
         "refusals": report.refusals,
     });
     let mut lines = Lines::default();
-    lines.add("disk", confirm::describe(disk));
+    lines.add("disk", describe(disk));
     lines.add("base root", report.header.base_root);
     if let Some(root) = report.result_root {
         lines.add("result root", root);
@@ -172,16 +173,17 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let meter = Meter::new()?;
     let started = Instant::now();
     let engine: Engine = applying.common.engine.into();
-    let mut intents = files::intents(&disk, applying.state.as_deref());
+    let mut intents = intents_of(&disk, applying.state.as_deref());
     let mut policy = Policy::default();
     if let Some(directory) = &retention {
         policy = open::policy(&args.keeping, &config)?;
         refuse_unrecorded(&mut intents)?;
         // Points that are another disk's, or that cannot be used, are no reason to claim anything.
-        open::look(directory, &disk)?;
+        look_at_points(directory, &disk)?;
     }
     let claimed = ClaimedTarget::claim(&args.disk, engine, &disk, applying.expect_uuid)?;
-    let points = retention.as_deref().map(|directory| open::for_changes(directory, &disk, true)).transpose()?;
+    let points =
+        retention.as_deref().map(|directory| points_made_for_changes(directory, &disk, files::now())).transpose()?;
     let mut stdin = Piped::new(&meter);
     let mut prepared = match (points, file) {
         // However long a slow line takes, the disk is not writable meanwhile.
@@ -279,7 +281,7 @@ fn recorded(
             report?
         }
     };
-    if let Err(error) = points::keep_to_limits(device, target.identity(), points, policy, meter) {
+    if let Err(error) = keep_to_limits(device, &mut points.store, &moving, meter) {
         meter.note(&format!("the change is applied, but older recovery points could not be removed: {error}"));
     }
     Ok(report)

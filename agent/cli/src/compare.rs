@@ -9,7 +9,8 @@ use anyhow::Result;
 use failback_orchestrate::{
     Against, ByteCount, Content, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts,
     FileKind, FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions,
-    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of, verify_point,
+    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of, points_for_changes, points_for_reading,
+    verify_point,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -330,9 +331,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         (None, None, Some(id)) => {
             let directory = open::needed_directory(&args.retention)?;
             // Others may serve a point meanwhile, or the drive be read-only: then nothing is kept of what is read.
-            let (mut points, keep) = match open::for_changes(&directory, source.identity(), false) {
+            let (mut points, keep) = match points_for_changes(&directory, source.identity()) {
                 Err(JobError::Lock(_) | JobError::Refused(_)) => {
-                    (open::for_reading(&directory, source.identity())?, false)
+                    (points_for_reading(&directory, source.identity())?, false)
                 }
                 opened => (opened?, true),
             };

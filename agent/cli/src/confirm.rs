@@ -1,23 +1,8 @@
 //! The question before anything is overwritten.
 
 use crate::report::tell;
-use failback_orchestrate::{DiskIdentity, JobError};
+use failback_orchestrate::{DiskIdentity, JobError, describe};
 use std::io::{self, BufRead, IsTerminal, Write};
-
-/// Describes a disk so that a person knows which one it is.
-pub(crate) fn describe(disk: &DiskIdentity) -> String {
-    let mut parts = vec![format!("{} bytes ({})", disk.size, disk.size.human())];
-    parts.extend(disk.model.clone());
-    match disk.scsi_uuid {
-        Some(uuid) => parts.push(format!("SCSI UUID {uuid}")),
-        None if disk.kernel_name.is_some() => parts.push("no SCSI UUID".into()),
-        None => parts.push("image".into()),
-    }
-    if let Some(resolved) = &disk.resolved {
-        parts.push(format!("which is {}", resolved.display()));
-    }
-    format!("{}: {}", disk.path.display(), parts.join(", "))
-}
 
 /// Asks whether `disk` may be written; the answer is the disk's name. `more` says what else there is to know.
 pub(crate) fn overwriting(disk: &DiskIdentity, yes: bool, more: Option<&str>) -> Result<(), JobError> {

@@ -2,18 +2,13 @@
 
 use crate::meter::Meter;
 use anyhow::Result;
-use failback_orchestrate::{
-    DiskBinding, DiskIdentity, FileIntents, JobError, Medium, Progress, Root, SigningKey, VerifyingKey,
-};
+use failback_orchestrate::{JobError, Progress, SigningKey, VerifyingKey};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Where the records of block devices are kept.
-const STATE_DIRECTORY: &str = "/var/lib/failback";
 
 /// Whether a name stands for standard input or output.
 pub(crate) fn is_dash(path: &Path) -> bool {
@@ -92,44 +87,6 @@ fn read_key(path: &Path) -> Result<String, JobError> {
 
 fn unusable_key(path: &Path, error: &dyn std::error::Error) -> JobError {
     JobError::Refused(format!("{}: {error}", path.display()))
-}
-
-/// The intent record of a disk: found by its SCSI UUID, not by the name that it has today. A block device without one has
-/// nothing better than its name and size: another disk may have both after a reboot, and then is told apart by reading it.
-pub(crate) fn intents(disk: &DiskIdentity, state: Option<&Path>) -> FileIntents {
-    let directory = state.map(Path::to_owned);
-    let path = match (disk.medium, directory) {
-        (Medium::Image, None) => {
-            let mut name = disk.resolved.as_ref().unwrap_or(&disk.path).clone().into_os_string();
-            name.push(".failback-intent");
-            PathBuf::from(name)
-        }
-        (Medium::Image, Some(directory)) => {
-            let (device, inode) = disk.inode.unwrap_or_default();
-            directory.join(format!("image-{device}-{inode}.intent"))
-        }
-        (Medium::BlockDevice { major, minor }, directory) => {
-            let name = match (&disk.scsi_uuid, &disk.kernel_name) {
-                (Some(uuid), _) => uuid.to_string(),
-                (None, Some(name)) => format!("{}-{}", name.replace('/', "!"), disk.size),
-                (None, None) => format!("{major}-{minor}-{}", disk.size),
-            };
-            directory.unwrap_or_else(|| STATE_DIRECTORY.into()).join(format!("{name}.intent"))
-        }
-    };
-    FileIntents::new(path)
-}
-
-/// What ties an intent record to a disk.
-pub(crate) fn binding(disk: &DiskIdentity) -> DiskBinding {
-    let (certain, what) = match (&disk.scsi_uuid, disk.medium) {
-        (Some(uuid), _) => (true, format!("scsi {uuid}")),
-        (None, Medium::Image) => (true, format!("inode {}", disk.inode.unwrap_or_default().1)),
-        (None, Medium::BlockDevice { .. }) => {
-            (false, format!("name {} of {}", disk.kernel_name.as_deref().unwrap_or_default(), disk.size))
-        }
-    };
-    DiskBinding { id: Root::of(what.as_bytes()).0, certain }
 }
 
 /// Bytes that nobody else has.

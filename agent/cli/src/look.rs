@@ -2,12 +2,12 @@
 
 use crate::config::Config;
 use crate::console::{DiskRow, RetentionLines};
-use crate::points::{open, report};
+use crate::points::report;
 use crate::text::with_causes;
 use crate::{console, disks};
 use anyhow::Result;
 use failback_machine::{Disks, Finding, Heard, Host, Job, LOOK, Look, check_disks, check_system, jobs, plain};
-use failback_orchestrate::{JobError, inventory, io_uring_refusal};
+use failback_orchestrate::{JobError, all_points, inventory, io_uring_refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -242,7 +242,7 @@ fn disks_object(disks: &Disks) -> Value {
 
 fn points_object(retention: &Result<Option<PathBuf>, JobError>) -> Value {
     let of = |directory: &Path| {
-        let all = open::all(directory);
+        let all = all_points(directory);
         all.map_or_else(|error| json!({ "error": error.to_string() }), |all| report::all_disks(directory, &all).0)
     };
     match retention {

@@ -2,12 +2,12 @@
 
 use crate::args::StatusArgs;
 use crate::config::Config;
-use crate::files;
 use crate::points::{open, report};
 use crate::report::{Lines, print};
 use anyhow::Result;
 use failback_orchestrate::{
-    Catalogue, DeltaSource, DiskIdentity, Intent, IntentStore, JobError, Pending, Store, look_at_target,
+    Catalogue, DeltaSource, DiskIdentity, Intent, IntentStore, JobError, Pending, Store, intents_of, is_unknown,
+    look_at_points, look_at_target,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -16,12 +16,12 @@ use std::process::ExitCode;
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
     let seen = look_at_target(&args.disk)?;
     let points = match open::directory(&args.retention, &Config::load()?) {
-        Some(directory) => open::look(&directory, &seen.identity)?,
+        Some(directory) => look_at_points(&directory, &seen.identity)?,
         None => None,
     };
     // A store that was made for an apply that was then refused tells nothing.
-    let points = points.filter(|(store, _)| !report::is_unknown(store.catalogue()));
-    let mut intents = files::intents(&seen.identity, args.state.as_deref());
+    let points = points.filter(|(store, _)| !is_unknown(store.catalogue()));
+    let mut intents = intents_of(&seen.identity, args.state.as_deref());
     let intent = intents.load().map_err(JobError::from)?;
     let (mut object, lines) = match (&intent, &points) {
         (None, Some((store, running))) => of_points(store, *running || seen.claimed),

@@ -13,6 +13,7 @@ mod free;
 mod inspect;
 mod likeness;
 mod look;
+mod naming;
 mod open;
 mod ordered;
 mod output;
@@ -33,12 +34,14 @@ pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};
+pub use naming::{binding_of, describe, intents_of};
 pub use open::{ClaimedTarget, SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use points::{
-    DeltaFile, KeepingPlan, MoveOptions, OpenPoint, PointCheck, PointReport, PruneReport, TravelReport, apply_recorded,
-    export_delta, export_image, nothing_to_resume, nothing_to_undo, open_point, open_spool, plan_keeping, prune,
-    refuse_fuzzy, resume, rollback, spool, undo, unknown_point, verify_point,
+    DeltaFile, FoundDisk, KeepingPlan, MoveOptions, OpenPoint, Opened, PointCheck, PointReport, PruneReport,
+    TravelReport, all_points, apply_recorded, export_delta, export_image, is_unknown, keep_to_limits, look_at_points,
+    nothing_to_resume, nothing_to_undo, open_point, open_spool, plan_keeping, points_for_changes, points_for_reading,
+    points_made_for_changes, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point, verify_point,
 };
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;

@@ -2,9 +2,11 @@
 
 use crate::files;
 use crate::look::Answer;
-use crate::points::{open, report};
+use crate::points::report;
 use failback_machine::{Finding, Findings, Host, Job, Level, addresses, plain};
-use failback_orchestrate::{AttachedDisk, Directory, FsDirectory, HumanBytes, JobError, LockError, Use};
+use failback_orchestrate::{
+    AttachedDisk, Directory, FsDirectory, HumanBytes, JobError, LockError, Use, all_points, is_unknown,
+};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -119,7 +121,7 @@ impl RetentionLines {
 
     fn of(directory: &Path, disks: &[AttachedDisk]) -> Self {
         let shown = plain(&directory.to_string_lossy());
-        let all = match open::all(directory) {
+        let all = match all_points(directory) {
             Ok(all) => all,
             Err(error) => return Self { lines: vec![plain(&error.to_string())], unfinished: Vec::new() },
         };
@@ -133,7 +135,7 @@ impl RetentionLines {
                 }
             };
             let catalogue = store.catalogue();
-            if report::is_unknown(catalogue) {
+            if is_unknown(catalogue) {
                 continue;
             }
             of += 1;

@@ -6,7 +6,7 @@ pub(crate) mod report;
 mod serve;
 
 use crate::meter::Meter;
-use crate::report::{Lines, print, tell};
+use crate::report::{Lines, print};
 use crate::{confirm, exit, files};
 use anyhow::Result;
 use args::{
@@ -14,11 +14,11 @@ use args::{
     RollbackArgs, ShowArgs,
 };
 use failback_orchestrate::{
-    ApplyOptions, Catalogue, ClaimedTarget, Device, DiskIdentity, Engine, JobError, MoveOptions, NewImage, OpenPoint,
-    Pending, Plan, PointId, Progress, Prune, PruneStep, ReadSeek, TargetDisk, TravelReport, export_delta, export_image,
-    look_at_target, nothing_to_resume, nothing_to_undo, open_point, plan_prune, prune as prune_points, refuse_fuzzy,
+    ApplyOptions, Catalogue, ClaimedTarget, DiskIdentity, Engine, JobError, MoveOptions, NewImage, OpenPoint, Opened,
+    Pending, Plan, PointId, Progress, Prune, PruneStep, ReadSeek, TargetDisk, TravelReport, all_points, binding_of,
+    export_delta, export_image, intents_of, look_at_points, look_at_target, nothing_to_resume, nothing_to_undo,
+    open_point, plan_prune, points_for_changes, points_for_reading, prune as prune_points, refuse_fuzzy,
 };
-use open::Opened;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ use std::time::Instant;
 
 /// What moving a disk needs besides.
 pub(crate) fn moving(disk: &DiskIdentity) -> Result<MoveOptions, JobError> {
-    let certain = files::binding(disk).certain;
+    let certain = binding_of(disk).certain;
     Ok(MoveOptions { now: files::now(), seed: files::random()?, certain, ..MoveOptions::default() })
 }
 
@@ -44,16 +44,16 @@ fn ready(args: &MoveArgs, does: impl FnOnce(&Catalogue) -> Result<String, JobErr
     let disk = look_at_target(&args.disk)?.identity;
     {
         // A look before the question, so that nobody is asked about what cannot be done.
-        let points = open::for_reading(&directory, &disk)?;
+        let points = points_for_reading(&directory, &disk)?;
         let does = does(points.store.catalogue())?;
         confirm::overwriting(&disk, args.yes, Some(&does))?;
     }
     let meter = Meter::new()?;
     let started = Instant::now();
     // What an apply without recovery points has left half written is in none of them.
-    crate::apply::refuse_unrecorded(&mut files::intents(&disk, None))?;
+    crate::apply::refuse_unrecorded(&mut intents_of(&disk, None))?;
     let claimed = ClaimedTarget::claim(&args.disk, args.common.engine.into(), &disk, None)?;
-    let points = open::for_changes(&directory, &disk, false)?;
+    let points = points_for_changes(&directory, &disk)?;
     let target = claimed.make_writable()?;
     for note in target.notes() {
         meter.note(&note);
@@ -92,7 +92,7 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let options = ApplyOptions {
         verify: args.verify,
         now: files::now(),
-        disk: files::binding(ready.target.identity()),
+        disk: binding_of(ready.target.identity()),
         ..ApplyOptions::default()
     };
     let moving = moving(ready.target.identity())?;
@@ -137,7 +137,7 @@ pub(crate) fn undo(args: &MoveArgs) -> Result<ExitCode> {
 pub(crate) fn commit(args: &CommitArgs) -> Result<ExitCode> {
     let directory = open::needed_directory(&args.points.retention)?;
     let disk = look_at_target(&args.points.disk)?.identity;
-    let Opened { mut store, lock: _lock } = open::for_changes(&directory, &disk, false)?;
+    let Opened { mut store, lock: _lock } = points_for_changes(&directory, &disk)?;
     let (before, after) = (store.catalogue().clone(), store.catalogue().commit().map_err(JobError::from)?);
     let gone: Vec<_> = before.points().iter().filter(|point| after.point(point.id).is_none()).map(|p| p.id).collect();
     let what = format!(
@@ -177,14 +177,14 @@ pub(crate) fn point(args: &PointArgs) -> Result<ExitCode> {
 fn list(args: &ListArgs) -> Result<ExitCode> {
     let directory = open::needed_directory(&args.retention)?;
     let Some(disk) = &args.disk else {
-        let all = open::all(&directory)?;
+        let all = all_points(&directory)?;
         let damaged = all.iter().any(|(_, store)| store.is_err());
         let (object, lines) = report::all_disks(&directory, &all);
         print(args.json, &object, &lines)?;
         return Ok(if damaged { ExitCode::from(exit::DAMAGED) } else { ExitCode::SUCCESS });
     };
     let disk = look_at_target(disk)?.identity;
-    let Some((store, running)) = open::look(&directory, &disk)? else {
+    let Some((store, running)) = look_at_points(&directory, &disk)? else {
         let object = json!({ "disk": disk.path.display().to_string(), "points": [] });
         let mut lines = Lines::default();
         lines.add("points", format!("none of {} in {}", disk.path.display(), directory.display()));
@@ -203,7 +203,7 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
 fn show(args: &ShowArgs) -> Result<ExitCode> {
     let directory = open::needed_directory(&args.points.retention)?;
     let disk = look_at_target(&args.points.disk)?.identity;
-    let Opened { store, lock: _lock } = open::for_reading(&directory, &disk)?;
+    let Opened { store, lock: _lock } = points_for_reading(&directory, &disk)?;
     let (object, lines) = report::show(&disk, &store, args.id)?;
     print(args.points.json, &object, &lines)?;
     Ok(ExitCode::SUCCESS)
@@ -228,7 +228,7 @@ fn no_such_point(id: PointId) -> JobError {
 fn pin(args: &PinArgs, pinned: bool) -> Result<ExitCode> {
     let directory = open::needed_directory(&args.points.retention)?;
     let disk = look_at_target(&args.points.disk)?.identity;
-    let Opened { mut store, lock: _lock } = open::for_changes(&directory, &disk, false)?;
+    let Opened { mut store, lock: _lock } = points_for_changes(&directory, &disk)?;
     let changed = store.change(|now| if pinned { now.pin(args.id) } else { now.unpin(args.id) });
     changed.map_err(JobError::from)?;
     let (object, lines) = report::show(&disk, &store, args.id)?;
@@ -242,7 +242,7 @@ fn prune(args: &PruneArgs) -> Result<ExitCode> {
     let policy = open::policy(&args.keeping, &config)?;
     let disk = look_at_target(&args.disk)?.identity;
     let meter = Meter::new()?;
-    let Opened { mut store, lock: _lock } = open::for_changes(&directory, &disk, false)?;
+    let Opened { mut store, lock: _lock } = points_for_changes(&directory, &disk)?;
     let planned =
         if args.ids.is_empty() { plan_prune(store.catalogue(), &policy, files::now()) } else { Plan::default() };
     for remark in &planned.remarks {
@@ -254,7 +254,8 @@ fn prune(args: &PruneArgs) -> Result<ExitCode> {
         named_steps(store.catalogue(), &args.ids)?
     };
     let reason = |prune: &Prune| planned.steps.iter().find(|step: &&PruneStep| step.prune == *prune);
-    let said: Vec<_> = steps.iter().map(|step| report::prune_line(step, reason(step))).collect();
+    let said: Vec<_> =
+        steps.iter().map(|prune| reason(prune).map_or_else(|| prune.to_string(), ToString::to_string)).collect();
     if args.dry_run || steps.is_empty() {
         let (object, lines) = report::pruned(&args.disk, &steps, &[], 0, true);
         print(args.common.json, &object, &lines)?;
@@ -301,7 +302,7 @@ fn export(args: &ExportArgs) -> Result<ExitCode> {
     let disk = look_at_target(&args.disk)?.identity;
     let started = Instant::now();
     let meter = Meter::new()?;
-    let Opened { store, lock: _lock } = open::for_reading(&directory, &disk)?;
+    let Opened { store, lock: _lock } = points_for_reading(&directory, &disk)?;
     let point = *store.catalogue().point(args.id).ok_or_else(|| no_such_point(args.id))?;
     refuse_fuzzy(&point, args.fuzzy)?;
     let source = open::quiet_disk(&args.disk, engine)?;
@@ -340,30 +341,4 @@ fn format_of(path: &Path) -> ExportFormat {
         Some("delta") => ExportFormat::Delta,
         _ => ExportFormat::Raw,
     }
-}
-
-/// Says that the limits are held, after a point was added.
-pub(crate) fn keep_to_limits(
-    device: &dyn Device,
-    disk: &DiskIdentity,
-    points: &mut Opened,
-    policy: &failback_orchestrate::Policy,
-    meter: &Meter,
-) -> Result<(), JobError> {
-    let plan = plan_prune(points.store.catalogue(), policy, files::now());
-    for remark in &plan.remarks {
-        tell(&remark.to_string());
-    }
-    if plan.steps.is_empty() {
-        return Ok(());
-    }
-    let steps: Vec<_> = plan.steps.iter().map(|step| step.prune).collect();
-    for step in &plan.steps {
-        meter.note(&report::prune_line(&step.prune, Some(step)));
-    }
-    let report = prune_points(device, &mut points.store, &steps, &moving(disk)?, meter)?;
-    for (id, why) in &report.kept {
-        meter.note(&format!("recovery point {id} stays all the same: {why}"));
-    }
-    Ok(())
 }

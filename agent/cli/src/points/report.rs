@@ -1,13 +1,11 @@
 //! What is printed about recovery points.
 
 use super::args::ExportFormat;
-use super::open::FoundDisk;
-use crate::confirm;
 use crate::report::Lines;
 use crate::text::with_causes;
 use failback_orchestrate::{
-    Catalogue, Copies, DiskIdentity, Forecast, Gap, HumanBytes, JobError, Pending, Point, PointId, PointKind, Prune,
-    PruneStep, Store, TravelReport,
+    Catalogue, Copies, DiskIdentity, Forecast, FoundDisk, Gap, HumanBytes, JobError, Pending, Point, PointId,
+    PointKind, Prune, Store, TravelReport, describe, is_unknown,
 };
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -73,11 +71,6 @@ fn point_object(catalogue: &Catalogue, gaps: &[Gap], point: &Point) -> Value {
         "link_bytes": link.map(|link| link.bytes.get()),
         "link_content_bytes": link.map(|link| link.content_bytes.get()),
     })
-}
-
-/// Whether nothing was recorded yet: the first apply was refused.
-pub(crate) fn is_unknown(catalogue: &Catalogue) -> bool {
-    catalogue.pending().is_none() && catalogue.points().len() == 1 && catalogue.present().root.0 == [0; 32]
 }
 
 /// What is said where only one copy of the catalogue is left.
@@ -153,7 +146,7 @@ pub(crate) fn list(disk: &DiskIdentity, store: &Store, running: bool) -> (Value,
         "catalogue_damaged": is_damaged(store),
         "space": space_of(store),
     });
-    let mut text = format!("{}\n", confirm::describe(disk));
+    let mut text = format!("{}\n", describe(disk));
     if unknown {
         text.push_str("no recovery points yet\n");
         return (object, text);
@@ -206,7 +199,7 @@ pub(crate) fn show(disk: &DiskIdentity, store: &Store, id: PointId) -> Result<(V
     let point = catalogue.point(id).ok_or_else(|| super::no_such_point(id))?;
     let object = point_object(catalogue, &gaps, point);
     let mut lines = Lines::default();
-    lines.add("point", id).add("disk", confirm::describe(disk));
+    lines.add("point", id).add("disk", describe(disk));
     lines.add("root", point.root).bytes("size", point.size.get());
     lines.add("coverage", point.coverage).add("block size", point.block_size);
     let kind = if point.kind == PointKind::Fuzzy { "fuzzy: not to be booted" } else { point.kind.name() };
@@ -308,18 +301,6 @@ pub(crate) fn travelled(
     lines.bytes("written", report.bytes_written).bytes("made zero", report.bytes_zeroed);
     lines.add("proven", proven).rate(report.bytes_written, seconds).add("engine", engine);
     (object, lines)
-}
-
-/// One point that goes, and why.
-pub(crate) fn prune_line(prune: &Prune, step: Option<&PruneStep>) -> String {
-    let what = match prune {
-        Prune::Drop(id) => format!("recovery point {id} is dropped"),
-        Prune::Merge(id) => format!("recovery point {id} is merged into its neighbours"),
-    };
-    match step {
-        Some(step) => format!("{what}: {}", step.reason),
-        None => what,
-    }
 }
 
 /// What pruning did, or would do.

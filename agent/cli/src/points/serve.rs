@@ -6,7 +6,9 @@ use crate::meter::Meter;
 use crate::report::{Lines, print, tell};
 use anyhow::Result;
 use failback_nbd::{BindError, Export, Limits, Overlay, Server};
-use failback_orchestrate::{Device, JobError, OpenPoint, Progress, look_at_target, open_point, refuse_fuzzy};
+use failback_orchestrate::{
+    Device, JobError, OpenPoint, Progress, look_at_target, open_point, points_for_reading, refuse_fuzzy,
+};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -14,7 +16,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let directory = open::needed_directory(&args.retention)?;
     let disk = look_at_target(&args.disk)?.identity;
     // The shared lock is held to the end: nobody moves the disk under a client.
-    let points = open::for_reading(&directory, &disk)?;
+    let points = points_for_reading(&directory, &disk)?;
     let point = *points.store.catalogue().point(args.id).ok_or_else(|| no_such_point(args.id))?;
     refuse_fuzzy(&point, args.fuzzy)?;
     let source = open::quiet_disk(&args.disk, args.common.engine.into())?;

@@ -5,7 +5,7 @@ use super::way::Way;
 use super::{MoveOptions, nothing_under_way};
 use crate::{JobError, Progress};
 use failback_blockio::Device;
-use failback_retention::{Direction, LinkWriter, MoveError, PointId, Prune, Store, Uncounted};
+use failback_retention::{Direction, LinkWriter, MoveError, PointId, Prune, Store, Uncounted, plan_prune};
 
 /// zstd's level.
 const LEVEL: i32 = 1;
@@ -35,6 +35,34 @@ pub fn prune(
     progress: &dyn Progress,
 ) -> Result<PruneReport, JobError> {
     remove(disk, store, steps, options, progress).map_err(|error| full_or(store, 0, error))
+}
+
+/// Removes what the limits in `options` no longer keep, after a point was added. What is removed and why is told as notes.
+///
+/// # Errors
+///
+/// As [`prune`].
+pub fn keep_to_limits(
+    disk: &dyn Device,
+    store: &mut Store,
+    options: &MoveOptions,
+    progress: &dyn Progress,
+) -> Result<(), JobError> {
+    let plan = plan_prune(store.catalogue(), &options.policy, options.now);
+    for remark in &plan.remarks {
+        progress.note(&remark.to_string());
+    }
+    if plan.steps.is_empty() {
+        return Ok(());
+    }
+    for step in &plan.steps {
+        progress.note(&step.to_string());
+    }
+    let steps: Vec<_> = plan.steps.iter().map(|step| step.prune).collect();
+    for (id, why) in prune(disk, store, &steps, options, progress)?.kept {
+        progress.note(&format!("recovery point {id} stays all the same: {why}"));
+    }
+    Ok(())
 }
 
 /// The same, with what the retention drive said where it is full.

@@ -19,6 +19,7 @@ mod origin;
 mod ragged;
 mod record;
 mod recorder;
+mod shelf;
 mod space;
 mod spool;
 mod survey;
@@ -28,9 +29,13 @@ mod view;
 mod way;
 
 pub use apply::{PointReport, apply_recorded};
-pub use merge::{PruneReport, prune};
+pub use merge::{PruneReport, keep_to_limits, prune};
 pub use moving::DeltaFile;
 pub use origin::{KeepingPlan, plan_keeping, unknown_point};
+pub use shelf::{
+    FoundDisk, Opened, all_points, is_unknown, look_at_points, points_for_changes, points_for_reading,
+    points_made_for_changes,
+};
 pub use spool::{open_spool, spool};
 pub use travel::{TravelReport, nothing_to_resume, nothing_to_undo, resume, rollback, undo};
 pub use view::{OpenPoint, PointCheck, export_delta, export_image, open_point, refuse_fuzzy, verify_point};

@@ -30,6 +30,15 @@ pub enum Prune {
     Merge(PointId),
 }
 
+impl fmt::Display for Prune {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drop(id) => write!(f, "recovery point {id} is dropped"),
+            Self::Merge(id) => write!(f, "recovery point {id} is merged into its neighbours"),
+        }
+    }
+}
+
 impl Prune {
     /// The point.
     #[must_use]
@@ -86,6 +95,12 @@ pub struct PruneStep {
     /// The bytes that are free afterwards. For a merge it is an estimate: how much of the smaller link the larger one
     /// replaces is known when both are read, and half of it is assumed.
     pub frees: ByteCount,
+}
+
+impl fmt::Display for PruneStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.prune, self.reason)
+    }
 }
 
 /// What should be known about a plan.

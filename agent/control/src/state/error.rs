@@ -220,16 +220,6 @@ pub enum Refusal {
         /// The most.
         limit: usize,
     },
-    /// The target is no VMDK that is known by its content ID.
-    #[error(
-        "the target of the pair \"{pair}\" is not known by the content ID {cid:08x}: look at it with `failback pair show`"
-    )]
-    OtherContentId {
-        /// The pair.
-        pair: String,
-        /// The content ID that was given as the present one.
-        cid: u32,
-    },
     /// No job has that number.
     #[error("there is no job {job}: `failback jobs` shows which there are, and old ones are removed from the history")]
     NoJob {

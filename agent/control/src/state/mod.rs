@@ -19,10 +19,7 @@ pub use backup::{Restored, restore};
 pub use error::{Refusal, StateError};
 pub use group::Group;
 pub use job::{Job, JobId, JobKind, JobQuery, JobState, KeepJobs, MAX_JOBS, Progress, Subject};
-pub use pair::{
-    Direction, DiskKey, Fingerprint, FingerprintError, Lookup, MAX_PAIRS, NewPair, Pair, SourceDisk, TargetDisk,
-    Unbound, VmdkId,
-};
+pub use pair::{Direction, DiskKey, Lookup, MAX_PAIRS, NewPair, Pair, SourceDisk, TargetDisk, Unbound, VmdkId};
 pub use rate::RateMeter;
 
 use file::{Lock, Place};

@@ -3,13 +3,13 @@
 use crate::state::error::{Refusal, StateError};
 use crate::state::schema::{damaged, failed};
 use crate::state::{Database, State, check_name};
+use failback_credentials::Fingerprint;
 use failback_hostdev::ScsiUuid;
 use rusqlite::{OptionalExtension, Row, params};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
 
 /// How many pairs there may be. A virtual machine has at most 256 disks; the rest is room for VMDK files.
 pub const MAX_PAIRS: usize = 4096;
@@ -17,69 +17,6 @@ pub const MAX_PAIRS: usize = 4096;
 pub(crate) const MAX_PATH: usize = 4095;
 /// The longest name of a source disk, in bytes: it may be a path below `/dev/disk/by-id`.
 const MAX_SOURCE_NAME: usize = 255;
-
-/// The key of a peer, as its SHA-256: who it is, wherever it calls from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint([u8; 32]);
-
-/// A text is no fingerprint.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{}\" is no fingerprint: give the 64 hex digits that the peer shows", text.escape_debug())]
-pub struct FingerprintError {
-    /// What was given.
-    pub text: String,
-}
-
-impl Fingerprint {
-    /// The fingerprint of these bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fingerprint({self})")
-    }
-}
-
-impl FromStr for Fingerprint {
-    type Err = FingerprintError;
-
-    /// Accepts 64 hex digits, in upper or lower case, with or without colons between the bytes.
-    fn from_str(text: &str) -> Result<Self, FingerprintError> {
-        let wrong = || FingerprintError { text: text.chars().take(128).collect() };
-        let digits: Vec<u8> = match text.len() {
-            95 if text.bytes().skip(2).step_by(3).all(|byte| byte == b':') => {
-                text.bytes().enumerate().filter(|(at, _)| at % 3 != 2).map(|(_, byte)| byte).collect()
-            }
-            _ => text.bytes().collect(),
-        };
-        let mut bytes = [0_u8; 32];
-        if digits.len() != 64 {
-            return Err(wrong());
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-            let (high, low) = value(pair[0]).zip(value(pair[1])).ok_or_else(wrong)?;
-            *byte = high << 4 | low;
-        }
-        Ok(Self(bytes))
-    }
-}
 
 /// Which disk of the peer's is the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,9 +46,13 @@ pub enum TargetDisk {
 pub enum VmdkId {
     /// Its `ddb.uuid`, which it keeps.
     Uuid(ScsiUuid),
-    /// Its content ID, where it has no UUID. Whoever writes to it changes that one, we as well: see
-    /// [`State::content_id_changed`].
-    ContentId(u32),
+    /// Its descriptor's file, where it has no UUID: its inode, and when that was made. A copy is another one.
+    File {
+        /// The number of the inode.
+        inode: u64,
+        /// When it was made, in nanoseconds since 1970; 0 where the file system does not tell.
+        born: u64,
+    },
 }
 
 /// A disk, as far as it can be told from others.
@@ -162,8 +103,8 @@ impl Direction {
 pub struct NewPair {
     /// 1 to 64 bytes, without control characters and without blanks at its ends; no other pair has it.
     pub name: String,
-    /// Who may send to it.
-    pub peer: Fingerprint,
+    /// Who may send to it; where there is nobody, only whoever may act on this machine, such as through ssh.
+    pub peer: Option<Fingerprint>,
     /// What is sent.
     pub source: SourceDisk,
     /// What is written.
@@ -172,6 +113,10 @@ pub struct NewPair {
     pub direction: Direction,
     /// The retention drive: an absolute path. The disk has a directory of its own in there.
     pub retention: PathBuf,
+    /// Whether a target is taken that was never this disk, as long as it has no recovery points. Its free space becomes zero.
+    pub new_disk: bool,
+    /// The Ed25519 public key (32 bytes, RFC 8032) that has to have signed what is written; any or none, where there is none here.
+    pub signer: Option<[u8; 32]>,
 }
 
 /// A pair.
@@ -203,8 +148,8 @@ pub enum Unbound {
     /// Another peer sends to it.
     #[error("{NOT_FOR_YOU}")]
     Another {
-        /// Who.
-        peer: Fingerprint,
+        /// Who; nobody but this machine, where there is none.
+        peer: Option<Fingerprint>,
     },
     /// The peer's own pair goes the other way.
     #[error("this pair is replicated the other way at present: turn it round on the master target first")]
@@ -221,7 +166,8 @@ impl Unbound {
     pub fn for_the_log(&self) -> String {
         match self {
             Self::Unknown => "there is no pair of that name".to_owned(),
-            Self::Another { peer } => format!("the pair belongs to the peer {peer}"),
+            Self::Another { peer: Some(peer) } => format!("the pair belongs to the peer {peer}"),
+            Self::Another { peer: None } => "the pair has no peer: it is for callers on this machine".to_owned(),
             Self::OtherWay => "the pair is replicated the other way".to_owned(),
         }
     }
@@ -256,7 +202,7 @@ impl NewPair {
     fn target_uuid(&self) -> Option<ScsiUuid> {
         match self.target {
             TargetDisk::Scsi(uuid) | TargetDisk::Vmdk { id: VmdkId::Uuid(uuid), .. } => Some(uuid),
-            TargetDisk::Vmdk { id: VmdkId::ContentId(_), .. } => None,
+            TargetDisk::Vmdk { id: VmdkId::File { .. }, .. } => None,
         }
     }
 
@@ -264,8 +210,10 @@ impl NewPair {
         if let TargetDisk::Vmdk { path, .. } = &self.target { Some(path) } else { None }
     }
 
-    fn target_content_id(&self) -> Option<u32> {
-        if let TargetDisk::Vmdk { id: VmdkId::ContentId(cid), .. } = self.target { Some(cid) } else { None }
+    /// The inode and when it was made, 8 bytes each, little-endian.
+    fn target_file(&self) -> Option<[u8; 16]> {
+        let TargetDisk::Vmdk { id: VmdkId::File { inode, born }, .. } = self.target else { return None };
+        Some((u128::from(born) << 64 | u128::from(inode)).to_le_bytes())
     }
 }
 
@@ -282,8 +230,11 @@ fn cut(path: &Path) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&bytes[..bytes.len().min(256)]))
 }
 
-const COLUMNS: &str = "SELECT pair.name, peer, source_uuid, source_name, target_uuid, target_path, target_cid, direction, retention, \
-                       pair.created, protection_group.name \
+/// A UUID or a file, where there is one.
+type Bytes16 = Option<[u8; 16]>;
+
+const COLUMNS: &str = "SELECT pair.name, peer, source_uuid, source_name, target_uuid, target_path, target_file, direction, retention, \
+                       pair.created, protection_group.name, new_disk, signer \
                        FROM pair LEFT JOIN group_pair ON group_pair.pair_id = pair.id \
                        LEFT JOIN protection_group ON protection_group.id = group_pair.group_id";
 
@@ -306,19 +257,21 @@ impl State {
                 return Err(Refusal::TooMany { what: "pairs", limit: MAX_PAIRS }.into());
             }
             inside.execute(
-                "INSERT INTO pair (name, peer, source_uuid, source_name, target_uuid, target_path, target_cid, direction, retention, \
-                 created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO pair (name, peer, source_uuid, source_name, target_uuid, target_path, target_file, direction, retention, \
+                 created, new_disk, signer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                 params![
                     new.name,
-                    new.peer.0,
+                    new.peer.map(|peer| *peer.bytes()),
                     new.source_uuid().map(|uuid| *uuid.as_bytes()),
                     new.source_name(),
                     new.target_uuid().map(|uuid| *uuid.as_bytes()),
                     new.target_path().map(|path| path.as_os_str().as_bytes()),
-                    new.target_content_id(),
+                    new.target_file(),
                     new.direction.as_str(),
                     new.retention.as_os_str().as_bytes(),
-                    now
+                    now,
+                    new.new_disk,
+                    new.signer
                 ],
             )?;
             Ok(())
@@ -343,15 +296,17 @@ impl State {
         self.look().pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() }.into())
     }
 
-    /// The pair `name`, if `peer` may send to it now.
+    /// The pair `name`, if `peer` may send to it now; no peer is somebody on this machine, who may send to all.
     ///
     /// # Errors
     ///
     /// When the state cannot be read; that the pair is not theirs is none.
-    pub fn pair_for(&self, peer: &Fingerprint, name: &str) -> Result<Lookup, StateError> {
+    pub fn pair_for(&self, peer: Option<&Fingerprint>, name: &str) -> Result<Lookup, StateError> {
         Ok(match self.look().pair(name)? {
             None => Lookup::Unbound(Unbound::Unknown),
-            Some(pair) if pair.is.peer != *peer => Lookup::Unbound(Unbound::Another { peer: pair.is.peer }),
+            Some(pair) if peer.is_some() && pair.is.peer.as_ref() != peer => {
+                Lookup::Unbound(Unbound::Another { peer: pair.is.peer })
+            }
             Some(pair) if pair.is.direction == Direction::Send => Lookup::Unbound(Unbound::OtherWay),
             Some(pair) => Lookup::Bound(Box::new(pair)),
         })
@@ -390,22 +345,6 @@ impl State {
             Ok(())
         })
     }
-
-    /// Says that we have written to a VMDK without a UUID, so that its content ID is another one now.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such pair, or its target is not known by the content ID `was`.
-    pub fn content_id_changed(&mut self, name: &str, was: u32, is: u32) -> Result<(), StateError> {
-        self.change("note a content ID in", |inside| {
-            inside.id_of_pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() })?;
-            let change = "UPDATE pair SET target_cid = ?3 WHERE name = ?1 AND target_cid = ?2";
-            match inside.execute(change, params![name, was, is])? {
-                0 => Err(Refusal::OtherContentId { pair: name.to_owned(), cid: was }.into()),
-                _ => Ok(()),
-            }
-        })
-    }
 }
 
 impl Database<'_> {
@@ -434,8 +373,12 @@ impl Database<'_> {
             self.refuse_bound(of_path, params![path.as_os_str().as_bytes()], DiskKey::Vmdk(path.to_owned()))?;
         }
         if let Some(name) = new.source_name() {
-            let of_name = "SELECT name FROM pair WHERE source_name = ?1 AND peer = ?2";
-            self.refuse_bound(of_name, params![name, new.peer.0], DiskKey::Named(name.to_owned()))?;
+            let of_name = "SELECT name FROM pair WHERE source_name = ?1 AND peer IS ?2";
+            self.refuse_bound(
+                of_name,
+                params![name, new.peer.map(|peer| *peer.bytes())],
+                DiskKey::Named(name.to_owned()),
+            )?;
         }
         Ok(())
     }
@@ -452,13 +395,15 @@ impl Database<'_> {
     fn pair_of(&self, row: &Row<'_>) -> Result<Pair, StateError> {
         let read = || -> rusqlite::Result<_> {
             let source: (Option<[u8; 16]>, Option<String>) = (row.get(2)?, row.get(3)?);
-            let target: (Option<[u8; 16]>, Option<Vec<u8>>, Option<u32>) = (row.get(4)?, row.get(5)?, row.get(6)?);
-            let rest: (String, [u8; 32], String, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(7)?, row.get(8)?);
-            Ok((source, target, rest, row.get(9)?, row.get(10)?))
+            let target: (Bytes16, Option<Vec<u8>>, Bytes16) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            let rest: (String, Option<[u8; 32]>, String, Vec<u8>) =
+                (row.get(0)?, row.get(1)?, row.get(7)?, row.get(8)?);
+            Ok((source, target, rest, (row.get(9)?, row.get(10)?, row.get(11)?, row.get(12)?)))
         };
         let wrong = || damaged(self.path, "a pair in it makes no sense");
-        let ((source_uuid, source_name), (uuid, path, cid), (name, peer, direction, retention), created, group) =
+        let ((source_uuid, source_name), (uuid, path, file), (name, peer, direction, retention), rest) =
             read().map_err(|_| wrong())?;
+        let (created, group, new_disk, signer) = rest;
         let known = |bytes: [u8; 16]| ScsiUuid::from_bytes(bytes).ok_or_else(wrong);
         let path_of = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes));
         let source = match (source_uuid, source_name) {
@@ -466,17 +411,21 @@ impl Database<'_> {
             (None, Some(name)) => SourceDisk::Named(name),
             _ => return Err(wrong()),
         };
-        let target = match (path, uuid, cid) {
+        let target = match (path, uuid, file) {
             (None, Some(bytes), None) => TargetDisk::Scsi(known(bytes)?),
             (Some(path), Some(bytes), None) => {
                 TargetDisk::Vmdk { path: path_of(path), id: VmdkId::Uuid(known(bytes)?) }
             }
-            (Some(path), None, Some(cid)) => TargetDisk::Vmdk { path: path_of(path), id: VmdkId::ContentId(cid) },
+            (Some(path), None, Some(file)) => {
+                let (inode, born) = file.split_at(8);
+                let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+                TargetDisk::Vmdk { path: path_of(path), id: VmdkId::File { inode: number(inode), born: number(born) } }
+            }
             _ => return Err(wrong()),
         };
         let direction = Direction::ALL.into_iter().find(|known| known.as_str() == direction).ok_or_else(wrong)?;
-        let peer = Fingerprint(peer);
-        let is = NewPair { name, peer, source, target, direction, retention: path_of(retention) };
+        let (peer, retention) = (peer.map(Fingerprint::from_bytes), path_of(retention));
+        let is = NewPair { name, peer, source, target, direction, retention, new_disk, signer };
         is.check().map_err(|_| wrong())?;
         Ok(Pair { is, created, group })
     }

@@ -1,19 +1,21 @@
 CREATE TABLE pair (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 64),
-    peer BLOB NOT NULL CHECK (length(peer) = 32),
+    peer BLOB CHECK (length(peer) = 32),
     source_uuid BLOB UNIQUE CHECK (length(source_uuid) = 16),
     source_name TEXT CHECK (octet_length(source_name) BETWEEN 1 AND 255),
     target_uuid BLOB UNIQUE CHECK (length(target_uuid) = 16),
     target_path BLOB UNIQUE CHECK (length(target_path) BETWEEN 1 AND 4095),
-    target_cid INTEGER CHECK (target_cid BETWEEN 0 AND 4294967295),
+    target_file BLOB CHECK (length(target_file) = 16),
     direction TEXT NOT NULL CHECK (direction IN ('receive', 'send')),
     retention BLOB NOT NULL CHECK (length(retention) BETWEEN 1 AND 4095),
     created INTEGER NOT NULL,
+    new_disk INTEGER NOT NULL CHECK (new_disk IN (0, 1)),
+    signer BLOB CHECK (length(signer) = 32),
     UNIQUE (peer, source_name),
     CHECK ((source_uuid IS NULL) <> (source_name IS NULL)),
-    CHECK ((target_uuid IS NULL) <> (target_cid IS NULL)),
-    CHECK (target_cid IS NULL OR target_path IS NOT NULL)
+    CHECK ((target_uuid IS NULL) <> (target_file IS NULL)),
+    CHECK (target_file IS NULL OR target_path IS NOT NULL)
 ) STRICT;
 
 CREATE TABLE protection_group (

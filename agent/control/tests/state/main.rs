@@ -10,9 +10,8 @@ mod kill;
 mod model;
 mod pairs;
 
-use failback_control::state::{
-    Direction, Fingerprint, Group, NewPair, SourceDisk, State, StateError, TargetDisk, VmdkId,
-};
+use failback_control::state::{Direction, Group, NewPair, SourceDisk, State, StateError, TargetDisk, VmdkId};
+use failback_credentials::Fingerprint;
 use failback_hostdev::ScsiUuid;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -65,16 +64,22 @@ fn peer(number: u8) -> Fingerprint {
 fn pair(number: u8) -> NewPair {
     NewPair {
         name: format!("pair {number}"),
-        peer: peer(1),
+        peer: Some(peer(1)),
         source: SourceDisk::Named(format!("/dev/disk {number}")),
         target: TargetDisk::Scsi(uuid(number)),
         direction: Direction::Receive,
         retention: PathBuf::from("/mnt/retention"),
+        new_disk: false,
+        signer: None,
     }
 }
 
 fn vmdk(path: &str, id: VmdkId) -> TargetDisk {
     TargetDisk::Vmdk { path: PathBuf::from(path), id }
+}
+
+fn file(inode: u64) -> VmdkId {
+    VmdkId::File { inode, born: 1 << 60 }
 }
 
 fn group(name: &str, pairs: &[u8]) -> Group {

@@ -1,9 +1,10 @@
 //! Which disks belong together, and who may send.
 
-use crate::{Lab, NOW, names, pair, peer, sentence, uuid, vmdk};
+use crate::{Lab, NOW, file, names, pair, peer, sentence, uuid, vmdk};
 use failback_control::state::{
-    Direction, Fingerprint, JobKind, Lookup, MAX_PAIRS, NewPair, SourceDisk, Subject, TargetDisk, Unbound, VmdkId,
+    Direction, JobKind, Lookup, MAX_PAIRS, NewPair, SourceDisk, Subject, TargetDisk, Unbound, VmdkId,
 };
+use failback_credentials::Fingerprint;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -12,10 +13,15 @@ fn what_was_added_is_there_after_a_restart() {
     let lab = Lab::new();
     let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/mnt/\xff odd.vmdk".to_vec()));
     let all = [
-        pair(1),
+        NewPair { signer: Some([9; 32]), ..pair(1) },
         NewPair { source: SourceDisk::Scsi(uuid(20)), ..pair(2) },
-        NewPair { target: vmdk("/mnt/a.vmdk", VmdkId::Uuid(uuid(3))), direction: Direction::Send, ..pair(3) },
-        NewPair { target: TargetDisk::Vmdk { path: odd, id: VmdkId::ContentId(u32::MAX) }, ..pair(4) },
+        NewPair {
+            target: vmdk("/mnt/a.vmdk", VmdkId::Uuid(uuid(3))),
+            direction: Direction::Send,
+            peer: None,
+            ..pair(3)
+        },
+        NewPair { target: TargetDisk::Vmdk { path: odd, id: file(u64::MAX) }, new_disk: true, ..pair(4) },
     ];
     let mut state = lab.open();
     for new in all.iter().rev() {
@@ -40,7 +46,7 @@ fn a_disk_is_in_one_pair() {
     state.add_pair(&pair(1), NOW).unwrap();
     state.add_pair(&NewPair { source: SourceDisk::Scsi(uuid(20)), ..pair(2) }, NOW).unwrap();
     state.add_pair(&NewPair { target: vmdk("/mnt/a.vmdk", VmdkId::Uuid(uuid(3))), ..pair(3) }, NOW).unwrap();
-    state.add_pair(&NewPair { target: vmdk("/mnt/b.vmdk", VmdkId::ContentId(7)), ..pair(4) }, NOW).unwrap();
+    state.add_pair(&NewPair { target: vmdk("/mnt/b.vmdk", file(7)), ..pair(4) }, NOW).unwrap();
     let disk_1 = format!("the disk {}", uuid(1));
     let cases = [
         (
@@ -68,7 +74,7 @@ fn a_disk_is_in_one_pair() {
             "the source disk \"/dev/disk 1\" of that peer belongs to the pair \"pair 1\"".to_owned(),
         ),
         (
-            NewPair { target: vmdk("/mnt/b.vmdk", VmdkId::ContentId(8)), ..pair(9) },
+            NewPair { target: vmdk("/mnt/b.vmdk", file(8)), ..pair(9) },
             "the VMDK /mnt/b.vmdk belongs to the pair \"pair 4\"".to_owned(),
         ),
         // The same VMDK, attached as a disk, or moved.
@@ -91,7 +97,7 @@ fn a_disk_is_in_one_pair() {
     }
     assert_eq!(names(&state).len(), 4, "nothing was added");
     // Another machine may call its disk the same.
-    state.add_pair(&NewPair { source: pair(1).source, peer: peer(2), ..pair(9) }, NOW).unwrap();
+    state.add_pair(&NewPair { source: pair(1).source, peer: Some(peer(2)), ..pair(9) }, NOW).unwrap();
 }
 
 #[test]
@@ -110,7 +116,7 @@ fn names_and_paths_that_are_none() {
     }
     let long = format!("/{}", "a".repeat(4095));
     for path in ["", "a", "./a", "/a/../b", "/a\nb", long.as_str()] {
-        let targets = NewPair { target: vmdk(path, VmdkId::ContentId(1)), ..pair(1) };
+        let targets = NewPair { target: vmdk(path, file(1)), ..pair(1) };
         for new in [targets, NewPair { retention: path.into(), ..pair(1) }] {
             let said = sentence(state.add_pair(&new, NOW), &lab);
             assert!(said.contains("give one that begins with /") && said.len() < 500, "{said}");
@@ -155,22 +161,27 @@ fn a_peer_gets_its_own_and_learns_of_no_other() {
     let lab = Lab::new();
     let mut state = lab.open();
     state.add_pair(&pair(1), NOW).unwrap();
-    assert!(matches!(state.pair_for(&peer(1), "pair 1").unwrap(), Lookup::Bound(found) if found.is == pair(1)));
-    let unbound = |peer: &Fingerprint, name| match state.pair_for(peer, name).unwrap() {
+    assert!(matches!(state.pair_for(Some(&peer(1)), "pair 1").unwrap(), Lookup::Bound(found) if found.is == pair(1)));
+    assert!(matches!(state.pair_for(None, "pair 1").unwrap(), Lookup::Bound(found) if found.is == pair(1)));
+    state.add_pair(&NewPair { peer: None, ..pair(3) }, NOW).unwrap();
+    let Lookup::Unbound(ours) = state.pair_for(Some(&peer(1)), "pair 3").unwrap() else { panic!() };
+    assert_eq!((ours, ours.for_the_log().contains("this machine")), (Unbound::Another { peer: None }, true));
+    let unbound = |peer: &Fingerprint, name| match state.pair_for(Some(peer), name).unwrap() {
         Lookup::Unbound(why) => why,
         Lookup::Bound(pair) => panic!("{pair:?}"),
     };
     let (unknown, another) = (unbound(&peer(2), "pair 2"), unbound(&peer(2), "pair 1"));
-    assert_eq!((unknown, another), (Unbound::Unknown, Unbound::Another { peer: peer(1) }));
+    assert_eq!((unknown, another), (Unbound::Unknown, Unbound::Another { peer: Some(peer(1)) }));
     assert_eq!(unknown.to_string(), another.to_string());
     assert_ne!(unknown.for_the_log(), another.for_the_log());
     assert!(another.for_the_log().ends_with(&peer(1).to_string()));
     state.set_direction("pair 1", Direction::Send).unwrap();
-    let turned = |peer: &Fingerprint| match state.pair_for(peer, "pair 1").unwrap() {
+    let turned = |peer: &Fingerprint| match state.pair_for(Some(peer), "pair 1").unwrap() {
         Lookup::Unbound(why) => why,
         Lookup::Bound(pair) => panic!("{pair:?}"),
     };
     assert_eq!(turned(&peer(1)), Unbound::OtherWay);
+    assert!(matches!(state.pair_for(None, "pair 1").unwrap(), Lookup::Unbound(Unbound::OtherWay)));
     assert_eq!(turned(&peer(2)), another, "what goes the other way is another's all the same");
     assert!(Unbound::OtherWay.to_string().contains("turn it round"));
     assert_eq!(Unbound::OtherWay.for_the_log(), "the pair is replicated the other way");
@@ -194,49 +205,6 @@ fn there_and_back() {
 }
 
 #[test]
-fn a_content_id_follows_what_we_write() {
-    let lab = Lab::new();
-    let mut state = lab.open();
-    let target = |cid| vmdk("/mnt/a.vmdk", VmdkId::ContentId(cid));
-    state.add_pair(&NewPair { target: target(7), ..pair(1) }, NOW).unwrap();
-    state.add_pair(&pair(2), NOW).unwrap();
-    state.content_id_changed("pair 1", 7, 8).unwrap();
-    assert_eq!(state.pair("pair 1").unwrap().is.target, target(8));
-    for name in ["pair 1", "pair 2"] {
-        let said = sentence(state.content_id_changed(name, 7, 9), &lab);
-        assert!(
-            said.starts_with(&format!("the target of the pair \"{name}\" is not known by the content ID 00000007")),
-            "{said}"
-        );
-    }
-    assert_eq!(state.pair("pair 1").unwrap().is.target, target(8));
-    assert!(sentence(state.content_id_changed("none", 7, 8), &lab).starts_with("there is no pair \"none\""));
-}
-
-#[test]
-fn fingerprints_as_people_write_them() {
-    let text = "00ff".repeat(16);
-    let print: Fingerprint = text.parse().unwrap();
-    assert_eq!((print.to_string(), print.as_bytes()[..2].to_vec()), (text.clone(), vec![0, 255]));
-    let bytes: Vec<_> = (0..32).map(|at| text[2 * at..][..2].to_uppercase()).collect();
-    assert_eq!(bytes.join(":").parse::<Fingerprint>().unwrap(), print);
-    let wrong = [
-        "",
-        "00",
-        &text[1..],
-        &format!("{text}0"),
-        &"g".repeat(64),
-        &"\u{e4}".repeat(32),
-        &bytes.join("-"),
-        &"a".repeat(95),
-    ];
-    for text in wrong {
-        let said = text.parse::<Fingerprint>().unwrap_err().to_string();
-        assert!(said.ends_with("is no fingerprint: give the 64 hex digits that the peer shows"), "{said}");
-    }
-}
-
-#[test]
 fn there_are_so_many_at_most() {
     let lab = Lab::new();
     drop(lab.open());
@@ -245,8 +213,7 @@ fn there_are_so_many_at_most() {
     for number in 0..MAX_PAIRS {
         let mut target = [1; 16];
         target[..8].copy_from_slice(&(number as u64).to_be_bytes());
-        let insert =
-            "INSERT INTO pair VALUES (NULL, ?1, ?2, NULL, ?1, ?3, NULL, NULL, 'receive', CAST('/r' AS BLOB), 0)";
+        let insert = "INSERT INTO pair VALUES (NULL, ?1, ?2, NULL, ?1, ?3, NULL, NULL, 'receive', CAST('/r' AS BLOB), 0, 0, NULL)";
         rows.execute(insert, rusqlite::params![format!("n{number}"), [1_u8; 32], target]).unwrap();
     }
     rows.commit().unwrap();

@@ -13,7 +13,7 @@ use failback_orchestrate::{
     FileIntents, FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, Opened, PlanReport,
     PointReport, Policy, Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, binding_of,
     check_uuid, describe, intents_of, keep_to_limits, look_at_points, look_at_target, open_spool, plan_keeping,
-    points_made_for_changes, spool,
+    points_made_for_changes, refuse_unrecorded, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -222,17 +222,6 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let (object, lines) = applied(&args.disk, &report, kept.as_ref(), seconds, engine);
     print(applying.common.json, &object, &lines)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What the disk was before an apply without recovery points that was interrupted is kept nowhere.
-pub(crate) fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobError> {
-    match intents.load().map_err(JobError::from)? {
-        None => Ok(()),
-        Some(_) => Err(JobError::Refused(format!(
-            "an apply to this disk without recovery points was interrupted ({}): finish it with --no-undo first",
-            intents.place()
-        ))),
-    }
 }
 
 /// What is ready to be written.

@@ -100,6 +100,12 @@ impl VerifyingKey {
         Ok(Self(key.to_bytes()))
     }
 
+    /// The key of these 32 bytes; `None` if they are no point of the curve.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
+        ed25519_dalek::VerifyingKey::from_bytes(bytes).ok().map(|_| Self(*bytes))
+    }
+
     /// The key's 32 bytes.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {

@@ -108,6 +108,19 @@ pub fn inventory_of(host: &Host, tell: &dyn Fn(&Path)) -> Result<Vec<AttachedDis
     Ok(disks.into_iter().map(|(disk, _)| disk).collect())
 }
 
+/// The device nodes of all attached disks that show this UUID. More than one is a copy, or a disk that is attached twice.
+///
+/// # Errors
+///
+/// When what the kernel says about disks cannot be read.
+pub fn disks_with_uuid(uuid: ScsiUuid) -> Result<Vec<PathBuf>, SourceError> {
+    let all = DiskName { given: "the attached disks".into(), resolved: None };
+    let (host, blind) = (Host::this(), |it| SourceError::blind(&all, it));
+    let lookout = Lookout::new(&host).map_err(blind)?;
+    let disks = lookout.disks().map_err(blind)?.iter().filter(|disk| disk.uuid == Some(uuid));
+    Ok(disks.map(|disk| host.dev.join(&disk.name)).collect())
+}
+
 impl AttachedDisk {
     fn refuse_for(&mut self, uses: Vec<Use>) {
         let name = DiskName { given: self.path.clone(), resolved: None };

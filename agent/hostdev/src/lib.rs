@@ -45,7 +45,7 @@ pub use candidate::Candidate;
 pub use claim::{Claim, ClaimError, look};
 pub use enable_uuid::UuidProblem;
 pub use identity::{DiskIdentity, DiskName, Medium};
-pub use inventory::{AttachedDisk, inventory, inventory_of};
+pub use inventory::{AttachedDisk, disks_with_uuid, inventory, inventory_of};
 pub use mounted::MountedAt;
 pub use open::SourceError;
 pub use plain_file::{Links, read_plain_file};

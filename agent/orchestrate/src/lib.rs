@@ -34,19 +34,20 @@ pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};
-pub use naming::{binding_of, describe, intents_of};
+pub use naming::{binding_of, describe, intents_of, refuse_unrecorded};
 pub use open::{ClaimedTarget, SeenTarget, SourceDisk, SourceOptions, TargetDisk, check_uuid, look_at_target};
 pub use output::Output;
 pub use points::{
     DeltaFile, FoundDisk, KeepingPlan, MoveOptions, OpenPoint, Opened, PointCheck, PointReport, PruneReport,
     TravelReport, all_points, apply_recorded, export_delta, export_image, is_unknown, keep_to_limits, look_at_points,
-    nothing_to_resume, nothing_to_undo, open_point, open_spool, plan_keeping, points_for_changes, points_for_reading,
-    points_made_for_changes, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point, verify_point,
+    name_of_points, nothing_to_resume, nothing_to_undo, open_point, open_spool, plan_keeping, points_for_changes,
+    points_for_reading, points_made_for_changes, prune, refuse_fuzzy, resume, rollback, spool, undo, unknown_point,
+    verify_point,
 };
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
-pub use tree::{LocalBase, StoredTree, TreeError, advance_tree, build_tree};
+pub use tree::{LocalBase, StoredTree, TreeError, advance_tree, build_tree, build_tree_of_disk};
 pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
 pub use vmdk::{ConvertReport, NewImage, VmdkDisk, VmdkFiles, check_vmdk, convert, create as create_vmdk, names_vmdk};
 
@@ -55,10 +56,10 @@ pub use failback_blockio::{Caching, Device, Engine, Options as EngineOptions, io
 pub use failback_delta::{
     Coverage, FileKind, FormatError, FreeBlocks, Identity, PointKind, SignatureReader, SigningKey, VerifyingKey,
 };
-pub use failback_hashtree::Root;
+pub use failback_hashtree::{ChainingValue, Root, Shape};
 pub use failback_hostdev::{
-    AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem, inventory,
-    look, protect_claimed_disks, protect_on_panic,
+    AttachedDisk, DiskIdentity, Medium, ScsiAddress, ScsiUuid, ScsiUuidError, Transport, Use, UuidProblem,
+    disks_with_uuid, inventory, look, protect_claimed_disks, protect_on_panic,
 };
 pub use failback_image::create::{NewDisk, Subformat};
 pub use failback_image::descriptor::{ExtentAccess, ExtentKind};

@@ -1,6 +1,6 @@
 //! What a disk is called: for people, and in records that have to find it again.
 
-use crate::{DiskBinding, FileIntents};
+use crate::{DiskBinding, FileIntents, IntentStore, JobError};
 use failback_hashtree::Root;
 use failback_hostdev::{DiskIdentity, Medium};
 use std::path::{Path, PathBuf};
@@ -62,4 +62,19 @@ pub fn binding_of(disk: &DiskIdentity) -> DiskBinding {
         }
     };
     DiskBinding { id: Root::of(what.as_bytes()).0, certain }
+}
+
+/// What the disk was before an apply without recovery points that was interrupted is kept nowhere.
+///
+/// # Errors
+///
+/// When there is a record of one, or nobody can tell.
+pub fn refuse_unrecorded(intents: &mut FileIntents) -> Result<(), JobError> {
+    match intents.load().map_err(JobError::from)? {
+        None => Ok(()),
+        Some(_) => Err(JobError::Refused(format!(
+            "an apply to this disk without recovery points was interrupted ({}): finish it with --no-undo first",
+            intents.place()
+        ))),
+    }
 }

@@ -156,6 +156,18 @@ impl SourceDisk {
 pub struct ClaimedTarget(TargetDisk);
 
 impl ClaimedTarget {
+    /// The device to read from.
+    #[must_use]
+    pub fn device(&self) -> &dyn Device {
+        self.0.device()
+    }
+
+    /// Which disk it is.
+    #[must_use]
+    pub const fn identity(&self) -> &DiskIdentity {
+        &self.0.identity
+    }
+
     /// Claims a target, if it is the disk that was looked at and has the SCSI UUID that is expected. Until that is known, it is open
     /// for reading only.
     ///

@@ -18,6 +18,7 @@ use failback_orchestrate::{
     Pending, Plan, PointId, Progress, Prune, PruneStep, ReadSeek, TargetDisk, TravelReport, all_points, binding_of,
     export_delta, export_image, intents_of, look_at_points, look_at_target, nothing_to_resume, nothing_to_undo,
     open_point, plan_prune, points_for_changes, points_for_reading, prune as prune_points, refuse_fuzzy,
+    refuse_unrecorded,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ fn ready(args: &MoveArgs, does: impl FnOnce(&Catalogue) -> Result<String, JobErr
     let meter = Meter::new()?;
     let started = Instant::now();
     // What an apply without recovery points has left half written is in none of them.
-    crate::apply::refuse_unrecorded(&mut intents_of(&disk, None))?;
+    refuse_unrecorded(&mut intents_of(&disk, None))?;
     let claimed = ClaimedTarget::claim(&args.disk, args.common.engine.into(), &disk, None)?;
     let points = points_for_changes(&directory, &disk)?;
     let target = claimed.make_writable()?;

@@ -33,7 +33,7 @@ pub use merge::{PruneReport, keep_to_limits, prune};
 pub use moving::DeltaFile;
 pub use origin::{KeepingPlan, plan_keeping, unknown_point};
 pub use shelf::{
-    FoundDisk, Opened, all_points, is_unknown, look_at_points, points_for_changes, points_for_reading,
+    FoundDisk, Opened, all_points, is_unknown, look_at_points, name_of_points, points_for_changes, points_for_reading,
     points_made_for_changes,
 };
 pub use spool::{open_spool, spool};

@@ -19,9 +19,10 @@ pub struct Opened {
     pub lock: Lock,
 }
 
-/// The name of a disk's directory. An image is told by its inode and the moment when that was made: a file that was copied or
+/// The name of a disk's directory in a retention directory. An image is told by its inode and the moment when that was made: a file that was copied or
 /// restored is another one.
-fn name_of(disk: &DiskIdentity) -> String {
+#[must_use]
+pub fn name_of_points(disk: &DiskIdentity) -> String {
     match (disk.medium, &disk.scsi_uuid, &disk.kernel_name) {
         (_, Some(uuid), _) => uuid.to_string(),
         (Medium::Image, None, _) => {
@@ -36,7 +37,7 @@ fn name_of(disk: &DiskIdentity) -> String {
 
 /// Where the points of a disk are, or would be.
 fn place(directory: &Path, disk: &DiskIdentity) -> PathBuf {
-    directory.join(name_of(disk))
+    directory.join(name_of_points(disk))
 }
 
 /// Opens the points of a disk for changes, under the exclusive lock.

@@ -5,7 +5,7 @@ mod layout;
 mod writer;
 
 pub use base::LocalBase;
-pub use writer::{advance_tree, build_tree};
+pub use writer::{advance_tree, build_tree, build_tree_of_disk};
 
 use crate::Outcome;
 use failback_delta::{Coverage, FreeBlocks};

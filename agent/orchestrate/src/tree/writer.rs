@@ -2,13 +2,14 @@
 
 use super::layout::{HEADER_LEN, MAGIC, RUNS_MAX, RawFreeRun, RawTree, VERSION};
 use super::{StoredTree, TreeError, kept_level, stored_nodes};
+use crate::free::free_blocks;
 use crate::output::sync_directory_of;
 use crate::scan::{Chunk, ChunkContent, ScanOptions, scan};
-use crate::{JobError, Progress};
+use crate::{JobError, Progress, likeness};
 use failback_blockio::Device;
 use failback_delta::{Content, DeltaReader, Extent, FreeBlocks, Item, SealedFrame, Shapes, Trailer};
 use failback_hashtree::{ChainingValue, Cover, Frontier, LeafHasher, Node, Root, RootBuilder, Shape};
-use failback_units::{BlockCount, BlockIndex, BlockRange};
+use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,24 @@ pub fn build_tree(
         Ok(writer.write_out()?)
     })?;
     Ok(writer.finish()?)
+}
+
+/// Reads the first `size` bytes of a disk that nobody else writes to, but for its free space, and stores their tree at `path` in blocks of
+/// 4 KiB.
+///
+/// # Errors
+///
+/// As [`build_tree`].
+pub fn build_tree_of_disk(
+    device: &dyn Device,
+    size: ByteCount,
+    path: &Path,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<StoredTree, JobError> {
+    let shape = Shape::new(size, BlockSize::MIN);
+    build_tree(device, shape, &free_blocks(&likeness::free_of(device)?, shape), path, threads, progress)?;
+    Ok(StoredTree::open(path)?)
 }
 
 /// Stores at `path` the tree of the result of a delta, whose base `old` is the tree of. Returns the root.

@@ -1,0 +1,187 @@
+//! A job that is at work: how far it is, for whoever asks, and now and then for the state.
+
+use super::{MasterTarget, now};
+use crate::state::{self, JobId, JobKind, JobState, RateMeter, State, StateError, Subject};
+use failback_orchestrate::{ByteCount, Progress};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often the state learns how far a job is.
+const NOTED_EVERY: Duration = Duration::from_secs(2);
+
+/// A job that is at work.
+#[derive(Debug)]
+pub struct LiveJob {
+    id: JobId,
+    subject: Subject,
+    facts: Mutex<Facts>,
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Facts {
+    began: Instant,
+    phase: &'static str,
+    done: u64,
+    total: Option<u64>,
+    rate: RateMeter,
+    noted: Instant,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobFacts {
+    /// What it does.
+    pub phase: &'static str,
+    /// Bytes of that which are done; of what is received, those that are durable.
+    pub done: u64,
+    /// How many there will be, as far as is known.
+    pub total: Option<u64>,
+    /// Bytes per second over the last minute.
+    pub rate: Option<u64>,
+    /// How long this takes at that rate.
+    pub eta: Option<Duration>,
+}
+
+impl LiveJob {
+    fn new(id: JobId, subject: Subject, stop: Arc<AtomicBool>) -> Self {
+        let began = Instant::now();
+        let facts = Facts { began, phase: "", done: 0, total: None, rate: RateMeter::new(), noted: began };
+        Self { id, subject, facts: Mutex::new(facts), stop }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> JobId {
+        self.id
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far it is now.
+    #[must_use]
+    pub fn facts(&self) -> JobFacts {
+        let facts = self.lock();
+        let now = facts.began.elapsed();
+        JobFacts {
+            phase: facts.phase,
+            done: facts.done,
+            total: facts.total,
+            rate: facts.rate.rate(now),
+            eta: facts.total.and_then(ByteCount::new).and_then(|total| facts.rate.eta(now, total)),
+        }
+    }
+
+    /// So many bytes are done of what it does.
+    pub(super) fn is_at(&self, done: u64) {
+        let mut facts = self.lock();
+        facts.done = done;
+        let at = facts.began.elapsed();
+        facts.rate.record(at, ByteCount::new(done).unwrap_or(ByteCount::ZERO));
+    }
+
+    /// What the state should learn, if it is time for that.
+    fn is_due(&self) -> bool {
+        let mut facts = self.lock();
+        let due = facts.noted.elapsed() >= NOTED_EVERY;
+        if due {
+            facts.noted = Instant::now();
+        }
+        due
+    }
+
+    /// Tells the state how far it is, now and then.
+    pub(super) fn report_to(&self, master: &MasterTarget) {
+        if self.is_due() {
+            self.note_now(&mut master.state());
+        }
+    }
+
+    fn note_now(&self, state: &mut State) {
+        let facts = self.facts();
+        let size = |bytes| ByteCount::new(bytes).unwrap_or(ByteCount::ZERO);
+        let progress = state::Progress { phase: facts.phase, durable: size(facts.done), total: facts.total.map(size) };
+        if let Err(error) = state.job_progress(self.id, &progress, now()) {
+            tracing::warn!(job = self.id.get(), "how far it is could not be noted: {error}");
+        }
+    }
+}
+
+impl Progress for LiveJob {
+    fn phase(&self, what: &'static str, total: Option<u64>) {
+        let mut facts = self.lock();
+        (facts.phase, facts.done, facts.total, facts.rate) = (what, 0, total, RateMeter::new());
+        drop(facts);
+        tracing::info!(job = self.id.get(), subject = self.subject.name(), total, "{what}");
+    }
+
+    fn advance(&self, bytes: u64) {
+        let done = self.lock().done + bytes;
+        self.is_at(done);
+    }
+
+    fn note(&self, sentence: &str) {
+        tracing::info!(job = self.id.get(), subject = self.subject.name(), "{sentence}");
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+impl MasterTarget {
+    /// Begins a job for a pair. One of the same kind that waits for the source to come back goes on if `goes_on` says so; what else waits
+    /// will not come back, and is cancelled.
+    pub(super) fn begin_job(&self, kind: JobKind, pair: &str, goes_on: bool) -> Result<Arc<LiveJob>, StateError> {
+        let subject = Subject::Pair(pair.to_owned());
+        let mut state = self.state();
+        let states = vec![JobState::Queued, JobState::Waiting, JobState::Interrupted];
+        let query = state::JobQuery { subject: Some(subject.clone()), states, ..state::JobQuery::default() };
+        let mut earlier = None;
+        for job in state.jobs(&query)? {
+            if job.state == JobState::Interrupted && job.ended.is_some() && !(goes_on && earlier.is_none()) {
+                continue;
+            }
+            if goes_on && earlier.is_none() && job.kind == kind {
+                earlier = Some(job.id);
+            } else if !job.state.is_over() {
+                state.job_cancelled(job.id, now())?;
+            }
+        }
+        let id = match earlier {
+            Some(id) => id,
+            None => state.queue_job(kind, &subject, now())?,
+        };
+        state.start_job(id, now())?;
+        drop(state);
+        let job = Arc::new(LiveJob::new(id, subject, Arc::clone(&self.stop)));
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&job));
+        Ok(job)
+    }
+
+    /// Says what became of a job: done, waiting for the source, or failed with a sentence.
+    pub(super) fn end_job(&self, job: &LiveJob, how: &Ending) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id);
+        let mut state = self.state();
+        job.note_now(&mut state);
+        let ended = match how {
+            Ending::Done => state.job_done(job.id, now()),
+            Ending::Waits(why) => state.job_waits(job.id, why, now()),
+            Ending::Failed(why) => state.job_failed(job.id, why, now()),
+        };
+        if let Err(error) = ended {
+            tracing::error!(job = job.id.get(), "its end could not be noted: {error}");
+        }
+    }
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Done,
+    Waits(String),
+    Failed(String),
+}

@@ -1,0 +1,152 @@
+//! The master target: sessions of many pairs at once, one for each pair.
+
+mod desk;
+mod job;
+mod locate;
+mod replica;
+mod slots;
+
+pub use job::LiveJob;
+pub use locate::{describe_target, target_of};
+
+use crate::state::{JobId, Lookup, Pair, State, StateError};
+use failback_credentials::Fingerprint;
+use failback_orchestrate::{Engine, JobError, Policy};
+use failback_replication::{Link, SessionError, SessionReport, Traffic, serve_session};
+use replica::Served;
+use slots::Slots;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody who may act on this machine, such as through ssh: it may send to every pair.
+    Local,
+    /// A machine that is known by its key: it may send to its own pairs.
+    Peer {
+        /// The key.
+        key: Fingerprint,
+        /// The name that it is known by here.
+        name: String,
+    },
+}
+
+impl Caller {
+    const fn key(&self) -> Option<&Fingerprint> {
+        match self {
+            Self::Local => None,
+            Self::Peer { key, .. } => Some(key),
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("this machine"),
+            Self::Peer { key, name } => write!(f, "{name} ({key})"),
+        }
+    }
+}
+
+/// How a master target does its work.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// How disks are read and written.
+    pub engine: Engine,
+    /// Threads that read and hash a disk; 0 for one on each processor.
+    pub threads: usize,
+    /// Which recovery points are kept after each pass.
+    pub policy: Policy,
+}
+
+/// What serves replication on this machine. There is one for a state.
+#[derive(Debug)]
+pub struct MasterTarget {
+    state: Mutex<State>,
+    settings: Settings,
+    slots: Arc<Slots>,
+    jobs: Mutex<BTreeMap<JobId, Arc<LiveJob>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl MasterTarget {
+    /// Opens the state at `path`, or makes an empty one. Jobs that were at work when another process had it are interrupted.
+    ///
+    /// # Errors
+    ///
+    /// When another process has it open, it is damaged, or it cannot be read or made.
+    pub fn open(path: &Path, settings: Settings) -> Result<Arc<Self>, StateError> {
+        let state = Mutex::new(State::open(path)?);
+        let stop = Arc::<AtomicBool>::default();
+        Ok(Arc::new(Self { state, settings, slots: Arc::default(), jobs: Mutex::default(), stop }))
+    }
+
+    /// The state, for whoever looks at it or changes it. Sessions wait meanwhile.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is at work now, by number.
+    #[must_use]
+    pub fn live_jobs(&self) -> BTreeMap<JobId, Arc<LiveJob>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves one connection until it ends. What it does to a disk is done when this returns: the disk is given back.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke, the other side did what it must not do, or what it wants cannot be done. It has been told.
+    pub fn session(
+        self: &Arc<Self>,
+        link: Link,
+        caller: &Caller,
+        traffic: &Arc<Traffic>,
+    ) -> Result<SessionReport, SessionError> {
+        let mut served = Served::new(Arc::clone(self), caller.clone(), Arc::clone(&link.breaker));
+        let ended = serve_session(link, traffic, &mut served);
+        served.end(&ended);
+        ended
+    }
+
+    /// Begins to end: no session begins any more, those that are under way are broken, and what is being applied stops at a safe place.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.slots.break_all();
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// The pair that a caller names, if it may send to it now.
+    fn pair_for(&self, caller: &Caller, name: &str) -> Result<Pair, JobError> {
+        match self.state().pair_for(caller.key(), name).map_err(|error| refused(&error))? {
+            Lookup::Bound(pair) => Ok(*pair),
+            Lookup::Unbound(why) => {
+                tracing::warn!(pair = name, %caller, "refused: {}", why.for_the_log());
+                Err(JobError::Refused(why.to_string()))
+            }
+        }
+    }
+}
+
+/// What cannot be done with the state is told in its own words.
+fn refused(error: &StateError) -> JobError {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    JobError::Refused(format!("{error}{}", cause.unwrap_or_default()))
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,65 @@
+//! Connections to a Unix socket.
+
+use crate::link::{Nobody, link_over};
+use crate::{Connector, End, Limits, Link};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::TimeVal;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Connects to the Unix socket of a daemon on this machine.
+#[derive(Clone, Debug)]
+pub struct UnixConnector {
+    path: PathBuf,
+    limits: Limits,
+}
+
+impl UnixConnector {
+    /// For the socket at a path.
+    #[must_use]
+    pub const fn new(path: PathBuf, limits: Limits) -> Self {
+        Self { path, limits }
+    }
+}
+
+impl Connector for UnixConnector {
+    fn connect(&self) -> io::Result<Link> {
+        link_over(connect_unix(&self.path, self.limits.connect)?, self.limits, Box::new(Nobody))
+    }
+}
+
+/// Connects within a time: a daemon that accepts nobody any more would be waited for without end.
+pub(crate) fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
+    let connect = || -> Result<UnixStream, Errno> {
+        let address = UnixAddr::new(path)?;
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&fd, sockopt::SendTimeout, &time_val(within))?;
+        connect(fd.as_raw_fd(), &address)?;
+        Ok(fd.into())
+    };
+    connect().map_err(|error| {
+        let path = path.display();
+        let why = match error {
+            Errno::ENOENT | Errno::ECONNREFUSED => {
+                format!("nobody listens at {path}: start failback serve there, or name its socket")
+            }
+            Errno::EACCES => format!("{path} may not be used by this user: use it as its owner or as root"),
+            Errno::EAGAIN => format!("whoever listens at {path} accepts no connection: look at its log, or restart it"),
+            Errno::ENAMETOOLONG => format!("{path} is too long for a Unix socket: use a path of at most 107 bytes"),
+            other => format!("cannot connect to {path}: {}", other.desc()),
+        };
+        io::Error::new(io::Error::from(error).kind(), End::Because(why))
+    })
+}
+
+fn time_val(time: Duration) -> TimeVal {
+    // A time of zero would be no limit at all.
+    let micros = time.as_micros().clamp(1, 1_000_000_000_000);
+    let seconds = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
+    let rest = i64::try_from(micros % 1_000_000).unwrap_or_default();
+    TimeVal::new(seconds, rest)
+}

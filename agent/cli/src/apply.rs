@@ -10,10 +10,10 @@ use crate::{confirm, exit, files, points};
 use anyhow::Result;
 use failback_orchestrate::{
     ApplyOptions, ApplyReport, ClaimedTarget, DeltaInput, DeltaSource, Directory, DiskIdentity, Engine, FileId,
-    FileIntents, FsDirectory, HumanBytes, IntentStore, JobError, KeepingPlan, Medium, MoveOptions, Opened, PlanReport,
-    PointReport, Policy, Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, binding_of,
-    check_uuid, describe, intents_of, keep_to_limits, look_at_points, look_at_target, open_spool, plan_keeping,
-    points_made_for_changes, refuse_unrecorded, spool,
+    FsDirectory, HumanBytes, JobError, KeepingPlan, Medium, MoveOptions, Opened, PlanReport, PointReport, Policy,
+    Progress, SeenTarget, SourceDisk, SourceOptions, TargetDisk, apply_recorded, binding_of, check_uuid, describe,
+    intents_of, keep_to_limits, look_at_points, look_at_target, open_spool, plan_keeping, points_made_for_changes,
+    refuse_unrecorded, spool,
 };
 use serde_json::{Value, json};
 use std::fs::{self, File};

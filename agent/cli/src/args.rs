@@ -54,6 +54,14 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Look at, check, make and convert VMDKs
     Vmdk(crate::vmdk::VmdkArgs),
+    /// Bind source disks to target disks
+    Pair(crate::control::PairArgs),
+    /// Put pairs together that come home together
+    Group(crate::control::GroupArgs),
+    /// Receive what sources send, and write it to the target disks of their pairs
+    Serve(crate::control::ServeArgs),
+    /// Show what a master target does and did
+    Jobs(crate::control::JobsArgs),
     /// Say what is wrong with this machine as a master target, and what mends it
     ///
     /// Names of disks, controllers, the retention drive, `io_uring`, the clock, ports, what would take foreign disks, kernel and space. Nothing
@@ -380,7 +388,7 @@ pub(crate) struct ManArgs {
 }
 
 /// At most as many threads as any machine has a use for; each takes memory.
-fn parse_threads(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_threads(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|threads| *threads <= 64).ok_or_else(|| "give a number from 0 to 64".to_owned())
 }
 

@@ -4,6 +4,7 @@ use crate::args::{DiffArgs, InspectArgs, Reading, SignArgs, VerifyArgs};
 use crate::meter::Meter;
 use crate::points::open;
 use crate::report::{Lines, print};
+use crate::text::hex;
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
@@ -232,10 +233,6 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     };
     print(args.json, &object, &lines)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The name of a source for a terminal: a file may claim any, escape sequences included.

@@ -8,6 +8,7 @@ mod compare;
 mod config;
 mod confirm;
 mod console;
+mod control;
 mod disks;
 mod exit;
 mod files;
@@ -52,6 +53,10 @@ fn main() -> ExitCode {
         Command::Commit(args) => points::commit(args),
         Command::Point(args) => points::point(args),
         Command::Vmdk(args) => vmdk::vmdk(args),
+        Command::Pair(args) => control::pair(args),
+        Command::Group(args) => control::group(args),
+        Command::Serve(args) => control::serve(args),
+        Command::Jobs(args) => control::jobs(args),
         Command::Check(args) => check::check(args),
         Command::Console(args) => console::console(args),
         Command::SupportBundle(args) => support::support_bundle(args),

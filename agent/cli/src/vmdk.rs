@@ -3,6 +3,7 @@
 use crate::args::{Common, parse_size};
 use crate::meter::Meter;
 use crate::report::{Lines, print};
+use crate::text::hex;
 use crate::{exit, files};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -178,10 +179,6 @@ const fn access_name(access: ExtentAccess) -> &'static str {
         ExtentAccess::ReadOnly => "read-only",
         ExtentAccess::None => "no access",
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn paths(paths: &[PathBuf]) -> Vec<String> {

@@ -1,8 +1,10 @@
 //! A job that is at work: how far it is, for whoever asks, and now and then for the state.
 
+use super::slots::Breaker;
 use super::{MasterTarget, now};
 use crate::state::{self, JobId, JobKind, JobState, RateMeter, State, StateError, Subject};
 use failback_orchestrate::{ByteCount, Progress};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,12 +13,19 @@ use std::time::{Duration, Instant};
 const NOTED_EVERY: Duration = Duration::from_secs(2);
 
 /// A job that is at work.
-#[derive(Debug)]
 pub struct LiveJob {
     id: JobId,
     subject: Subject,
     facts: Mutex<Facts>,
     stop: Arc<AtomicBool>,
+    cancelled: AtomicBool,
+    breaker: Breaker,
+}
+
+impl fmt::Debug for LiveJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveJob").field("id", &self.id).field("subject", &self.subject).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -45,16 +54,33 @@ pub struct JobFacts {
 }
 
 impl LiveJob {
-    fn new(id: JobId, subject: Subject, stop: Arc<AtomicBool>) -> Self {
+    fn new(id: JobId, subject: Subject, stop: Arc<AtomicBool>, breaker: Breaker) -> Self {
         let began = Instant::now();
         let facts = Facts { began, phase: "", done: 0, total: None, rate: RateMeter::new(), noted: began };
-        Self { id, subject, facts: Mutex::new(facts), stop }
+        Self { id, subject, facts: Mutex::new(facts), stop, cancelled: AtomicBool::new(false), breaker }
     }
 
     /// Its number.
     #[must_use]
     pub const fn id(&self) -> JobId {
         self.id
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub const fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Ends it at the next safe place: nobody wants it any longer.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        (self.breaker)();
+    }
+
+    /// Whether it was [cancelled](Self::cancel).
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, Facts> {
@@ -128,14 +154,20 @@ impl Progress for LiveJob {
     }
 
     fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        self.stop.load(Ordering::Acquire) || self.is_cancelled()
     }
 }
 
 impl MasterTarget {
     /// Begins a job for a pair. One of the same kind that waits for the source to come back goes on if `goes_on` says so; what else waits
     /// will not come back, and is cancelled.
-    pub(super) fn begin_job(&self, kind: JobKind, pair: &str, goes_on: bool) -> Result<Arc<LiveJob>, StateError> {
+    pub(super) fn begin_job(
+        &self,
+        kind: JobKind,
+        pair: &str,
+        goes_on: bool,
+        breaker: Breaker,
+    ) -> Result<Arc<LiveJob>, StateError> {
         let subject = Subject::Pair(pair.to_owned());
         let mut state = self.state();
         let states = vec![JobState::Queued, JobState::Waiting, JobState::Interrupted];
@@ -157,7 +189,7 @@ impl MasterTarget {
         };
         state.start_job(id, now())?;
         drop(state);
-        let job = Arc::new(LiveJob::new(id, subject, Arc::clone(&self.stop)));
+        let job = Arc::new(LiveJob::new(id, subject, Arc::clone(&self.stop), breaker));
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&job));
         Ok(job)
     }
@@ -169,6 +201,7 @@ impl MasterTarget {
         job.note_now(&mut state);
         let ended = match how {
             Ending::Done => state.job_done(job.id, now()),
+            Ending::Waits(_) | Ending::Failed(_) if job.is_cancelled() => state.job_cancelled(job.id, now()),
             Ending::Waits(why) => state.job_waits(job.id, why, now()),
             Ending::Failed(why) => state.job_failed(job.id, why, now()),
         };

@@ -10,9 +10,9 @@ pub use job::LiveJob;
 pub use locate::{describe_target, target_of};
 
 use crate::state::{JobId, Lookup, Pair, State, StateError};
-use failback_credentials::Fingerprint;
+use failback_credentials::{Fingerprint, TrustStore};
 use failback_orchestrate::{Engine, JobError, Policy};
-use failback_replication::{Link, SessionError, SessionReport, Traffic, serve_session};
+use failback_replication::{Link, Offer, SessionError, SessionReport, Traffic, serve_session};
 use replica::Served;
 use slots::Slots;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl fmt::Display for Caller {
 }
 
 /// How a master target does its work.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// How disks are read and written.
     pub engine: Engine,
@@ -63,6 +63,8 @@ pub struct Settings {
     pub threads: usize,
     /// Which recovery points are kept after each pass.
     pub policy: Policy,
+    /// Whom it trusts, and its own key; none, where it has none yet.
+    pub trust: Option<(TrustStore, Fingerprint)>,
 }
 
 /// What serves replication on this machine. There is one for a state.
@@ -72,6 +74,10 @@ pub struct MasterTarget {
     settings: Settings,
     slots: Arc<Slots>,
     jobs: Mutex<BTreeMap<JobId, Arc<LiveJob>>>,
+    /// Of each pair, the delta that somebody did not want any longer.
+    cancelled: Mutex<BTreeMap<String, [u8; 32]>>,
+    traffic: Arc<Traffic>,
+    began: Instant,
     stop: Arc<AtomicBool>,
 }
 
@@ -83,8 +89,16 @@ impl MasterTarget {
     /// When another process has it open, it is damaged, or it cannot be read or made.
     pub fn open(path: &Path, settings: Settings) -> Result<Arc<Self>, StateError> {
         let state = Mutex::new(State::open(path)?);
-        let stop = Arc::<AtomicBool>::default();
-        Ok(Arc::new(Self { state, settings, slots: Arc::default(), jobs: Mutex::default(), stop }))
+        Ok(Arc::new(Self {
+            state,
+            settings,
+            slots: Arc::default(),
+            jobs: Mutex::default(),
+            cancelled: Mutex::default(),
+            traffic: Arc::default(),
+            began: Instant::now(),
+            stop: Arc::default(),
+        }))
     }
 
     /// The state, for whoever looks at it or changes it. Sessions wait meanwhile.
@@ -103,16 +117,31 @@ impl MasterTarget {
     /// # Errors
     ///
     /// When the connection broke, the other side did what it must not do, or what it wants cannot be done. It has been told.
-    pub fn session(
-        self: &Arc<Self>,
-        link: Link,
-        caller: &Caller,
-        traffic: &Arc<Traffic>,
-    ) -> Result<SessionReport, SessionError> {
+    pub fn session(self: &Arc<Self>, link: Link, caller: &Caller) -> Result<SessionReport, SessionError> {
         let mut served = Served::new(Arc::clone(self), caller.clone(), Arc::clone(&link.breaker));
-        let ended = serve_session(link, traffic, &mut served);
+        let ended = serve_session(link, &self.traffic, &mut served);
         served.end(&ended);
         ended
+    }
+
+    /// Whom it trusts, once it has a key of its own.
+    pub(crate) fn trust(&self) -> Option<&TrustStore> {
+        self.settings.trust.as_ref().map(|(trust, _)| trust)
+    }
+
+    /// The fingerprint of its own key.
+    pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.settings.trust.as_ref().map(|(_, own)| own)
+    }
+
+    /// How long it has been there.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Bytes received from and sent to sources.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        (self.traffic.received.load(Ordering::Relaxed), self.traffic.sent.load(Ordering::Relaxed))
     }
 
     /// Begins to end: no session begins any more, those that are under way are broken, and what is being applied stops at a safe place.
@@ -125,6 +154,25 @@ impl MasterTarget {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Remembers that a delta is not wanted any longer: its source would send the rest of it otherwise.
+    fn note_cancelled(&self, pair: &str, key: Option<[u8; 32]>) {
+        let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        match key {
+            Some(key) => _ = cancelled.insert(pair.to_owned(), key),
+            None => _ = cancelled.remove(pair),
+        }
+    }
+
+    fn refuse_cancelled(&self, pair: &str, offer: &Offer) -> Result<(), JobError> {
+        let cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        match offer.resumed.filter(|resumed| cancelled.get(pair) == Some(&resumed.delta)) {
+            Some(_) => Err(JobError::Refused(
+                "this pass was cancelled on the master target: begin a new one when it is wanted again".into(),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The pair that a caller names, if it may send to it now.
@@ -146,7 +194,7 @@ fn refused(error: &StateError) -> JobError {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

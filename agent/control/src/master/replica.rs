@@ -82,6 +82,10 @@ impl Served {
         if let Some(mut open) = self.open.take() {
             open.watch = None;
             let job = Arc::clone(&open.job);
+            if job.is_cancelled() {
+                let key = open.spool.lock().unwrap_or_else(PoisonError::into_inner).key();
+                self.master.note_cancelled(&name, key);
+            }
             drop(open);
             self.master.end_job(&job, &how);
         }
@@ -95,10 +99,13 @@ impl Served {
         let Some(slot) = master.slots.take(&pair.is.name, &self.breaker, &master.stop) else {
             return Err(JobError::Interrupted("the master target is ending: connect again later".into()));
         };
+        master.refuse_cancelled(&pair.is.name, offer)?;
         let (path, disk) = locate(&pair.is.target)?;
         check_size(&path, &disk, offer)?;
         let kind = if offer.kind == PointKind::Fuzzy { JobKind::Replicate } else { JobKind::Final };
-        let job = master.begin_job(kind, &pair.is.name, offer.resumed.is_some()).map_err(|error| refused(&error))?;
+        let job = master
+            .begin_job(kind, &pair.is.name, offer.resumed.is_some(), Arc::clone(&self.breaker))
+            .map_err(|error| refused(&error))?;
         let opened = Opening { master, pair: &pair, path, disk: &disk, offer, job: &job }.open();
         match opened {
             Ok((Offered::Applied(root), ..)) => {
@@ -431,7 +438,12 @@ impl BaseTree for Open {
 
     fn values(&self, nodes: &[NodeRun]) -> Result<Vec<ChainingValue>, JobError> {
         let device = self.disk.as_ref().expect("a session compares before it applies").device();
-        LocalBase { tree: self.stored(), device }.values(nodes)
+        let values = LocalBase { tree: self.stored(), device }.values(nodes);
+        if let Err(JobError::Mismatch(_)) = &values {
+            // It said what the disk does not hold: the next pass reads the disk.
+            self.desk.forget_tree();
+        }
+        values
     }
 }
 

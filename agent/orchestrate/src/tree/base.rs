@@ -5,7 +5,7 @@ use crate::{BaseTree, JobError, NodeRun};
 use failback_blockio::{Buffer, Device, Operation, run};
 use failback_delta::{Coverage, FreeBlocks};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Root, Shape};
-use failback_units::{BlockCount, BlockRange, ByteCount};
+use failback_units::{BlockCount, BlockIndex, BlockRange, ByteCount};
 
 /// Bytes that are read at a time for values that are not stored.
 const READ_AT_ONCE: u64 = 1 << 20;
@@ -44,6 +44,29 @@ impl LocalBase<'_> {
         Ok(())
     }
 
+    /// Compares what was read with the values that are stored of whole nodes of it.
+    fn check_stored(
+        &self,
+        hasher: &mut LeafHasher,
+        first: BlockIndex,
+        leaves: &[ChainingValue],
+    ) -> Result<(), JobError> {
+        let mut whole = Frontier::new(self.tree.kept);
+        whole.push_leaves(hasher, first, leaves);
+        for (node, value) in whole.take() {
+            if self.tree.holds(node) && self.tree.value_of(hasher, node)? != value {
+                let blocks = BlockRange::between(node.first, node.end().unwrap_or(node.first)).unwrap_or_default();
+                return Err(JobError::Mismatch(format!(
+                    "{} does not hold at bytes {} what its stored tree says: something else has written to it; begin the pass again, \
+                     which reads the whole target",
+                    self.device.name(),
+                    self.tree.shape().bytes_of(blocks)
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The values of nodes below those that are stored.
     fn read_nodes(
         &self,
@@ -59,6 +82,7 @@ impl LocalBase<'_> {
             let piece = at.checked_add(BlockCount::new(at_once)).unwrap_or(end).min(end);
             let mut leaves = Vec::new();
             self.read_blocks(hasher, BlockRange::between(at, piece).unwrap_or_default(), &mut leaves)?;
+            self.check_stored(hasher, at, &leaves)?;
             let mut joined = Frontier::new(nodes.level);
             joined.push_leaves(hasher, at, &leaves);
             values.extend(joined.take().map(|(_, value)| value));

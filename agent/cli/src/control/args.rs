@@ -1,0 +1,164 @@
+//! What can be said on the command line about the control plane.
+
+use crate::args::Common;
+use crate::config::parse_age;
+use crate::points::args::{Keeping, Retention};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the control plane keeps its state.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Place {
+    /// The directory of the control plane: state, key, known peers, sockets
+    ///
+    /// It is made if it is not there, and belongs to root alone.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/failback/control")]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairArgs {
+    #[command(subcommand)]
+    pub(crate) command: PairCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PairCommand {
+    /// Bind a source disk to a target disk
+    ///
+    /// Nothing is received for a disk that is bound to no source. The target is bound by what identifies it, its SCSI UUID or the VMDK, and
+    /// found by that whatever it is called later.
+    Add(PairAddArgs),
+    /// List the pairs
+    List(ListArgs),
+    /// Show a pair
+    Show(NameArgs),
+    /// Remove a pair; its disks and recovery points stay
+    Remove(NameArgs),
+    /// Turn a pair round: who received may send, or the other way
+    Turn(TurnArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairAddArgs {
+    /// The pair's name, 1 to 64 bytes
+    pub(crate) name: String,
+    /// The source: its SCSI UUID, or the name that it has on its machine, such as /dev/nvme1n1
+    #[arg(long, value_name = "UUID|NAME")]
+    pub(crate) source: String,
+    /// The target: a block device with a SCSI UUID, or a VMDK
+    #[arg(long, value_name = "DISK")]
+    pub(crate) target: PathBuf,
+    /// The machine that may send: its name or fingerprint, as `failback enroll list` shows
+    ///
+    /// Without it, only callers on this machine may, such as `failback serve --stdio` through ssh.
+    #[arg(long, value_name = "PEER")]
+    pub(crate) peer: Option<String>,
+    #[command(flatten)]
+    pub(crate) retention: Retention,
+    /// Accept a target that was never this disk; wipes its free space
+    ///
+    /// As for `failback apply --new-disk`, as long as it has no recovery points.
+    #[arg(long)]
+    pub(crate) new_disk: bool,
+    /// Refuse what this Ed25519 key did not sign: a public key in PEM form
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trusted_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TurnArgs {
+    /// The name
+    pub(crate) name: String,
+    /// `receive`: the peer sends; `send`: the target disk here is sent to the peer
+    #[arg(long, value_parser = ["receive", "send"])]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupArgs {
+    #[command(subcommand)]
+    pub(crate) command: GroupCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Put pairs into a protection group: they come home together
+    Add(GroupAddArgs),
+    /// List the groups
+    List(ListArgs),
+    /// Show a group
+    Show(NameArgs),
+    /// Remove a group; its pairs stay
+    Remove(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupAddArgs {
+    /// The group's name, 1 to 64 bytes
+    pub(crate) name: String,
+    /// Its pairs, in the order in which they are taken
+    #[arg(required = true, value_name = "PAIR")]
+    pub(crate) pairs: Vec<String>,
+    /// How long all of them together may take to come to rest: 100 ms to 10 min
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_age)]
+    pub(crate) quiesce: Duration,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    /// Show it again every second until it is stopped
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) watch: bool,
+    /// Those of this pair only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pair: Option<String>,
+    /// How many, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// End this job at the next safe place
+    #[arg(long, value_name = "ID", conflicts_with_all = ["pair", "limit"])]
+    pub(crate) cancel: Option<i64>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Serve one source over standard input and output, as ssh runs it
+    #[arg(long)]
+    pub(crate) stdio: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
+    /// Threads that read and hash a disk; 0 for one on each processor
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::args::parse_threads)]
+    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}

@@ -1,0 +1,149 @@
+//! The verbs `pair` and `group`.
+
+use super::args::{GroupArgs, GroupCommand, ListArgs, PairAddArgs, PairArgs, PairCommand, Place};
+use super::client::{Control, absolute, encoded};
+
+use crate::files;
+use crate::points::open::needed_directory;
+use crate::report::{Lines, print};
+use crate::text::hex;
+use anyhow::Result;
+use failback_control::api::types::{Group, Groups, NewPair, Pair, Pairs, Turn};
+use failback_credentials::{Fingerprint, TrustStore};
+use failback_orchestrate::JobError;
+use std::process::ExitCode;
+
+pub(crate) fn pair(args: &PairArgs) -> Result<ExitCode> {
+    match &args.command {
+        PairCommand::Add(args) => add(args),
+        PairCommand::List(args) => {
+            let pairs: Pairs = Control::open(&args.place)?.ask("GET", "/v1/pairs", "")?;
+            let mut lines = Lines::default();
+            for pair in &pairs.pairs {
+                lines.add(&pair.name, line(pair));
+            }
+            if pairs.pairs.is_empty() {
+                lines.add("pairs", "none: failback pair add binds a source disk to a target disk");
+            }
+            print(args.json, &pairs, &lines)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        PairCommand::Show(args) => {
+            shown(&Control::open(&args.list.place)?.ask("GET", &path_of(&args.name), "")?, &args.list)
+        }
+        PairCommand::Remove(args) => {
+            shown(&Control::open(&args.list.place)?.ask("DELETE", &path_of(&args.name), "")?, &args.list)
+        }
+        PairCommand::Turn(args) => {
+            let control = Control::open(&args.list.place)?;
+            let turn = Turn { direction: args.to.clone() };
+            shown(&control.ask_with("POST", &format!("{}/direction", path_of(&args.name)), &turn)?, &args.list)
+        }
+    }
+}
+
+fn path_of(name: &str) -> String {
+    format!("/v1/pairs/{}", encoded(name))
+}
+
+fn add(args: &PairAddArgs) -> Result<ExitCode> {
+    let place = &args.list.place;
+    let key = args.trusted_key.as_deref().map(files::trusted_key).transpose()?;
+    let new = NewPair {
+        name: args.name.clone(),
+        peer: args.peer.as_deref().map(|peer| peer_of(place, peer)).transpose()?,
+        source: args.source.clone(),
+        target: absolute(&args.target)?,
+        retention: absolute(&needed_directory(&args.retention)?)?,
+        direction: None,
+        new_disk: args.new_disk,
+        signer: key.map(|key| hex(key.bytes())),
+    };
+    shown(&Control::open(place)?.ask_with("POST", "/v1/pairs", &new)?, &args.list)
+}
+
+/// The fingerprint of a peer that is named.
+fn peer_of(place: &Place, peer: &str) -> Result<String> {
+    if let Ok(key) = peer.parse::<Fingerprint>() {
+        return Ok(key.to_string());
+    }
+    let known = TrustStore::new(place.credentials()?).peers()?;
+    let found = known.iter().find(|known| known.name.as_str() == peer && known.revoked.is_none());
+    Ok(found.map(|known| known.fingerprint.to_string()).ok_or_else(|| {
+        let peer = peer.escape_debug();
+        JobError::Refused(format!(
+            "no peer is called \"{peer}\": failback enroll list tells which there are, or give its fingerprint"
+        ))
+    })?)
+}
+
+fn source_of(pair: &Pair) -> &str {
+    pair.source_uuid.as_deref().or(pair.source_name.as_deref()).unwrap_or_default()
+}
+
+fn target_of(pair: &Pair) -> &str {
+    pair.target_path.as_deref().or(pair.target_uuid.as_deref()).unwrap_or_default()
+}
+
+fn line(pair: &Pair) -> String {
+    let arrow = if pair.direction == "send" { "<-" } else { "->" };
+    format!("{} {arrow} {}", source_of(pair), target_of(pair))
+}
+
+fn shown(pair: &Pair, args: &ListArgs) -> Result<ExitCode> {
+    let mut lines = Lines::default();
+    lines.add("pair", &pair.name).add("source", source_of(pair)).add("target", target_of(pair));
+    if let (Some(uuid), Some(_)) = (&pair.target_uuid, &pair.target_path) {
+        lines.add("target's UUID", uuid);
+    }
+    lines.add("peer", pair.peer.as_deref().unwrap_or("none: callers on this machine, such as through ssh"));
+    lines.add("direction", &pair.direction).add("retention", &pair.retention);
+    if pair.new_disk {
+        lines.add("new disk", "a target that was never this disk is taken");
+    }
+    if let Some(signer) = &pair.signer {
+        lines.add("signed by", signer);
+    }
+    if let Some(group) = &pair.group {
+        lines.add("group", group);
+    }
+    print(args.json, pair, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
+    let path = |name: &str| format!("/v1/groups/{}", encoded(name));
+    match &args.command {
+        GroupCommand::Add(args) => {
+            let quiesce_ms = u64::try_from(args.quiesce.as_millis()).unwrap_or(u64::MAX);
+            let new = Group { name: args.name.clone(), pairs: args.pairs.clone(), quiesce_ms };
+            group_shown(&Control::open(&args.list.place)?.ask_with("POST", "/v1/groups", &new)?, &args.list)
+        }
+        GroupCommand::List(args) => {
+            let groups: Groups = Control::open(&args.place)?.ask("GET", "/v1/groups", "")?;
+            let mut lines = Lines::default();
+            for group in &groups.groups {
+                lines.add(&group.name, group.pairs.join(", "));
+            }
+            if groups.groups.is_empty() {
+                lines.add("groups", "none: failback group add puts pairs together");
+            }
+            print(args.json, &groups, &lines)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        GroupCommand::Show(args) => {
+            group_shown(&Control::open(&args.list.place)?.ask("GET", &path(&args.name), "")?, &args.list)
+        }
+        GroupCommand::Remove(args) => {
+            group_shown(&Control::open(&args.list.place)?.ask("DELETE", &path(&args.name), "")?, &args.list)
+        }
+    }
+}
+
+fn group_shown(group: &Group, args: &ListArgs) -> Result<ExitCode> {
+    let mut lines = Lines::default();
+    lines.add("group", &group.name).add("pairs", group.pairs.join(", "));
+    lines.add("time to come to rest", format!("{} ms", group.quiesce_ms));
+    print(args.json, group, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}

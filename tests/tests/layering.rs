@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("control", &["credentials", "delta", "hostdev", "orchestrate", "replication", "units"]),
     ("orchestrate", &["blockio", "delta", "hashtree", "hostdev", "image", "retention", "units", "volumes"]),
     ("replication", &["delta", "hashtree", "orchestrate", "units"]),
-    ("transport", &["replication"]),
+    ("transport", &["credentials", "replication"]),
     ("machine", &["hostdev", "units"]),
     ("retention", &["blockio", "delta", "hashtree", "units"]),
     ("volumes", &["blockio", "units"]),

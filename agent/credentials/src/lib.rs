@@ -29,7 +29,7 @@ pub use enrol::{AnswerError, EnrolFailure, EnrolRefusal, Enroller, Reply, Welcom
 pub use error::StoreError;
 pub use fingerprint::{Fingerprint, NoFingerprint};
 pub use identity::{Identity, KEY_FILE};
-pub use limit::RateLimit;
+pub use limit::{RateLimit, network_of};
 pub use tls::{Attempt, Protocol, Refusal, Tls, explain, protocol_of, server_name};
 pub use token::{Token, TokenError};
 pub use trust::{

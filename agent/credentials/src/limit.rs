@@ -62,8 +62,9 @@ fn count(full_again: Duration, now: Duration, every: Duration, burst: u32) -> Re
     }
 }
 
-/// Who has one address of IPv6 has 2^64 of them.
-fn network_of(address: IpAddr) -> IpAddr {
+/// What counts as one somebody: an address of IPv4, or a /64 of IPv6, since who has one address there has 2^64 of them.
+#[must_use]
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

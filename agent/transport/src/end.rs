@@ -25,6 +25,9 @@ pub enum End {
         /// The last line that it wrote to its standard error, without control characters; empty if there is none.
         last_line: String,
     },
+    /// One of the two sides does not take the other one.
+    #[error("{0}")]
+    Refused(String),
     /// Any other reason that is a sentence of its own.
     #[error("{0}")]
     Because(String),
@@ -46,12 +49,24 @@ impl End {
         error.get_ref()?.downcast_ref()
     }
 
+    /// An error and what caused it, in one sentence.
+    pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+        let mut sentence = error.to_string();
+        let mut cause = error.source();
+        while let Some(deeper) = cause {
+            sentence = format!("{sentence}: {deeper}");
+            cause = deeper.source();
+        }
+        sentence
+    }
+
     /// As an error of reading or writing.
     pub(crate) fn error(self) -> io::Error {
         let kind = match self {
             Self::Silent(_) | Self::Stalled(_) => io::ErrorKind::TimedOut,
             Self::BrokenOff => io::ErrorKind::ConnectionAborted,
             Self::Command { .. } => io::ErrorKind::BrokenPipe,
+            Self::Refused(_) => io::ErrorKind::PermissionDenied,
             Self::Because(_) => io::ErrorKind::Other,
         };
         io::Error::new(kind, self)

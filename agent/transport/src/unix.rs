@@ -56,6 +56,23 @@ pub(crate) fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStre
     })
 }
 
+/// Whether somebody is behind a socket that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    Somebody,
+    /// Whoever made it is gone.
+    Nobody,
+}
+
+/// Whether somebody listens at a socket.
+pub(crate) fn who_answers(path: &Path) -> io::Result<Answers> {
+    match UnixStream::connect(path) {
+        Ok(_) => Ok(Answers::Somebody),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Answers::Nobody),
+        Err(error) => Err(error),
+    }
+}
+
 fn time_val(time: Duration) -> TimeVal {
     // A time of zero would be no limit at all.
     let micros = time.as_micros().clamp(1, 1_000_000_000_000);

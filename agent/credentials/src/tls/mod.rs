@@ -23,8 +23,10 @@ use verifier::Verifier;
 /// What a connection is for. Client and server name it in the handshake (ALPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Between known peers.
+    /// Replication, between known peers.
     Data,
+    /// The API, between known peers.
+    Api,
     /// For a key that is not known yet: one message each way, and nothing else.
     Enrolment,
 }
@@ -35,6 +37,7 @@ impl Protocol {
     pub const fn alpn(self) -> &'static [u8] {
         match self {
             Self::Data => b"failback/1",
+            Self::Api => b"failback-api/1",
             Self::Enrolment => b"failback-enroll/1",
         }
     }
@@ -43,8 +46,9 @@ impl Protocol {
 /// What a client wants, by the first message of a handshake. Whoever does not ask for enrolment has to be known.
 #[must_use]
 pub fn protocol_of(hello: &ClientHello<'_>) -> Protocol {
-    let mut offered = hello.alpn().into_iter().flatten();
-    if offered.any(|name| name == Protocol::Enrolment.alpn()) { Protocol::Enrolment } else { Protocol::Data }
+    let offered: Vec<_> = hello.alpn().into_iter().flatten().collect();
+    let asked = [Protocol::Enrolment, Protocol::Api].into_iter().find(|protocol| offered.contains(&protocol.alpn()));
+    asked.unwrap_or(Protocol::Data)
 }
 
 /// What a client calls every server; rustls wants a name. It is not sent, and decides nothing.
@@ -86,7 +90,7 @@ impl Tls {
     ///
     /// When TLS cannot be set up at all.
     pub fn server(&self, protocol: Protocol, now: i64) -> Result<Attempt<ServerConfig>, Refusal> {
-        let trust = (protocol == Protocol::Data).then(|| Arc::clone(&self.trust));
+        let trust = (protocol != Protocol::Enrolment).then(|| Arc::clone(&self.trust));
         let verifier = Arc::new(Verifier::new(&self.provider, None, trust, now));
         let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider));
         let mut config = builder
@@ -108,6 +112,15 @@ impl Tls {
     /// When TLS cannot be set up at all.
     pub fn client(&self, server: &Fingerprint, now: i64) -> Result<Attempt<ClientConfig>, Refusal> {
         self.connect(Protocol::Data, server, Some(Arc::clone(&self.trust)), now)
+    }
+
+    /// As [`Self::client`], for the server's API.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up at all.
+    pub fn api(&self, server: &Fingerprint, now: i64) -> Result<Attempt<ClientConfig>, Refusal> {
+        self.connect(Protocol::Api, server, Some(Arc::clone(&self.trust)), now)
     }
 
     /// For a connection to the server that a token is for, whether it is known yet or not.

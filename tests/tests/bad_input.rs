@@ -255,7 +255,9 @@ fn wrong_words_on_the_command_line() {
     failback!("sign", job.target, "-o", output, "--block-size", "2M").misused();
     failback!("sign", job.target, "-o", output, "--engine", "mmap").misused();
     failback!("diff", job.target, "-o", output).misused();
-    failback!("diff", "--base", job.signature, job.target, "-o", output, "--compression", "20").misused();
+    for compression in ["20", "0", "adaptive", "none"] {
+        failback!("diff", "--base", job.signature, job.target, "-o", output, "--compression", compression).misused();
+    }
     failback!("apply", job.delta).misused();
     failback!("reply").misused();
     assert!(!output.exists());

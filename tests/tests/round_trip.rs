@@ -197,3 +197,20 @@ fn text_reports_name_the_root() {
     let text = String::from_utf8(failback!("sign", disk, "-o", place.path("disk.sig")).done()).unwrap();
     assert!(text.starts_with(&format!("root             {}\n", root_of_file(&disk))), "{text}");
 }
+
+#[test]
+fn content_is_compressed_unless_it_is_not_to_be() {
+    let place = Place::new();
+    let (old, new) = (place.sparse("old.img", 3 << 20, &[]), place.file("new.img", &[b'x'; 3 * MIB]));
+    let signature = place.signature("old.sig", &old, "4K");
+    let length = |compression: &str| {
+        let delta = place.path(compression);
+        failback!("diff", "--base", signature, new, "-o", delta, "--compression", compression).json();
+        assert_eq!(failback!("inspect", delta).json()["result_root"], root_of_file(&new));
+        fs::metadata(delta).unwrap().len()
+    };
+    let (off, lightest, hardest) = (length("off"), length("1"), length("19"));
+    assert!(off > 3 << 20 && lightest < 300_000 && hardest < 300_000, "{off} {lightest} {hardest}");
+    failback!("apply", place.path("off"), old, "--yes", "--verify").done();
+    assert_eq!(root_of_file(&old), root_of_file(&new));
+}

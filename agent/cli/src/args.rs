@@ -4,7 +4,7 @@ use crate::exit;
 use crate::points::args::{CommitArgs, Keeping, MoveArgs, PointArgs, ResumeArgs, Retention, parse_point};
 use crate::report::print_bytes;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use failback_orchestrate::{BlockSize, ByteCount, Engine, PointId, Root, ScsiUuid};
+use failback_orchestrate::{BlockSize, ByteCount, Compression, Engine, PointId, Root, ScsiUuid};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -193,9 +193,9 @@ pub(crate) struct DiffArgs {
     /// The delta file to write; - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Effort to compress, 1 to 19
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub(crate) compression: i32,
+    /// Effort to compress, 1 to 19, or off
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(crate) compression: Compression,
     /// Sign the delta with this Ed25519 key, PKCS#8 in PEM form
     ///
     /// `openssl genpkey -algorithm ed25519` makes one.

@@ -175,7 +175,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<ExitCode> {
         created: files::now(),
         id: files::random()?,
         identity: source.identity_with(&content),
-        level: args.compression,
+        compression: &args.compression,
         threads: args.reading.threads,
         signer: signer.as_ref(),
         before_end: &|| check_unchanged(&source, &companions),

@@ -29,7 +29,10 @@ pub use apply::{
     ApplyOptions, ApplyReport, DeltaInput, DiskBinding, Examined, FileIntents, Intent, IntentError, IntentStore, Pace,
     PlanReport, Proven, ReadSeek, apply, plan,
 };
-pub use diff::{BaseTree, DiffOptions, DiffReport, NodeRun, TreeDiffReport, diff, diff_tree, tree_header};
+pub use diff::{
+    BaseTree, Compression, CompressionError, DiffOptions, DiffReport, Effort, NodeRun, Packed, TreeDiffReport, diff,
+    diff_tree, tree_header,
+};
 pub use error::{JobError, Outcome};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};

@@ -331,10 +331,11 @@ pub struct Frame {
 impl Frame {
     /// The frame's bytes in the stream. Compressing is most of the work, and may be done on any thread.
     ///
-    /// `level` is zstd's, 1 to 19; the payload is stored as it is where compressing does not pay.
+    /// `level` is zstd's, 1 to 19; the payload is stored as it is where compressing does not pay, and where the level is 0.
     #[must_use]
     pub fn seal(&self, key: &[u8; 32], level: i32) -> Vec<u8> {
-        self.sealed(key, compression::ZSTD, zstd::bulk::compress(&self.data, level).ok())
+        let packed = (level != 0).then(|| zstd::bulk::compress(&self.data, level).ok());
+        self.sealed(key, compression::ZSTD, packed.flatten())
     }
 
     /// The same with a payload of which any piece can be unpacked alone: for deltas that are read at random.

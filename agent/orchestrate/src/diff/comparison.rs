@@ -1,5 +1,6 @@
 //! What the blocks of a source were, held against what they are, and put into a delta.
 
+use super::effort::{Effort, Packed};
 use crate::JobError;
 use crate::ordered::{Ordered, worker_count};
 use crate::scan::{Chunk, ChunkContent, Origin};
@@ -9,6 +10,7 @@ use failback_hashtree::{ChainingValue, LeafHasher, Node, is_zero};
 use failback_units::{BlockIndex, BlockRange};
 use std::io::Write;
 use std::thread;
+use std::time::Instant;
 
 /// Frames that are being compressed or wait to be written. Each is about 1 MiB, twice.
 const FRAMES_UNDER_WAY: u64 = 8;
@@ -30,14 +32,14 @@ pub(super) struct Comparison<'a, W> {
     writer: &'a mut DeltaWriter<W>,
 }
 
-/// Has `tell` tell all blocks, and writes the frames that come of it. `level` is that of zstd.
+/// Has `tell` tell all blocks, and writes the frames that come of it.
 ///
 /// # Errors
 ///
 /// Those of `tell`, and what the output said.
 pub(super) fn compare<W: Write, T>(
     shapes: Shapes,
-    level: i32,
+    effort: &dyn Effort,
     writer: &mut DeltaWriter<W>,
     tell: impl FnOnce(&mut Comparison<'_, W>) -> Result<T, JobError>,
 ) -> Result<(T, Compared), JobError> {
@@ -45,7 +47,7 @@ pub(super) fn compare<W: Write, T>(
     thread::scope(|scope| {
         let sealer = Ordered::start(scope, worker_count(), move || {
             move |frame: Frame| {
-                let sealed = frame.seal(&key, level);
+                let sealed = seal(&frame, &key, effort);
                 (frame.table, sealed)
             }
         });
@@ -55,6 +57,17 @@ pub(super) fn compare<W: Write, T>(
         let told = tell(&mut comparison)?;
         Ok((told, comparison.finish()?))
     })
+}
+
+/// Seals a frame as hard as it is worth now, and tells what came of it.
+fn seal(frame: &Frame, key: &[u8; 32], effort: &dyn Effort) -> Vec<u8> {
+    let compression = effort.next();
+    let started = Instant::now();
+    let sealed = frame.seal(key, compression.level());
+    let took = started.elapsed();
+    let payload = FrameTable::outline_len(&sealed).map_or(0, |(_, payload)| payload);
+    effort.packed(&Packed { compression, content: frame.data.len() as u64, stored: payload, took });
+    sealed
 }
 
 impl<W: Write> Comparison<'_, W> {

@@ -1,9 +1,11 @@
 //! `diff`: what changed since a signature was taken, read from the source once.
 
 mod comparison;
+mod effort;
 mod segment;
 mod tree;
 
+pub use effort::{Compression, CompressionError, Effort, Packed};
 pub use tree::{BaseTree, NodeRun, TreeDiffReport, diff_tree, tree_header};
 
 use crate::free::free_blocks;
@@ -33,8 +35,8 @@ pub struct DiffOptions<'a> {
     pub id: [u8; 16],
     /// Which disk the source is.
     pub identity: Identity,
-    /// zstd's level, 1 to 19.
-    pub level: i32,
+    /// How hard the content is compressed.
+    pub compression: &'a dyn Effort,
     /// Threads that read and hash; 0 for one on each processor.
     pub threads: usize,
     /// Who signs.
@@ -94,7 +96,7 @@ pub fn diff<R: Read>(
     };
     let mut writer = DeltaWriter::new(out, header, &free)?;
     progress.phase("comparing", Some(device.size().get()));
-    let (scan, compared) = compare(shapes, options.level, &mut writer, |comparison| {
+    let (scan, compared) = compare(shapes, options.compression, &mut writer, |comparison| {
         let mut before = Vec::new();
         let how = ScanOptions {
             shape: shapes.result,

@@ -120,7 +120,7 @@ pub fn diff_tree(
     let mut writer = DeltaWriter::new(out, header, &free)?;
     progress.phase("comparing", Some(device.size().get()));
     let job = TreeDiff { base, device, shapes, free: &free, threads: options.threads, progress };
-    let ((scan, read_again), compared) = compare(shapes, options.level, &mut writer, |comparison| {
+    let ((scan, read_again), compared) = compare(shapes, options.compression, &mut writer, |comparison| {
         for frame in earlier {
             let (table, len) = frame?;
             comparison.told(&table, len);

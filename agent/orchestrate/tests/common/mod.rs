@@ -16,9 +16,9 @@ pub mod points;
 use failback_blockio::sim::{DropFlushes, ReadsFrom, SimDisk, Snapshot, World};
 use failback_blockio::{Buffer, Device, Operation, run};
 use failback_orchestrate::{
-    ApplyOptions, ApplyReport, BlockSize, ByteCount, DeltaInput, DiffOptions, DiskBinding, FreeMap, Intent,
-    IntentError, IntentStore, JobError, Pace, PointKind, Root, ScanReport, SignOptions, SignatureReader, Silent, apply,
-    diff, sign,
+    ApplyOptions, ApplyReport, BlockSize, ByteCount, Compression, DeltaInput, DiffOptions, DiskBinding, FreeMap,
+    Intent, IntentError, IntentStore, JobError, Pace, PointKind, Root, ScanReport, SignOptions, SignatureReader,
+    Silent, apply, diff, sign,
 };
 use failback_units::{ByteOffset, ByteRange};
 use failback_volumes::FreeMapBuilder;
@@ -319,7 +319,7 @@ pub fn diff_options<'a>(free: Option<&'a FreeMap>, result: &[u8]) -> DiffOptions
         created: 0,
         id: *blake3::hash(result).as_bytes().first_chunk().unwrap(),
         identity: failback_delta::Identity::default(),
-        level: 1,
+        compression: &Compression::LIGHTEST,
         threads: 1,
         signer: None,
         before_end: &|| Ok(()),

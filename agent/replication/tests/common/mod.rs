@@ -11,8 +11,8 @@ use failback_blockio::sim::{SimDisk, World};
 use failback_delta::{FreeBlocks, Identity, PointKind};
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{
-    ApplyOptions, BaseTree, BlockSize, ByteCount, DeltaInput, DiffOptions, DiskBinding, FreeMap, Intent, IntentError,
-    IntentStore, JobError, LocalBase, Progress, Silent, StoredTree, advance_tree, apply, build_tree,
+    ApplyOptions, BaseTree, BlockSize, ByteCount, Compression, DeltaInput, DiffOptions, DiskBinding, FreeMap, Intent,
+    IntentError, IntentStore, JobError, LocalBase, Progress, Silent, StoredTree, advance_tree, apply, build_tree,
 };
 use failback_replication::{
     Backoff, Connector, Link, Offer, Offered, PassOptions, PassReport, Replica, SessionError, SessionReport, Spool,
@@ -249,7 +249,7 @@ pub fn options(free: Option<&FreeMap>, id: u8) -> PassOptions<'_> {
             created: 0,
             id: [id; 16],
             identity: Identity::default(),
-            level: 1,
+            compression: &Compression::LIGHTEST,
             threads: 1,
             signer: None,
             before_end: &|| Ok(()),

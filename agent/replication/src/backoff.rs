@@ -12,13 +12,15 @@ pub struct Backoff {
     /// The longest wait.
     pub longest: Duration,
     /// How many attempts may fail one after the other before it is given up. A connection that moved the pass on begins the
-    /// count anew.
+    /// count anew, and the time.
     pub attempts: u32,
+    /// How long attempts may go on failing before it is given up.
+    pub patience: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), longest: Duration::from_secs(60), attempts: 20 }
+        Self { first: Duration::from_secs(1), longest: Duration::from_secs(60), attempts: 20, patience: Duration::MAX }
     }
 }
 

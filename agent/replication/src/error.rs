@@ -1,5 +1,6 @@
 //! How a session can end other than well.
 
+use failback_orchestrate::Outcome;
 use std::io;
 
 /// Why a session ended.
@@ -11,6 +12,9 @@ pub enum SessionError {
     /// The other side speaks another version, or is not what it should be.
     #[error("{0}")]
     Mismatch(String),
+    /// What the pass was made for is no more, so that it cannot go on: another one can begin.
+    #[error("{0}")]
+    Changed(&'static str),
     /// The other side said something that it must not say.
     #[error("the other side does not keep to the protocol: {0}; check that it is failback, of a version that fits")]
     Breach(&'static str),
@@ -23,6 +27,16 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// What this ending means for whoever called.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Link(_) | Self::Breach(_) => Outcome::Io,
+            Self::Mismatch(_) | Self::Refused(_) | Self::Changed(_) => Outcome::Refused,
+            Self::Job(error) => error.outcome(),
+        }
+    }
+
     /// Whether the same pass may go on over another connection.
     #[must_use]
     pub const fn is_link(&self) -> bool {

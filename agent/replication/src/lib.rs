@@ -5,29 +5,42 @@
 //! complete, proven and applied. So a pass may take as many connections as it needs, and nothing durable is sent twice.
 //!
 //! - [`send_pass`] is the source's side, over connections that a [`Connector`] makes.
+//! - How hard it compresses is chosen by [`Adaptive`], how fast it sends by a [`Throttle`], how often by [`Passes`] and [`Follow`].
 //! - [`serve_session`] is the target's side of one connection; what it does to a disk is a [`Replica`]'s business.
 //!
 //! The protocol is described message by message in `PROTOCOL.md`. Everything that the other side says may be hostile: whatever
 //! it is, memory is bounded, and all that ends is the session.
 #![forbid(unsafe_code)]
 
+mod adaptive;
 mod backoff;
+mod clock;
 mod error;
+mod follow;
 mod link;
 mod map;
 mod message;
+mod passes;
+mod schedule;
 mod source;
 mod spool;
 mod target;
+mod throttle;
 pub mod wire;
 
+pub use adaptive::Adaptive;
 pub use backoff::Backoff;
+pub use clock::{Clock, SystemClock};
 pub use error::SessionError;
+pub use follow::{Alarm, Follow};
 pub use link::{Link, Role, Traffic};
 pub use message::{Offer, Resumed};
+pub use passes::{Enough, PassDone, Passes, Plan, Small};
+pub use schedule::{Schedule, ScheduleError};
 pub use source::{Connector, PassOptions, PassReport, send_pass};
 pub use spool::{Spool, SpoolError};
 pub use target::{Offered, Replica, SessionReport, serve_session};
+pub use throttle::Throttle;
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use crate::message::Message;
 use crate::wire::{MAGIC, MESSAGE_MAX, RawHead, RawPreface, VERSION, role};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// A connection to the other side, not yet used.
@@ -56,8 +56,12 @@ pub struct Traffic {
 }
 
 /// Sends messages; may be shared.
+///
+/// Whoever waits to send has its turn in the order in which it came: pieces of a delta follow each other without a pause on a slow link, and
+/// a question would wait for as long as that lasts.
 #[derive(Clone)]
 pub(crate) struct Sender {
+    turns: Arc<Turns>,
     writer: Arc<Mutex<Box<dyn Write + Send>>>,
     breaker: Arc<dyn Fn() + Send + Sync>,
     traffic: Arc<Traffic>,
@@ -76,7 +80,7 @@ impl Link {
     /// Both sides send their preface before they read one, so that each knows of a mismatch whatever the other does.
     pub(crate) fn open(self, this: Role, traffic: &Arc<Traffic>) -> Result<(Sender, Receiver), SessionError> {
         let writer = Arc::new(Mutex::new(self.writer));
-        let sender = Sender { writer, breaker: self.breaker, traffic: Arc::clone(traffic) };
+        let sender = Sender { turns: Arc::default(), writer, breaker: self.breaker, traffic: Arc::clone(traffic) };
         let mut receiver = Receiver { reader: self.reader, traffic: Arc::clone(traffic), buffer: Vec::new() };
         let mut program = [0; 16];
         let name = env!("CARGO_PKG_VERSION").as_bytes();
@@ -132,6 +136,7 @@ impl Sender {
 
     fn bytes(&self, parts: &[&[u8]]) -> io::Result<()> {
         let all = parts.concat();
+        let _turn = self.turns.wait();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = writer.write_all(&all).and_then(|()| writer.flush());
         self.traffic.sent.fetch_add(all.len() as u64, Ordering::Relaxed);
@@ -145,6 +150,40 @@ impl Sender {
     /// Breaks the connection.
     pub(crate) fn break_off(&self) {
         (self.breaker)();
+    }
+}
+
+/// Turns that are given in the order in which they are asked for.
+#[derive(Default)]
+struct Turns {
+    /// The number of the next one who asks, and of the one whose turn it is.
+    numbers: Mutex<(u64, u64)>,
+    changed: Condvar,
+}
+
+/// A turn; it ends when this goes.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, (u64, u64)> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) -> Turn<'_> {
+        let mut numbers = self.lock();
+        let mine = numbers.0;
+        numbers.0 += 1;
+        while numbers.1 != mine {
+            numbers = self.changed.wait(numbers).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().1 += 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -215,6 +254,30 @@ mod tests {
         assert!(answered(&preface(1, 1, 1)).contains("no target"));
         assert!(answered(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n").contains("does not answer as failback does"));
         assert!(answered(&preface(1, 1, 2)[..31]).contains("broke"));
+    }
+
+    #[test]
+    fn turns_come_in_the_order_in_which_they_are_asked_for() {
+        let turns = Turns::default();
+        let order = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            let first = turns.wait();
+            for name in [1, 2] {
+                let (turns, order) = (&turns, &order);
+                scope.spawn(move || {
+                    let _turn = turns.wait();
+                    order.lock().unwrap().push(name);
+                });
+                while turns.lock().0 != name + 1 {
+                    thread::yield_now();
+                }
+            }
+            // Who had the last turn asks again at once, and comes last.
+            drop(first);
+            let _again = turns.wait();
+            order.lock().unwrap().push(3);
+        });
+        assert_eq!(order.into_inner().unwrap(), [1, 2, 3]);
     }
 
     #[test]

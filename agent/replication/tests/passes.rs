@@ -318,7 +318,7 @@ fn a_target_that_changed_in_between_is_not_written_to() {
     });
     // The second session was accepted with the old tree or with the new one; the third sees the new one.
     let error = send(&near, &disk_of(&result), 1).unwrap_err();
-    assert!(matches!(&error, SessionError::Mismatch(why) if why.contains("begin this pass again")), "{error}");
+    assert!(matches!(&error, SessionError::Changed(why) if why.contains("begin this pass again")), "{error}");
     assert_eq!(target.disk.content(), base);
 }
 
@@ -334,6 +334,110 @@ fn what_was_received_can_be_sent_back() {
     let report = send(&Near::new(&cloud, ALWAYS), &site.disk, 2).unwrap();
     assert_eq!(report.root, Root::of(&here));
     assert_eq!(cloud.disk.content(), here);
+}
+
+#[test]
+fn a_source_that_was_stopped_while_its_delta_was_applied_finds_out() {
+    let base = noise(1, 4 << 20);
+    let result = changed(&base, 100_000);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let journal = target.directory.path().join("journal");
+    let mut how = options(None, 1);
+    how.journal = Some(&journal);
+    how.backoff.attempts = 0;
+    // All of the delta arrives, and the answer to it does not.
+    let whole = send(&Near::new(&Target::new(&base, &FreeBlocks::NONE), ALWAYS), &disk_of(&result), 1).unwrap();
+    let all = whole.sent + whole.received;
+    let near = Near::new(&target, move |_| all - 1);
+    send_pass(&near, &disk_of(&result), &how, &failback_orchestrate::Silent).unwrap_err();
+    near.ended();
+    assert_eq!((target.applies.load(Ordering::Relaxed), journal.exists()), (1, true));
+    // The source has changed since: the same command makes another pass of it, from there.
+    let later = changed(&result, 200_000);
+    how.diff.id = [2; 16];
+    let notes = Notes(Mutex::default());
+    let report = send_pass(&Near::new(&target, ALWAYS), &disk_of(&later), &how, &notes).unwrap();
+    assert_eq!((report.root, target.disk.content() == later), (Root::of(&later), true));
+    assert_eq!(report.difference.delta.base_root, Root::of(&result));
+    assert_eq!((target.applies.load(Ordering::Relaxed), journal.exists()), (2, false));
+    assert!(notes.0.into_inner().unwrap()[0].contains("was applied; another one begins"));
+}
+
+/// Somebody who wants a pass to stop, after so long.
+struct Impatient(std::time::Instant);
+
+impl failback_orchestrate::Progress for Impatient {
+    fn phase(&self, _: &'static str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn stop_requested(&self) -> bool {
+        std::time::Instant::now() > self.0
+    }
+}
+
+/// A target that never says a word, and one that cannot be reached.
+struct Nobody {
+    is_silent: bool,
+    far: Mutex<Vec<std::os::unix::net::UnixStream>>,
+}
+
+impl failback_replication::Connector for Nobody {
+    fn connect(&self) -> std::io::Result<failback_replication::Link> {
+        if !self.is_silent {
+            return Err(std::io::ErrorKind::ConnectionRefused.into());
+        }
+        let (near, far) = std::os::unix::net::UnixStream::pair()?;
+        self.far.lock().unwrap().push(far);
+        Ok(common::link_over(&near, u64::MAX))
+    }
+}
+
+#[test]
+fn a_pass_that_waits_for_a_target_is_stopped_at_once() {
+    for is_silent in [false, true] {
+        let mut how = options(None, 1);
+        how.backoff.attempts = u32::MAX;
+        how.backoff.longest = std::time::Duration::from_secs(60);
+        how.backoff.first = std::time::Duration::from_secs(60);
+        let started = std::time::Instant::now();
+        let impatient = Impatient(started + std::time::Duration::from_millis(300));
+        let nobody = Nobody { is_silent, far: Mutex::default() };
+        let error = send_pass(&nobody, &disk_of(&noise(1, 1 << 20)), &how, &impatient).unwrap_err();
+        assert_eq!(error.outcome(), failback_orchestrate::Outcome::Interrupted, "{error}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_target_that_does_not_come_back_in_time_is_given_up() {
+    let mut how = options(None, 1);
+    how.backoff.attempts = u32::MAX;
+    how.backoff.patience = std::time::Duration::from_millis(400);
+    let started = std::time::Instant::now();
+    let nobody = Nobody { is_silent: false, far: Mutex::default() };
+    let silent = &failback_orchestrate::Silent;
+    let error = send_pass(&nobody, &disk_of(&noise(1, 1 << 20)), &how, silent).unwrap_err();
+    assert!(error.is_link(), "{error}");
+    let took = started.elapsed();
+    assert!(took >= how.backoff.patience && took < std::time::Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+fn frames_are_compressed_as_the_link_has_it() {
+    // Text, which every level makes shorter.
+    let text: Vec<u8> = (0..400_000_u32).flat_map(|line| format!("line {line} of a log\n").into_bytes()).collect();
+    let base = vec![0; text.len()];
+    let clock = std::sync::Arc::new(failback_replication::SystemClock::default());
+    let adaptive = failback_replication::Adaptive::new(clock, 2);
+    let target = Target::new(&base, &FreeBlocks::NONE);
+    let mut how = options(None, 1);
+    how.adaptive = Some(&adaptive);
+    let near = Near::new(&target, ALWAYS);
+    let report = send_pass(&near, &disk_of(&text), &how, &failback_orchestrate::Silent).unwrap();
+    assert_eq!(target.disk.content(), text);
+    let frames: u64 = report.frames.iter().sum();
+    assert_eq!((frames, report.frames[1]), (report.difference.delta.totals.frames, 0), "not the level of the options");
+    assert!(report.frames[3] > 0 && report.sending <= report.took, "{report:?}");
 }
 
 proptest! {

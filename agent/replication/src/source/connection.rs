@@ -6,20 +6,22 @@ use crate::link::Receiver;
 use crate::message::{Accept, Message};
 use crate::{ALIVE_EVERY, Backoff, Role, SessionError, Traffic};
 use failback_hashtree::Root;
-use failback_orchestrate::{JobError, Progress};
+use failback_orchestrate::Progress;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 /// Connects, and connects again, until the pass has ended.
 pub(super) fn keep_connected(
     connector: &dyn Connector,
-    pass: &Pass,
+    pass: &Pass<'_>,
     backoff: &Backoff,
     traffic: &Arc<Traffic>,
     progress: &dyn Progress,
 ) {
     let mut failed = 0;
     let mut before = pass.moved();
+    let mut since = Instant::now();
     loop {
         let ended = one_connection(connector, pass, traffic);
         pass.disconnected();
@@ -28,17 +30,19 @@ pub(super) fn keep_connected(
             Err(error) if error.is_link() => error,
             Err(error) => return pass.fail(error),
         };
-        if progress.stop_requested() {
-            return pass.fail(JobError::Interrupted("the pass is unfinished; begin it again".into()).into());
-        }
         // A connection that moved nothing on counts as one that was not made.
         let now = pass.moved();
-        failed = if now == before { failed + 1 } else { 1 };
+        if now == before {
+            failed += 1;
+        } else {
+            (failed, since) = (1, Instant::now());
+        }
         before = now;
-        if failed > backoff.attempts {
+        let left = backoff.patience.saturating_sub(since.elapsed());
+        if failed > backoff.attempts || left.is_zero() {
             return pass.fail(error);
         }
-        let wait = backoff.wait(failed);
+        let wait = backoff.wait(failed).min(left);
         let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
         progress.note(&format!("{error}{cause}; connecting again in {} s", wait.as_secs().max(1)));
         if pass.pause(wait) {
@@ -48,22 +52,27 @@ pub(super) fn keep_connected(
 }
 
 /// One connection, from its preface to its end.
-fn one_connection(connector: &dyn Connector, pass: &Pass, traffic: &Arc<Traffic>) -> Result<(), SessionError> {
-    let (sender, mut receiver) = connector.connect()?.open(Role::Source, traffic)?;
+fn one_connection(connector: &dyn Connector, pass: &Pass<'_>, traffic: &Arc<Traffic>) -> Result<(), SessionError> {
+    let link = connector.connect()?;
+    pass.meeting(&link.breaker);
+    let (sender, mut receiver) = link.open(Role::Source, traffic)?;
     sender.send(&Message::Offer(pass.offer()))?;
     let accept = match answer(&mut receiver)? {
         Answer::Accept(accept) => accept,
+        Answer::Done(_) if pass.was_applied_before() => return Ok(()),
         Answer::Done(root) => return pass.receive(Message::Done { root }).map(drop),
     };
     pass.connected(&sender, accept)?;
-    let connection = pass.counts().1;
+    let connection = pass.counts().connections;
     thread::scope(|scope| {
         let pump = sender.clone();
         scope.spawn(move || {
             while let Some(message) = next(pass, connection) {
+                let started = Instant::now();
                 if pump.send(&message).is_err() {
                     return;
                 }
+                pass.sent_for(started.elapsed());
             }
         });
         let ended = receive(pass, &mut receiver);
@@ -91,7 +100,7 @@ fn answer(receiver: &mut Receiver) -> Result<Answer, SessionError> {
 }
 
 /// The next message to be sent; `None` when there will be none over this connection.
-fn next(pass: &Pass, connection: u64) -> Option<Message<'static>> {
+fn next(pass: &Pass<'_>, connection: u64) -> Option<Message<'static>> {
     Some(match pass.next(connection, ALIVE_EVERY) {
         Next::Data(at, bytes) => Message::Data { at, bytes: bytes.into() },
         Next::End(len, root) => Message::End { len, root },
@@ -100,7 +109,7 @@ fn next(pass: &Pass, connection: u64) -> Option<Message<'static>> {
     })
 }
 
-fn receive(pass: &Pass, receiver: &mut Receiver) -> Result<(), SessionError> {
+fn receive(pass: &Pass<'_>, receiver: &mut Receiver) -> Result<(), SessionError> {
     loop {
         if pass.receive(receiver.receive()?)? {
             return Ok(());

@@ -5,18 +5,21 @@ mod journal;
 mod remote;
 mod state;
 
-use crate::{Backoff, Link, SessionError, Traffic};
+use crate::{Adaptive, Backoff, Link, SessionError, Traffic};
 use connection::keep_connected;
 use failback_hashtree::Root;
-use failback_orchestrate::{Device, DiffOptions, Progress, TreeDiffReport, diff_tree, tree_header};
+use failback_orchestrate::{
+    Compression, Device, DiffOptions, Effort, JobError, Packed, Progress, TreeDiffReport, diff_tree, tree_header,
+};
 use journal::{Earlier, Journal};
 use remote::{PassWriter, RemoteBase};
-use state::Pass;
+use state::{Counts, Pass};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Makes connections to one target.
 pub trait Connector: Sync {
@@ -34,6 +37,8 @@ pub struct PassOptions<'a> {
     pub pair: String,
     /// How the source is compared and the delta made.
     pub diff: DiffOptions<'a>,
+    /// What chooses the level of each frame by how fast the link is; `None` where `diff.compression` does all.
+    pub adaptive: Option<&'a Adaptive>,
     /// When to try again after a connection broke.
     pub backoff: Backoff,
     /// A file in which the pass remembers what it has sent. If there is one of a pass that was stopped, that pass goes on: its kind, time, id
@@ -56,11 +61,18 @@ pub struct PassReport {
     pub sent_again: u64,
     /// Connections that were made.
     pub connections: u64,
+    /// How long the pass took, from its beginning until the target had applied it.
+    pub took: Duration,
+    /// How long of it the link was busy with the delta.
+    pub sending: Duration,
+    /// How many frames were compressed at each level: not at all, and by zstd's 1 to 19.
+    pub frames: [u64; 20],
 }
 
 /// Finds what differs from the target, sends it, and has it applied.
 ///
-/// A connection that breaks is made anew, and the pass goes on where the target has it durable.
+/// A connection that breaks is made anew, and the pass goes on where the target has it durable. If the journal is that of a pass that the
+/// target had applied when its source was stopped, that is noted, and this pass begins from there.
 ///
 /// # Errors
 ///
@@ -72,7 +84,24 @@ pub fn send_pass(
     options: &PassOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<PassReport, SessionError> {
+    loop {
+        if let Some(report) = one_pass(connector, device, options, progress)? {
+            return Ok(report);
+        }
+        progress.note("the pass that was stopped had arrived, and was applied; another one begins");
+    }
+}
+
+/// `None` if all that was found is that an earlier pass is done.
+fn one_pass(
+    connector: &dyn Connector,
+    device: &dyn Device,
+    options: &PassOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Option<PassReport>, SessionError> {
+    let started = Instant::now();
     let traffic = Arc::<Traffic>::default();
+    let effort = Tally::new(options.adaptive.map_or(options.diff.compression, |adaptive| adaptive));
     let earlier = options.journal.and_then(Earlier::open);
     let pass = Pass::new(options, device.size(), earlier.as_ref().map(|earlier| (earlier.key, earlier.until)));
     let difference = thread::scope(|scope| {
@@ -82,23 +111,70 @@ pub fn send_pass(
             let _end = EndOfPass(pass);
             keep_connected(connector, pass, &backoff, traffic, progress);
         });
-        let difference = run(pass, device, options, earlier.as_ref(), progress);
+        scope.spawn(move || {
+            while !pass.pause(STOP_TICK) {
+                if progress.stop_requested() {
+                    pass.fail(JobError::Interrupted("the pass is unfinished; begin it again to go on".into()).into());
+                }
+            }
+        });
+        let difference = run(pass, device, options, &effort, earlier.as_ref(), progress);
         if let Err(SessionError::Job(error)) = &difference {
             pass.give_up(error.to_string());
         }
-        let done = difference.and_then(|(difference, journal)| Ok((difference, journal, pass.wait_until_done()?)));
+        let done = difference.and_then(|found| match found {
+            Some((difference, journal)) => Ok(Some((difference, journal, pass.wait_until_done()?))),
+            None => Ok(None),
+        });
         pass.end();
         done
     });
-    let (difference, journal, root) = difference?;
+    let Some((difference, journal, root)) = difference? else {
+        earlier.as_ref().map_or(Ok(()), Earlier::remove)?;
+        return Ok(None);
+    };
     journal.map_or(Ok(()), Journal::remove)?;
-    let (sent_again, connections) = pass.counts();
+    let Counts { sent_again, connections, sending } = pass.counts();
     let (sent, received) = (traffic.sent.load(Ordering::Relaxed), traffic.received.load(Ordering::Relaxed));
-    Ok(PassReport { difference, root, sent, received, sent_again, connections })
+    let (took, frames) = (started.elapsed(), effort.frames());
+    Ok(Some(PassReport { difference, root, sent, received, sent_again, connections, took, sending, frames }))
+}
+
+/// Between two looks at whether the pass is to stop: whoever waits for the target does not look.
+const STOP_TICK: Duration = Duration::from_millis(100);
+
+/// Counts how frames are compressed.
+struct Tally<'a> {
+    effort: &'a dyn Effort,
+    frames: [AtomicU64; 20],
+}
+
+impl<'a> Tally<'a> {
+    fn new(effort: &'a dyn Effort) -> Self {
+        Self { effort, frames: Default::default() }
+    }
+
+    fn frames(&self) -> [u64; 20] {
+        self.frames.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+impl Effort for Tally<'_> {
+    fn next(&self) -> Compression {
+        self.effort.next()
+    }
+
+    fn packed(&self, frame: &Packed) {
+        let level = usize::try_from(frame.compression.level()).unwrap_or(0);
+        if let Some(count) = self.frames.get(level) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.effort.packed(frame);
+    }
 }
 
 /// Ends the pass when it goes.
-struct EndOfPass<'a>(&'a Pass);
+struct EndOfPass<'a>(&'a Pass<'a>);
 
 impl Drop for EndOfPass<'_> {
     fn drop(&mut self) {
@@ -107,14 +183,15 @@ impl Drop for EndOfPass<'_> {
 }
 
 fn run(
-    pass: &Pass,
+    pass: &Pass<'_>,
     device: &dyn Device,
     options: &PassOptions<'_>,
+    effort: &dyn Effort,
     earlier: Option<&Earlier>,
     progress: &dyn Progress,
-) -> Result<(TreeDiffReport, Option<Journal>), SessionError> {
-    let base = RemoteBase::meet(pass, options.diff.free, device.size())?;
-    let mut how = options.diff.clone();
+) -> Result<Option<(TreeDiffReport, Option<Journal>)>, SessionError> {
+    let Some(base) = RemoteBase::meet(pass, options.diff.free, device.size())? else { return Ok(None) };
+    let mut how = DiffOptions { compression: effort, ..options.diff.clone() };
     if let Some(header) = earlier.map(|earlier| &earlier.header) {
         (how.kind, how.created, how.id) = (header.kind, header.created, header.id);
         how.identity = header.identity.clone();
@@ -127,7 +204,7 @@ fn run(
         // Nothing was sent over this connection yet, and what the target keeps goes with the next offer.
         earlier.remove()?;
         let why = "target or source have changed since this pass was stopped, so it cannot go on: begin it again";
-        return Err(SessionError::Mismatch(why.into()));
+        return Err(SessionError::Changed(why));
     }
     let goes_on = earlier.filter(|earlier| durable >= earlier.start);
     let mut journal = match (options.journal, goes_on) {
@@ -150,5 +227,6 @@ fn run(
         Err(error) => return Err(pass.failure().unwrap_or(SessionError::Job(error))),
     };
     pass.complete(report.delta.delta_bytes, report.delta.result_root);
-    Ok((report, journal))
+    progress.phase("sending the rest, until it is applied", None);
+    Ok(Some((report, journal)))
 }

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 
 /// The tree of a target that is elsewhere.
 pub(super) struct RemoteBase<'a> {
-    pass: &'a Pass,
+    pass: &'a Pass<'a>,
     accept: Accept,
     free: FreeBlocks,
 }
@@ -24,10 +24,15 @@ impl<'a> RemoteBase<'a> {
         self.accept.durable
     }
 
-    /// Waits for a target, and learns what its base has free. A map that is that of the source, of `size`, is not sent.
-    pub(super) fn meet(pass: &'a Pass, source: Option<&FreeMap>, size: ByteCount) -> Result<Self, SessionError> {
+    /// Waits for a target, and learns what its base has free. A map that is that of the source, of `size`, is not sent. `None` if the target says
+    /// that it has applied the pass that was to go on.
+    pub(super) fn meet(
+        pass: &'a Pass<'a>,
+        source: Option<&FreeMap>,
+        size: ByteCount,
+    ) -> Result<Option<Self>, SessionError> {
         let fail = |error| pass.failure().unwrap_or(error);
-        let accept = pass.base().map_err(fail)?;
+        let Some(accept) = pass.base().map_err(fail)? else { return Ok(None) };
         let shape = Shape::new(accept.size, accept.block_size);
         let free = if accept.coverage == Coverage::Whole {
             FreeBlocks::NONE
@@ -43,7 +48,7 @@ impl<'a> RemoteBase<'a> {
                     .ok_or(SessionError::Breach("its map is damaged"))?
             }
         };
-        Ok(Self { pass, accept, free })
+        Ok(Some(Self { pass, accept, free }))
     }
 }
 
@@ -71,7 +76,7 @@ impl BaseTree for RemoteBase<'_> {
 
 /// The delta on its way to the target, and into the journal.
 pub(super) struct PassWriter<'a> {
-    pub(super) pass: &'a Pass,
+    pub(super) pass: &'a Pass<'a>,
     pub(super) journal: Option<&'a mut Journal>,
     /// Bytes at the start that the target has already, and that the journal has.
     pub(super) target_has: u64,

@@ -1,23 +1,24 @@
 //! What a pass knows, shared by whoever works on it: what is to be sent and is not yet durable, and what was asked.
 
 use super::PassOptions;
-use crate::SessionError;
 use crate::link::Sender;
 use crate::message::{Accept, Message, Offer, Resumed};
 use crate::wire::DATA_MAX;
+use crate::{Adaptive, SessionError};
 use failback_hashtree::{ChainingValue, Root};
 use failback_orchestrate::{Coverage, JobError, NodeRun};
 use failback_units::ByteCount;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bytes of the delta that are held until the target has them durable. It is several times what the target flushes at once.
 const WINDOW: usize = 32 << 20;
 
 /// A pass.
-pub(super) struct Pass {
+pub(super) struct Pass<'a> {
     offer: Offer,
+    adaptive: Option<&'a Adaptive>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -25,6 +26,8 @@ pub(super) struct Pass {
 #[derive(Default)]
 struct State {
     sender: Option<Sender>,
+    /// Breaks the connection that is there, also before the target has accepted.
+    breaker: Option<Breaker>,
     connections: u64,
     base: Option<Accept>,
     /// Up to where an earlier run of this pass can go on.
@@ -36,6 +39,10 @@ struct State {
     sent: u64,
     sent_most: u64,
     sent_again: u64,
+    /// How long the link was busy with the delta.
+    sending: Duration,
+    /// The target says that the pass which was to go on has been applied.
+    applied_before: bool,
     /// The hash of the delta's header, once that is written.
     key: Option<[u8; 32]>,
     end: Option<(u64, Root)>,
@@ -47,6 +54,8 @@ struct State {
     failure: Option<SessionError>,
     ended: bool,
 }
+
+type Breaker = Arc<dyn Fn() + Send + Sync>;
 
 struct Question {
     runs: Vec<NodeRun>,
@@ -64,6 +73,13 @@ enum MapState {
 /// The most that a packed map can have: 5 Mi runs of 8 bytes, and more than what packing could add.
 const PACKED_MAP_MAX: usize = 64 << 20;
 
+/// What was counted.
+pub(super) struct Counts {
+    pub(super) sent_again: u64,
+    pub(super) connections: u64,
+    pub(super) sending: Duration,
+}
+
 /// What is to be sent next.
 pub(super) enum Next {
     Data(u64, Vec<u8>),
@@ -74,9 +90,9 @@ pub(super) enum Next {
     Over,
 }
 
-impl Pass {
+impl<'a> Pass<'a> {
     /// A pass, and how far an earlier run of it came: the hash of the delta's header, and up to where it can go on.
-    pub(super) fn new(options: &PassOptions<'_>, size: ByteCount, earlier: Option<([u8; 32], u64)>) -> Self {
+    pub(super) fn new(options: &PassOptions<'a>, size: ByteCount, earlier: Option<([u8; 32], u64)>) -> Self {
         let coverage = if options.diff.free.is_some_and(|map| !map.extents().is_empty()) {
             Coverage::Used
         } else {
@@ -93,7 +109,8 @@ impl Pass {
             resumed: None,
         };
         let (key, until) = earlier.map_or((None, 0), |(key, until)| (Some(key), until));
-        Self { offer, state: Mutex::new(State { until, key, ..State::default() }), changed: Condvar::new() }
+        let adaptive = options.adaptive;
+        Self { offer, adaptive, state: Mutex::new(State { until, key, ..State::default() }), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -119,9 +136,9 @@ impl Pass {
 
     // What the one who finds the difference does.
 
-    /// Waits until a target has accepted.
-    pub(super) fn base(&self) -> Result<Accept, SessionError> {
-        self.wait(|state| state.base)
+    /// Waits until a target has accepted. `None` if it says that it has applied the pass that was to go on.
+    pub(super) fn base(&self) -> Result<Option<Accept>, SessionError> {
+        self.wait(|state| if state.applied_before { Some(None) } else { state.base.map(Some) })
     }
 
     /// Asks for the base's map and waits for it, packed.
@@ -154,9 +171,11 @@ impl Pass {
 
     /// Adds to the delta; waits while too much of it is not durable.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<usize, SessionError> {
+        let mut full_since = None;
         let written = self.wait(|state| {
             let room = WINDOW - state.window.len();
             if room == 0 {
+                full_since.get_or_insert_with(Instant::now);
                 return None;
             }
             let now = room.min(bytes.len());
@@ -168,6 +187,9 @@ impl Pass {
             }
             Some(now)
         })?;
+        if let Some((adaptive, since)) = self.adaptive.zip(full_since) {
+            adaptive.window_was_full(since.elapsed());
+        }
         self.changed.notify_all();
         Ok(written)
     }
@@ -199,9 +221,7 @@ impl Pass {
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
-        if let Some(sender) = state.sender.take() {
-            sender.break_off();
-        }
+        state.break_off();
         self.changed.notify_all();
     }
 
@@ -210,12 +230,35 @@ impl Pass {
         self.lock().failure.take()
     }
 
-    pub(super) fn counts(&self) -> (u64, u64) {
+    pub(super) fn counts(&self) -> Counts {
         let state = self.lock();
-        (state.sent_again, state.connections)
+        Counts { sent_again: state.sent_again, connections: state.connections, sending: state.sending }
+    }
+
+    /// The target has applied the delta that was offered: if it is one of an earlier run, whose end is not known here, then that is all. Returns
+    /// whether it is.
+    pub(super) fn was_applied_before(&self) -> bool {
+        let mut state = self.lock();
+        state.applied_before = state.base.is_none() && state.key.is_some();
+        self.changed.notify_all();
+        state.applied_before
+    }
+
+    /// The link was busy for so long.
+    pub(super) fn sent_for(&self, time: Duration) {
+        self.lock().sending += time;
     }
 
     // What the one who keeps the connection does.
+
+    /// There is a connection. It is broken at once if nobody needs it any more.
+    pub(super) fn meeting(&self, breaker: &Breaker) {
+        let mut state = self.lock();
+        state.breaker = Some(Arc::clone(breaker));
+        if state.ended || state.failure.is_some() {
+            state.break_off();
+        }
+    }
 
     pub(super) fn offer(&self) -> Offer {
         let state = self.lock();
@@ -231,7 +274,7 @@ impl Pass {
             && (Accept { durable: 0, ..base }) != (Accept { durable: 0, ..accept })
         {
             let why = "the target has changed while it could not be reached: begin this pass again";
-            return Err(SessionError::Mismatch(why.into()));
+            return Err(SessionError::Changed(why));
         }
         let is_first = state.base.is_none();
         if accept.durable < state.durable {
@@ -276,9 +319,7 @@ impl Pass {
 
     /// The connection is no more.
     pub(super) fn disconnected(&self) {
-        if let Some(sender) = self.lock().sender.take() {
-            sender.break_off();
-        }
+        self.lock().break_off();
         self.changed.notify_all();
     }
 
@@ -309,9 +350,17 @@ impl Pass {
             if waited {
                 return Next::Idle;
             }
+            // All that there is was sent: either the target has to make it durable, or there has to be more of it.
+            let (is_link, is_over) = (state.window.len() == WINDOW, state.end.is_some());
+            let since = Instant::now();
             let (later, timeout) = self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
             state = later;
             waited = timeout.timed_out();
+            if is_link {
+                state.sending += since.elapsed();
+            } else if let Some(adaptive) = self.adaptive.filter(|_| !is_over) {
+                adaptive.window_was_empty(since.elapsed());
+            }
         }
     }
 
@@ -344,7 +393,10 @@ impl Pass {
                 if len < state.durable || len > state.sent {
                     return Err(SessionError::Breach("it has more of the delta than it was sent"));
                 }
-                state.made_durable(len);
+                let more = state.made_durable(len);
+                if let Some(adaptive) = self.adaptive {
+                    adaptive.became_durable(more);
+                }
             }
             Message::Done { root } => {
                 if state.end.is_none() {
@@ -367,9 +419,7 @@ impl Pass {
     pub(super) fn fail(&self, error: SessionError) {
         let mut state = self.lock();
         state.failure.get_or_insert(error);
-        if let Some(sender) = state.sender.take() {
-            sender.break_off();
-        }
+        state.break_off();
         self.changed.notify_all();
     }
 
@@ -389,15 +439,25 @@ impl Pass {
 }
 
 impl State {
+    /// Breaks the connection, so that nobody waits for it.
+    fn break_off(&mut self) {
+        self.sender = None;
+        if let Some(breaker) = self.breaker.take() {
+            breaker();
+        }
+    }
+
     /// How much of the delta there is.
     fn end(&self) -> u64 {
         self.durable + self.window.len() as u64
     }
 
-    fn made_durable(&mut self, len: u64) {
-        let gone = usize::try_from(len - self.durable).expect("the window fits in memory");
-        self.window.drain(..gone);
+    /// Returns how much more that is than before.
+    fn made_durable(&mut self, len: u64) -> u64 {
+        let more = len - self.durable;
+        self.window.drain(..usize::try_from(more).expect("the window fits in memory"));
         self.durable = len;
+        more
     }
 }
 

@@ -254,7 +254,13 @@ pub fn options(free: Option<&FreeMap>, id: u8) -> PassOptions<'_> {
             signer: None,
             before_end: &|| Ok(()),
         },
-        backoff: Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(2), attempts: 5 },
+        adaptive: None,
+        backoff: Backoff {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(2),
+            attempts: 5,
+            patience: Duration::MAX,
+        },
         journal: None,
     }
 }

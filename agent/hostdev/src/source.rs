@@ -1,6 +1,6 @@
 //! A disk or image that is read.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -30,6 +30,20 @@ pub struct Source {
 /// 10 ms on kernels before 6.13) may leave the same mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeMark(Mark);
+
+impl ChangeMark {
+    /// The mark as a text that may be kept, and compared with one that is made later, also by another process. `None` where a later start of
+    /// the machine could not be told from this one.
+    #[must_use]
+    pub fn record(&self) -> Option<String> {
+        let boot = match self.0 {
+            // The kernel's counters begin anew with it.
+            Mark::Device { .. } => fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?,
+            Mark::Image { .. } => String::new(),
+        };
+        Some(format!("{boot}{:?}", self.0))
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mark {
@@ -182,6 +196,8 @@ mod tests {
         assert_eq!(before, source.change_mark().unwrap());
         file.write_all(b"more").unwrap();
         assert_ne!(before, source.change_mark().unwrap());
+        assert_eq!(before.record(), before.clone().record());
+        assert!(before.record().is_some() && before.record() != source.change_mark().unwrap().record());
         assert_eq!(source.write_counter(), None);
     }
 }

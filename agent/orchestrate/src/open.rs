@@ -4,6 +4,7 @@ use crate::vmdk::{VmdkDisk, names_vmdk, refusal_of_part};
 use crate::{JobError, likeness};
 use failback_blockio::{Caching, Device, Engine, FileDevice, Options};
 use failback_delta::{Identity, PointKind};
+use failback_hashtree::Root;
 use failback_hostdev::{Candidate, ChangeMark, Claim, DiskIdentity, Medium, ScsiUuid, Source, Use};
 use failback_image::Access;
 use failback_volumes::{DiskLayout, FreeMap, scan};
@@ -125,6 +126,18 @@ impl SourceDisk {
             scsi_uuid: self.identity.scsi_uuid.map(|uuid| *uuid.as_bytes()),
             ..likeness::of(content)
         }
+    }
+
+    /// What tells the state that the disk had when it was opened from any other, for as long as the machine runs: a hash to be compared with a
+    /// later one, also by another process. `None` while somebody may write to it, and where nobody can tell.
+    #[must_use]
+    pub fn moment(&self) -> Option<[u8; 32]> {
+        let marks = match &self.content {
+            _ if self.kind == PointKind::Fuzzy => return None,
+            SourceContent::Plain { mark, .. } => mark.as_ref()?.record()?,
+            SourceContent::Vmdk(disk) => disk.files().record()?,
+        };
+        Some(Root::of(format!("{:?} {marks}", self.identity).as_bytes()).0)
     }
 
     /// To be called after the last read: fails if the disk was written to although it seemed at rest.

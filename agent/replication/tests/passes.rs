@@ -159,6 +159,9 @@ fn stopped_and_sent_again(
     let mut how = options(None, 1);
     how.journal = Some(&journal);
     how.backoff.attempts = 0;
+    if source[0].content() != source[1].content() {
+        (how.diff.kind, how.moment) = (failback_delta::PointKind::Fuzzy, None);
+    }
     let near = Near::new(target, move |_| after);
     let first = send_pass(&near, source[0], &how, &failback_orchestrate::Silent);
     near.ended();
@@ -205,6 +208,32 @@ fn a_source_that_changed_while_it_was_stopped_leads_to_what_was_read() {
 }
 
 #[test]
+fn a_pass_that_claims_a_moment_does_not_go_on_in_another_one() {
+    let base = noise(1, 24 << 20);
+    let (before, after) = (noise(2, 24 << 20), noise(3, 24 << 20));
+    for later in [None, Some([2; 32])] {
+        let target = Target::new(&base, &FreeBlocks::NONE);
+        let journal = target.directory.path().join("journal");
+        let mut how = options(None, 1);
+        how.journal = Some(&journal);
+        how.backoff.attempts = 0;
+        let near = Near::new(&target, |_| 18 << 20);
+        send_pass(&near, &disk_of(&before), &how, &failback_orchestrate::Silent).unwrap_err();
+        near.ended();
+        assert!(target.durable() >= 8 << 20);
+        (how.moment, how.diff.id) = (later, [2; 16]);
+        let notes = Notes(Mutex::default());
+        let report = send_pass(&Near::new(&target, ALWAYS), &disk_of(&after), &how, &notes).unwrap();
+        assert_eq!(
+            (report.root, target.disk.content() == after),
+            (Root::of(&after), true),
+            "all of it is of one moment"
+        );
+        assert!(notes.0.into_inner().unwrap()[0].contains("another moment of the source"));
+    }
+}
+
+#[test]
 fn a_pass_does_not_go_on_from_another_base() {
     let base = noise(1, 24 << 20);
     let target = Target::new(&base, &FreeBlocks::NONE);
@@ -229,7 +258,7 @@ fn a_journal_counts_up_to_its_first_damage() {
     let base = noise(1, 24 << 20);
     let result = noise(2, 24 << 20);
     let source = disk_of(&result);
-    for at in [0, 50, 150, 400, 20_000, 60_000] {
+    for at in [0, 32, 82, 182, 432, 20_000, 60_000] {
         let target = Target::new(&base, &FreeBlocks::NONE);
         let journal = target.directory.path().join("journal");
         let mut how = options(None, 1);

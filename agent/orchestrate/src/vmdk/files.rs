@@ -98,6 +98,16 @@ impl VmdkFiles {
         Ok(())
     }
 
+    /// What tells the state of the files from any other, as a text to be compared with a later one. `None` if nobody can tell.
+    pub(crate) fn record(&self) -> Option<String> {
+        let opened = self.opened();
+        let records = opened
+            .sources
+            .iter()
+            .map(|(source, mark)| Some(format!("{:?} {}", source.identity(), mark.as_ref()?.record()?)));
+        records.collect()
+    }
+
     /// Gives back what was claimed, with the kernel's caches dropped. To be called after the disk was closed.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! What a source remembers of a pass, so that it can go on after it was stopped: the delta without its payloads.
 //!
-//! The file begins as the delta does, with header and map. Then comes a record for each frame: the length of its outline (`u32`), its
+//! The file begins with what the moment of the source is known by, 32 bytes, zeroes if by nothing. It goes on as the delta does, with header and map. Then comes a record for each frame: the length of its outline (`u32`), its
 //! outline (head, extents, values), and BLAKE3 of the outline, keyed with the delta's header hash. Nothing of it is flushed: a program that
 //! is killed loses nothing, and after a stop of the machine the records count up to the first that is not whole. It is about a hundredth of the
 //! delta.
 
-use failback_delta::{DeltaHeader, DeltaReader, DeltaWriter, FrameTable, FreeBlocks};
+use failback_delta::{DeltaHeader, DeltaReader, DeltaWriter, FrameTable, FreeBlocks, PointKind};
 use failback_orchestrate::JobError;
 use failback_units::BlockIndex;
 use std::fs::{File, OpenOptions};
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// The head of a frame.
 const HEAD: usize = 80;
+/// What stands before the header.
+const MOMENT: u64 = 32;
 /// The longest outline of a frame: its head, 256 extents, and 33280 values.
 const OUTLINE_MAX: usize = HEAD + 256 * 8 + 33_280 * 32;
 
@@ -35,6 +37,7 @@ pub(super) struct Earlier {
     pub(super) header: DeltaHeader,
     pub(super) key: [u8; 32],
     pub(super) free: FreeBlocks,
+    moment: [u8; 32],
     /// The length of header and map.
     pub(super) start: u64,
     /// Up to where the delta can go on: the end of the last frame that is known.
@@ -45,12 +48,20 @@ pub(super) struct Earlier {
 impl Earlier {
     /// Reads a journal. `None` if there is none, or none that is of use.
     pub(super) fn open(path: &Path) -> Option<Self> {
-        let reader = DeltaReader::open(BufReader::new(File::open(path).ok()?)).ok()?;
+        let (mut file, mut moment) = (BufReader::new(File::open(path).ok()?), [0; 32]);
+        file.read_exact(&mut moment).ok()?;
+        let reader = DeltaReader::open(file).ok()?;
         let (header, key, free) = (reader.header().clone(), *reader.key(), reader.free().clone());
         let start = reader.position();
-        let mut found = Self { header, key, free, start, until: start, path: path.to_owned() };
+        let mut found = Self { header, key, free, moment, start, until: start, path: path.to_owned() };
         found.until = found.frames(u64::MAX).ok()?.map_while(Result::ok).last().map_or(start, |frame| frame.end);
         Some(found)
+    }
+
+    /// Whether the delta may go on with what the source is now: only then is all of it from the moment that its header claims. One that claims
+    /// none may always.
+    pub(super) fn is_of(&self, moment: Option<[u8; 32]>) -> bool {
+        self.header.kind == PointKind::Fuzzy || moment.is_some_and(|moment| moment == self.moment)
     }
 
     /// Removes the file: the pass cannot go on.
@@ -61,9 +72,17 @@ impl Earlier {
     /// The frames that end at or before `end`.
     pub(super) fn frames(&self, end: u64) -> Result<Frames<'_>, JobError> {
         let mut input = File::open(&self.path).map_err(|source| failed("read", &self.path, source))?;
-        input.seek(SeekFrom::Start(self.start)).map_err(|source| failed("read", &self.path, source))?;
+        input.seek(SeekFrom::Start(MOMENT + self.start)).map_err(|source| failed("read", &self.path, source))?;
         let input = BufReader::with_capacity(1 << 20, input);
-        Ok(Frames { earlier: self, input, index: 0, after: BlockIndex::ZERO, at: self.start, place: self.start, end })
+        Ok(Frames {
+            earlier: self,
+            input,
+            index: 0,
+            after: BlockIndex::ZERO,
+            at: self.start,
+            place: MOMENT + self.start,
+            end,
+        })
     }
 }
 
@@ -127,9 +146,15 @@ impl Iterator for Frames<'_> {
 
 impl Journal {
     /// A journal of a delta that begins with this header and map, in the place of any other. Header and map are still to come.
-    pub(super) fn create(path: &Path, header: DeltaHeader, free: &FreeBlocks) -> Result<Self, JobError> {
+    pub(super) fn create(
+        path: &Path,
+        moment: Option<[u8; 32]>,
+        header: DeltaHeader,
+        free: &FreeBlocks,
+    ) -> Result<Self, JobError> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let file = file.map_err(|source| failed("write", path, source))?;
+        let mut file = file.map_err(|source| failed("write", path, source))?;
+        file.write_all(&moment.unwrap_or_default()).map_err(|source| failed("write", path, source))?;
         let start = DeltaWriter::new(&file, header, free)?;
         let (start_left, key) = (start.position(), start.key());
         Ok(Self { path: path.to_owned(), file, part: Vec::new(), start_left, payload_left: 0, key })
@@ -137,7 +162,7 @@ impl Journal {
 
     /// Goes on with a journal behind the frames that end at or before `end`. Header and map will not come again.
     pub(super) fn go_on(earlier: &Earlier, end: u64) -> Result<Self, JobError> {
-        let place = earlier.frames(end)?.last().transpose()?.map_or(earlier.start, |frame| frame.place);
+        let place = earlier.frames(end)?.last().transpose()?.map_or(MOMENT + earlier.start, |frame| frame.place);
         let path = &earlier.path;
         let opened = OpenOptions::new().write(true).open(path).and_then(|mut file| {
             file.set_len(place)?;

@@ -7,6 +7,7 @@ mod state;
 
 use crate::{Adaptive, Backoff, Link, SessionError, Traffic};
 use connection::keep_connected;
+use failback_delta::PointKind;
 use failback_hashtree::Root;
 use failback_orchestrate::{
     Compression, Device, DiffOptions, Effort, JobError, Packed, Progress, TreeDiffReport, diff_tree, tree_header,
@@ -42,8 +43,10 @@ pub struct PassOptions<'a> {
     /// When to try again after a connection broke.
     pub backoff: Backoff,
     /// A file in which the pass remembers what it has sent. If there is one of a pass that was stopped, that pass goes on: its kind, time, id
-    /// and identity are used, and not those above.
+    /// and identity are used, and not those above. Unless it is fuzzy, it does so only from the same `moment`; else another one begins.
     pub journal: Option<&'a Path>,
+    /// What tells the state that the source has now from any other; `None` if nothing does.
+    pub moment: Option<[u8; 32]>,
 }
 
 /// What a pass did.
@@ -53,6 +56,12 @@ pub struct PassReport {
     pub difference: TreeDiffReport,
     /// The root that the target says it has now.
     pub root: Root,
+    /// The time that the delta states, in seconds since 1970: of a pass that goes on, when it began at first.
+    pub created: i64,
+    /// What moment the source is from: of a pass that goes on, what it claimed at first.
+    pub kind: PointKind,
+    /// Whether it went on where an earlier run of it had come.
+    pub went_on: bool,
     /// Bytes sent and received over all connections, everything counted.
     pub sent: u64,
     /// As `sent`.
@@ -102,7 +111,12 @@ fn one_pass(
     let started = Instant::now();
     let traffic = Arc::<Traffic>::default();
     let effort = Tally::new(options.adaptive.map_or(options.diff.compression, |adaptive| adaptive));
-    let earlier = options.journal.and_then(Earlier::open);
+    let found = options.journal.and_then(Earlier::open);
+    let was_found = found.is_some();
+    let earlier = found.filter(|earlier| earlier.is_of(options.moment));
+    if was_found && earlier.is_none() {
+        progress.note("the pass that was stopped was of another moment of the source, so another one begins");
+    }
     let pass = Pass::new(options, device.size(), earlier.as_ref().map(|earlier| (earlier.key, earlier.until)));
     let difference = thread::scope(|scope| {
         let (pass, traffic, backoff) = (&pass, &traffic, options.backoff);
@@ -123,13 +137,13 @@ fn one_pass(
             pass.give_up(error.to_string());
         }
         let done = difference.and_then(|found| match found {
-            Some((difference, journal)) => Ok(Some((difference, journal, pass.wait_until_done()?))),
+            Some(found) => Ok(Some((found, pass.wait_until_done()?))),
             None => Ok(None),
         });
         pass.end();
         done
     });
-    let Some((difference, journal, root)) = difference? else {
+    let Some((Found { difference, journal, created, kind, went_on }, root)) = difference? else {
         earlier.as_ref().map_or(Ok(()), Earlier::remove)?;
         return Ok(None);
     };
@@ -137,7 +151,20 @@ fn one_pass(
     let Counts { sent_again, connections, sending } = pass.counts();
     let (sent, received) = (traffic.sent.load(Ordering::Relaxed), traffic.received.load(Ordering::Relaxed));
     let (took, frames) = (started.elapsed(), effort.frames());
-    Ok(Some(PassReport { difference, root, sent, received, sent_again, connections, took, sending, frames }))
+    Ok(Some(PassReport {
+        difference,
+        root,
+        created,
+        kind,
+        went_on,
+        sent,
+        received,
+        sent_again,
+        connections,
+        took,
+        sending,
+        frames,
+    }))
 }
 
 /// Between two looks at whether the pass is to stop: whoever waits for the target does not look.
@@ -189,7 +216,7 @@ fn run(
     effort: &dyn Effort,
     earlier: Option<&Earlier>,
     progress: &dyn Progress,
-) -> Result<Option<(TreeDiffReport, Option<Journal>)>, SessionError> {
+) -> Result<Option<Found>, SessionError> {
     let Some(base) = RemoteBase::meet(pass, options.diff.free, device.size())? else { return Ok(None) };
     let mut how = DiffOptions { compression: effort, ..options.diff.clone() };
     if let Some(header) = earlier.map(|earlier| &earlier.header) {
@@ -210,7 +237,7 @@ fn run(
     let mut journal = match (options.journal, goes_on) {
         (None, _) => None,
         (Some(_), Some(earlier)) => Some(Journal::go_on(earlier, durable)?),
-        (Some(path), None) => Some(Journal::create(path, header, &blocks)?),
+        (Some(path), None) => Some(Journal::create(path, options.moment, header, &blocks)?),
     };
     let start = goes_on.map(|earlier| earlier.start);
     let out = PassWriter {
@@ -228,5 +255,14 @@ fn run(
     };
     pass.complete(report.delta.delta_bytes, report.delta.result_root);
     progress.phase("sending the rest, until it is applied", None);
-    Ok(Some((report, journal)))
+    Ok(Some(Found { difference: report, journal, created: how.created, kind: how.kind, went_on: start.is_some() }))
+}
+
+/// What was found and sent.
+struct Found {
+    difference: TreeDiffReport,
+    journal: Option<Journal>,
+    created: i64,
+    kind: PointKind,
+    went_on: bool,
 }

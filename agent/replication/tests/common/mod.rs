@@ -262,6 +262,7 @@ pub fn options(free: Option<&FreeMap>, id: u8) -> PassOptions<'_> {
             patience: Duration::MAX,
         },
         journal: None,
+        moment: Some([1; 32]),
     }
 }
 

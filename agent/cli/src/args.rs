@@ -60,8 +60,12 @@ pub(crate) enum Command {
     Group(crate::control::GroupArgs),
     /// Receive what sources send, and write it to the target disks of their pairs
     Serve(crate::control::ServeArgs),
+    /// Let machines in by a one-time token, list and revoke them
+    Enroll(crate::control::EnrollArgs),
     /// Show what a master target does and did
     Jobs(crate::control::JobsArgs),
+    /// Back the control plane up, and restore it here or elsewhere
+    State(crate::control::StateArgs),
     /// Say what is wrong with this machine as a master target, and what mends it
     ///
     /// Names of disks, controllers, the retention drive, `io_uring`, the clock, ports, what would take foreign disks, kernel and space. Nothing

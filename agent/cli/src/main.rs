@@ -57,6 +57,8 @@ fn main() -> ExitCode {
         Command::Group(args) => control::group(args),
         Command::Serve(args) => control::serve(args),
         Command::Jobs(args) => control::jobs(args),
+        Command::Enroll(args) => control::enroll(args),
+        Command::State(args) => control::state(args),
         Command::Check(args) => check::check(args),
         Command::Console(args) => console::console(args),
         Command::SupportBundle(args) => support::support_bundle(args),

@@ -1,6 +1,8 @@
 //! A directory that nobody else may look into, and the files in it.
 
 use crate::StoreError;
+use crate::identity::{KEY_FILE, KEY_FILE_MAX};
+use crate::trust::{TRUST_FILE, TRUST_FILE_MAX};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
@@ -44,6 +46,21 @@ impl Directory {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Copies this machine's key and whom it trusts into another directory, where they replace what is there.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read or written. The key is replaced last.
+    pub fn copy_to(&self, other: &Self) -> Result<(), StoreError> {
+        let (_here, there) = (self.lock()?, other.lock()?);
+        for (name, most) in [(TRUST_FILE, TRUST_FILE_MAX), (KEY_FILE, KEY_FILE_MAX)] {
+            if let Some(content) = self.read(name, most)? {
+                other.replace(&there, name, &content)?;
+            }
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 pub const KEY_FILE: &str = "key.pem";
 
 /// More than any text around 32 bytes takes.
-const KEY_FILE_MAX: usize = 4096;
+pub(crate) const KEY_FILE_MAX: usize = 4096;
 
 /// A machine's Ed25519 key and the certificate that carries it in TLS.
 ///

@@ -46,5 +46,6 @@ pub use unix::UnixConnector;
 /// What requests and answers of the API are made of.
 pub mod http {
     pub use hyper::body::Bytes;
+    pub use hyper::header::HeaderValue;
     pub use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 }

@@ -3,7 +3,9 @@
 use crate::args::Common;
 use crate::config::parse_age;
 use crate::points::args::{Keeping, Retention};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use failback_transport::Address;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -150,8 +152,27 @@ pub(crate) struct JobsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Serve one source over standard input and output, as ssh runs it
-    #[arg(long)]
+    ///
+    /// Where the daemon runs, what comes is handed on to it.
+    #[arg(long, conflicts_with_all = ["listen", "control", "local"])]
     pub(crate) stdio: bool,
+    /// Where sources connect, such as [::]:9443; may be given more than once
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where the API is, such as [::]:443; may be given more than once
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:443")]
+    pub(crate) control: Vec<SocketAddr>,
+    /// Do not listen in the network
+    ///
+    /// Only the Unix sockets in the state directory are there then.
+    #[arg(long, conflicts_with_all = ["listen", "control"])]
+    pub(crate) local: bool,
+    /// What this machine is called where others join it
+    #[arg(long, value_name = "NAME", default_value = "master-target")]
+    pub(crate) name: String,
+    /// How the log on standard error is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log: LogFormat,
     #[command(flatten)]
     pub(crate) place: Place,
     #[command(flatten)]
@@ -161,4 +182,95 @@ pub(crate) struct ServeArgs {
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object in a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnrollArgs {
+    #[command(subcommand)]
+    pub(crate) command: EnrollCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnrollCommand {
+    /// Print a token that lets one machine in, once
+    Token(TokenArgs),
+    /// Join a master target or a relay with a token that it printed
+    Join(JoinArgs),
+    /// List whom this machine knows
+    List(ListArgs),
+    /// Trust a machine no longer
+    Revoke(RevokeArgs),
+    /// Show the fingerprint of this machine
+    Show(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// What the machine will be called here: letters, digits, dots and dashes
+    pub(crate) name: String,
+    /// What it may do
+    #[arg(long, value_parser = ["source", "relay", "admin"], default_value = "source")]
+    pub(crate) role: String,
+    /// How long the token can be used, at most 30d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_age)]
+    pub(crate) expires: Duration,
+    /// How long the machine is trusted; without it, until it is revoked
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    pub(crate) trusted_for: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// Where the server is: HOST or HOST:PORT
+    pub(crate) address: Address,
+    /// The file that has the token, instead of standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// Its name or its fingerprint
+    pub(crate) peer: String,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    #[command(subcommand)]
+    pub(crate) command: StateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Copy all that the control plane knows into a new directory
+    ///
+    /// Pairs, groups, jobs, known peers, and this machine's key: whoever has the copy can take its place, so keep it where nobody else reads.
+    Backup(BackupArgs),
+    /// Take over what a backup holds, on this machine or another
+    ///
+    /// Nothing may use the state meanwhile. Sources know the master target by its key, so they find it again at another address.
+    Restore(BackupArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The directory of the backup
+    pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }

@@ -8,11 +8,18 @@ use failback_control::api::types::Failure;
 use failback_control::api::{Request, Response};
 use failback_credentials::{Directory, Identity, Role, TrustStore};
 use failback_orchestrate::JobError;
+use failback_transport::http::Method;
+use failback_transport::{ApiClient, Limits, Runtime};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an answer may take: a disk is looked at for a new pair, and one that does not answer takes 30 s.
+const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
 /// What may not stand in a part of a path or in a value of a query as it is (RFC 3986).
 const ENCODED: &AsciiSet = &CONTROLS
@@ -47,6 +54,16 @@ impl Place {
         self.state.join("state")
     }
 
+    /// Where sources on this machine, and those that come through ssh, are handed on to the daemon.
+    pub(super) fn data_socket(&self) -> PathBuf {
+        self.state.join("data.sock")
+    }
+
+    /// Where the daemon's API is.
+    pub(super) fn control_socket(&self) -> PathBuf {
+        self.state.join("control.sock")
+    }
+
     /// Where keys and known peers are.
     pub(crate) fn credentials(&self) -> Result<Directory> {
         self.directory()?;
@@ -55,7 +72,7 @@ impl Place {
 }
 
 /// An error that is a sentence on what to do.
-fn refused(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+pub(super) fn refused(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
     JobError::Refused(crate::text::with_causes(error)).into()
 }
 
@@ -71,25 +88,46 @@ pub(super) fn open_master(place: &Place, settings: Settings) -> Result<Arc<Maste
 }
 
 /// Who answers.
-pub(super) struct Control(Arc<MasterTarget>);
+pub(super) enum Control {
+    /// The daemon that has the state.
+    Daemon(ApiClient),
+    /// The state itself, which nobody else has.
+    Here(Arc<MasterTarget>),
+}
 
 impl Control {
     pub(super) fn open(place: &Place) -> Result<Self> {
-        Ok(Self(open_master(place, Settings::default())?))
+        let socket = place.control_socket();
+        if socket.exists() && UnixStream::connect(&socket).is_ok() {
+            return Ok(Self::Daemon(ApiClient::unix(socket, Limits::default(), Arc::new(Runtime::start()?))));
+        }
+        Ok(Self::Here(open_master(place, Settings::default())?))
     }
 
-    fn send(&self, method: &str, path: &str, query: &str, body: &[u8]) -> Response {
-        self.0.answer(&Request { method, path, query, body }, Role::Admin)
+    fn send(&self, method: Method, path: &str, query: &str, body: &[u8]) -> Result<Response> {
+        match self {
+            Self::Here(master) => {
+                Ok(master.answer(&Request { method: method.as_str(), path, query, body, local: true }, Role::Admin))
+            }
+            Self::Daemon(client) => {
+                let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+                let answer = client
+                    .call(method, &path, body.to_vec(), ANSWER_WITHIN)
+                    .map_err(|error| JobError::Refused(error.to_string()))?;
+                let (status, body) = (answer.status.as_u16(), answer.body.to_vec());
+                Ok(Response { status, content_type: "application/json", body })
+            }
+        }
     }
 
     /// Asks, and understands the answer.
-    pub(super) fn ask<T: DeserializeOwned>(&self, method: &str, path: &str, query: &str) -> Result<T> {
-        understood(&self.send(method, path, query, &[]))
+    pub(super) fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, query: &str) -> Result<T> {
+        understood(&self.send(method, path, query, &[])?)
     }
 
     /// Asks with a body.
-    pub(super) fn ask_with<T: DeserializeOwned>(&self, method: &str, path: &str, body: &impl Serialize) -> Result<T> {
-        understood(&self.send(method, path, "", &serde_json::to_vec(body)?))
+    pub(super) fn ask_with<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        understood(&self.send(Method::POST, path, "", &serde_json::to_vec(body)?)?)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::signals::stop_flag;
 use anyhow::Result;
 use failback_control::api::types::{Job, Jobs};
 use failback_orchestrate::HumanBytes;
+use failback_transport::http::Method;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -18,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn jobs(args: &JobsArgs) -> Result<ExitCode> {
     if let Some(id) = args.cancel {
-        let job: Job = Control::open(&args.list.place)?.ask("POST", &format!("/v1/jobs/{id}/cancel"), "")?;
+        let job: Job = Control::open(&args.list.place)?.ask(Method::POST, &format!("/v1/jobs/{id}/cancel"), "")?;
         let mut lines = Lines::default();
         lines.add(&title(&job), line(&job));
         print(args.list.json, &job, &lines)?;
@@ -28,7 +29,7 @@ pub(crate) fn jobs(args: &JobsArgs) -> Result<ExitCode> {
     let of_pair = args.pair.as_ref().map(|pair| format!("&pair={}", encoded(pair)));
     let query = format!("limit={}{}", args.limit, of_pair.unwrap_or_default());
     loop {
-        let jobs: Jobs = Control::open(&args.list.place)?.ask("GET", "/v1/jobs", &query)?;
+        let jobs: Jobs = Control::open(&args.list.place)?.ask(Method::GET, "/v1/jobs", &query)?;
         if args.watch && !args.list.json && io::stdout().is_terminal() {
             // To the top, and nothing below.
             print_bytes(b"\x1b[H\x1b[2J")?;

@@ -2,11 +2,16 @@
 
 mod args;
 mod client;
+mod connect;
+mod enroll;
 mod jobs;
 mod pairs;
 mod serve;
+mod state;
 
-pub(crate) use args::{GroupArgs, JobsArgs, PairArgs, ServeArgs};
+pub(crate) use args::{EnrollArgs, GroupArgs, JobsArgs, PairArgs, ServeArgs, StateArgs};
+pub(crate) use enroll::enroll;
 pub(crate) use jobs::jobs;
 pub(crate) use pairs::{group, pair};
 pub(crate) use serve::serve;
+pub(crate) use state::state;

@@ -11,13 +11,14 @@ use anyhow::Result;
 use failback_control::api::types::{Group, Groups, NewPair, Pair, Pairs, Turn};
 use failback_credentials::{Fingerprint, TrustStore};
 use failback_orchestrate::JobError;
+use failback_transport::http::Method;
 use std::process::ExitCode;
 
 pub(crate) fn pair(args: &PairArgs) -> Result<ExitCode> {
     match &args.command {
         PairCommand::Add(args) => add(args),
         PairCommand::List(args) => {
-            let pairs: Pairs = Control::open(&args.place)?.ask("GET", "/v1/pairs", "")?;
+            let pairs: Pairs = Control::open(&args.place)?.ask(Method::GET, "/v1/pairs", "")?;
             let mut lines = Lines::default();
             for pair in &pairs.pairs {
                 lines.add(&pair.name, line(pair));
@@ -29,15 +30,15 @@ pub(crate) fn pair(args: &PairArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         PairCommand::Show(args) => {
-            shown(&Control::open(&args.list.place)?.ask("GET", &path_of(&args.name), "")?, &args.list)
+            shown(&Control::open(&args.list.place)?.ask(Method::GET, &path_of(&args.name), "")?, &args.list)
         }
         PairCommand::Remove(args) => {
-            shown(&Control::open(&args.list.place)?.ask("DELETE", &path_of(&args.name), "")?, &args.list)
+            shown(&Control::open(&args.list.place)?.ask(Method::DELETE, &path_of(&args.name), "")?, &args.list)
         }
         PairCommand::Turn(args) => {
             let control = Control::open(&args.list.place)?;
             let turn = Turn { direction: args.to.clone() };
-            shown(&control.ask_with("POST", &format!("{}/direction", path_of(&args.name)), &turn)?, &args.list)
+            shown(&control.ask_with(&format!("{}/direction", path_of(&args.name)), &turn)?, &args.list)
         }
     }
 }
@@ -59,7 +60,7 @@ fn add(args: &PairAddArgs) -> Result<ExitCode> {
         new_disk: args.new_disk,
         signer: key.map(|key| hex(key.bytes())),
     };
-    shown(&Control::open(place)?.ask_with("POST", "/v1/pairs", &new)?, &args.list)
+    shown(&Control::open(place)?.ask_with("/v1/pairs", &new)?, &args.list)
 }
 
 /// The fingerprint of a peer that is named.
@@ -117,10 +118,10 @@ pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
         GroupCommand::Add(args) => {
             let quiesce_ms = u64::try_from(args.quiesce.as_millis()).unwrap_or(u64::MAX);
             let new = Group { name: args.name.clone(), pairs: args.pairs.clone(), quiesce_ms };
-            group_shown(&Control::open(&args.list.place)?.ask_with("POST", "/v1/groups", &new)?, &args.list)
+            group_shown(&Control::open(&args.list.place)?.ask_with("/v1/groups", &new)?, &args.list)
         }
         GroupCommand::List(args) => {
-            let groups: Groups = Control::open(&args.place)?.ask("GET", "/v1/groups", "")?;
+            let groups: Groups = Control::open(&args.place)?.ask(Method::GET, "/v1/groups", "")?;
             let mut lines = Lines::default();
             for group in &groups.groups {
                 lines.add(&group.name, group.pairs.join(", "));
@@ -132,10 +133,10 @@ pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         GroupCommand::Show(args) => {
-            group_shown(&Control::open(&args.list.place)?.ask("GET", &path(&args.name), "")?, &args.list)
+            group_shown(&Control::open(&args.list.place)?.ask(Method::GET, &path(&args.name), "")?, &args.list)
         }
         GroupCommand::Remove(args) => {
-            group_shown(&Control::open(&args.list.place)?.ask("DELETE", &path(&args.name), "")?, &args.list)
+            group_shown(&Control::open(&args.list.place)?.ask(Method::DELETE, &path(&args.name), "")?, &args.list)
         }
     }
 }

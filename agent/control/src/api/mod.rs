@@ -3,6 +3,7 @@
 //! Here is what a request means. What carries it, a Unix socket or TLS, and the verbs of the command line where no daemon runs, all come here
 //! with the same [`Request`].
 
+mod backup;
 mod groups;
 mod jobs;
 mod metrics;
@@ -34,6 +35,8 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// The body.
     pub body: &'a [u8],
+    /// Whether it comes from this machine, over the Unix socket.
+    pub local: bool,
 }
 
 /// An answer.
@@ -152,6 +155,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("POST", "/v1/jobs/{name}/cancel", jobs::cancel),
     ("GET", "/v1/peers", peers::list),
     ("DELETE", "/v1/peers/{name}", peers::revoke),
+    ("POST", "/v1/state/backup", backup::make),
     ("GET", "/metrics", metrics::show),
 ];
 

@@ -5,14 +5,16 @@ use super::{Answer, Refused, Request, found, pairs};
 use crate::MasterTarget;
 use failback_credentials::TrustStore;
 
-fn told(peer: &failback_credentials::Peer) -> Peer {
-    Peer {
-        name: peer.name.to_string(),
-        fingerprint: peer.fingerprint.to_string(),
-        role: peer.role.name().into(),
-        added: peer.added,
-        expires: peer.expires,
-        revoked: peer.revoked,
+impl From<&failback_credentials::Peer> for Peer {
+    fn from(peer: &failback_credentials::Peer) -> Self {
+        Self {
+            name: peer.name.to_string(),
+            fingerprint: peer.fingerprint.to_string(),
+            role: peer.role.name().into(),
+            added: peer.added,
+            expires: peer.expires,
+            revoked: peer.revoked,
+        }
     }
 }
 
@@ -22,12 +24,12 @@ fn trust(master: &MasterTarget) -> Result<&TrustStore, Refused> {
 
 pub(super) fn list(master: &MasterTarget, _: &Request<'_>, _: &str) -> Answer {
     let peers = trust(master)?.peers().map_err(|error| Refused::new(500, error.to_string()))?;
-    Ok(found(&Peers { peers: peers.iter().map(told).collect() }))
+    Ok(found(&Peers { peers: peers.iter().map(Peer::from).collect() }))
 }
 
 pub(super) fn revoke(master: &MasterTarget, _: &Request<'_>, name: &str) -> Answer {
     let key = pairs::fingerprint(name)?;
     let peer =
         trust(master)?.revoke(&key, crate::master::now()).map_err(|error| Refused::new(409, error.to_string()))?;
-    Ok(found(&told(&peer)))
+    Ok(found(&Peer::from(&peer)))
 }

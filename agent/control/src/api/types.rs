@@ -158,6 +158,14 @@ pub struct Peer {
     pub revoked: Option<i64>,
 }
 
+/// Where a copy of the state is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// A file; an earlier backup there is replaced.
+    pub path: String,
+}
+
 /// What this master target is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,6 +5,7 @@ mod store;
 
 pub use record::{BadName, NewPeer, NewToken, OpenToken, Peer, PeerName, Role, Use};
 pub(crate) use store::Redeemed;
+pub(crate) use store::TRUST_FILE_MAX;
 pub use store::{TRUST_FILE, TrustError, TrustStore};
 
 /// Peers in a store, revoked ones counted: so many disks no master target has slots for.

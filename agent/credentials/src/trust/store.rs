@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub const TRUST_FILE: &str = "trust.json";
 
 /// Room for [`PEERS_MAX`] peers and [`TOKENS_MAX`] tokens of at most 480 bytes each.
-const TRUST_FILE_MAX: usize = 2 << 20;
+pub(crate) const TRUST_FILE_MAX: usize = 2 << 20;
 
 /// Why something is not entered.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,46 @@
+//! From an address on the command line to what connects to it.
+
+use super::args::Place;
+use anyhow::Result;
+use failback_credentials::{Fingerprint, Identity, Peer, Role, Tls, TrustStore};
+use failback_orchestrate::JobError;
+use failback_transport::{Address, CommandConnector, Connector, Limits, Runtime, TlsConnector, UnixConnector};
+use std::sync::Arc;
+
+/// What connects to an address. In the network, the server has to be a peer that this machine trusts: `server`, by name or fingerprint, or the
+/// only one that there is.
+pub(crate) fn connector(address: &Address, server: Option<&str>, place: &Place) -> Result<Box<dyn Connector>> {
+    let limits = Limits::default();
+    Ok(match address {
+        Address::Ssh(ssh) => Box::new(CommandConnector::ssh(ssh, limits)),
+        Address::Exec(command) => Box::new(CommandConnector::exec(command, limits)),
+        Address::Unix(path) => Box::new(UnixConnector::new(path.clone(), limits)),
+        Address::Tls(host) => {
+            let credentials = place.credentials()?;
+            let trust = TrustStore::new(credentials.clone());
+            let server = server_among(&trust.peers()?, server)?;
+            let tls = Tls::new(&Identity::load_or_create(&credentials)?, Arc::new(trust));
+            Box::new(TlsConnector::new(host.clone(), tls, server, limits, Arc::new(Runtime::start()?)))
+        }
+    })
+}
+
+/// The key that the other side has to show.
+fn server_among(peers: &[Peer], wanted: Option<&str>) -> Result<Fingerprint, JobError> {
+    let key = wanted.and_then(|wanted| wanted.parse::<Fingerprint>().ok());
+    let is_meant = |peer: &&Peer| {
+        let is_server = matches!(peer.role, Role::Target | Role::Relay) && peer.revoked.is_none();
+        let is_named = wanted.is_none_or(|wanted| peer.name.as_str() == wanted || Some(peer.fingerprint) == key);
+        is_server && is_named
+    };
+    let mut found = peers.iter().filter(is_meant);
+    match (found.next(), found.next()) {
+        (Some(peer), None) => Ok(peer.fingerprint),
+        (Some(_), Some(_)) => Err(JobError::Refused(
+            "this machine knows several servers: say which one with --server, failback enroll list shows them".into(),
+        )),
+        (None, _) => Err(JobError::Refused(
+            "this machine knows no such server: run failback enroll token there, and failback enroll join here with what it prints".into(),
+        )),
+    }
+}

@@ -1,0 +1,161 @@
+//! The verb `enroll`: who may speak to whom.
+
+use super::args::{EnrollArgs, EnrollCommand, JoinArgs, ListArgs, RevokeArgs, TokenArgs};
+use crate::files;
+use crate::report::{Lines, print};
+use anyhow::{Context, Result};
+use failback_control::api::types::{Peer as PeerJson, Peers};
+use failback_credentials::{Directory, Fingerprint, Identity, NewToken, Peer, PeerName, Role, Tls, Token, TrustStore};
+use failback_orchestrate::JobError;
+use failback_transport::{Address, Limits, Runtime, enrol};
+use serde_json::json;
+use std::io::{self, Read};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// The most that a token with blanks has, in bytes.
+const TOKEN_MAX: u64 = 1024;
+
+pub(crate) fn enroll(args: &EnrollArgs) -> Result<ExitCode> {
+    match &args.command {
+        EnrollCommand::Token(args) => token(args),
+        EnrollCommand::Join(args) => join(args),
+        EnrollCommand::List(args) => list(args),
+        EnrollCommand::Revoke(args) => revoke(args),
+        EnrollCommand::Show(args) => show(args),
+    }
+}
+
+fn opened(args: &ListArgs) -> Result<(Directory, Identity)> {
+    let directory = args.place.credentials()?;
+    let identity = Identity::load_or_create(&directory)?;
+    Ok((directory, identity))
+}
+
+fn role(name: &str) -> Role {
+    match name {
+        "relay" => Role::Relay,
+        "admin" => Role::Admin,
+        _ => Role::Source,
+    }
+}
+
+fn name(text: &str) -> Result<PeerName, JobError> {
+    PeerName::new(text).map_err(|error| JobError::Refused(error.to_string()))
+}
+
+fn token(args: &TokenArgs) -> Result<ExitCode> {
+    let (directory, identity) = opened(&args.list)?;
+    let now = files::now();
+    let seconds = |time: std::time::Duration| now.saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    let new = NewToken {
+        name: name(&args.name)?,
+        role: role(&args.role),
+        expires: seconds(args.expires),
+        peer_expires: args.trusted_for.map(seconds),
+    };
+    let token = TrustStore::new(directory).issue(identity.fingerprint(), &new, now)?;
+    let text = token.reveal();
+    let object = json!({
+        "token": &**text,
+        "name": args.name,
+        "role": args.role,
+        "expires": new.expires,
+        "fingerprint": identity.fingerprint().to_string(),
+    });
+    let mut lines = Lines::default();
+    lines.add("token", &*text).add("for", format!("{} ({})", args.name, args.role));
+    lines.add("ends in", format!("{} min, or when it is used", args.expires.as_secs() / 60));
+    lines.add("fingerprint of this machine", identity.fingerprint());
+    lines.add("next", "failback enroll join ADDRESS on the other machine, with the token on its standard input");
+    print(args.list.json, &object, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn join(args: &JoinArgs) -> Result<ExitCode> {
+    let Address::Tls(host) = &args.address else {
+        return Err(JobError::Refused("a machine joins a server in the network: name HOST or HOST:PORT".into()).into());
+    };
+    let text = match &args.token_file {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => {
+            // Not an argument: others on this machine see those.
+            let mut text = String::new();
+            io::stdin().lock().take(TOKEN_MAX).read_to_string(&mut text).context("cannot read the token")?;
+            text
+        }
+    };
+    let token = Token::parse(text.trim()).map_err(|error| JobError::Refused(error.to_string()))?;
+    drop(text);
+    let (directory, identity) = opened(&args.list)?;
+    let trust = Arc::new(TrustStore::new(directory));
+    let tls = Tls::new(&identity, Arc::clone(&trust));
+    let welcome = enrol(host, &tls, &token, Limits::default(), &Runtime::start()?)
+        .map_err(|error| JobError::Refused(crate::text::with_causes(&error)))?;
+    let server = trust.add(&welcome.server, files::now())?;
+    let object = json!({
+        "server": server.name.as_str(),
+        "server_fingerprint": server.fingerprint.to_string(),
+        "name": welcome.name.as_str(),
+        "role": welcome.role.name(),
+        "expires": welcome.expires,
+        "fingerprint": identity.fingerprint().to_string(),
+    });
+    let mut lines = Lines::default();
+    lines.add("joined", format!("{} at {}", server.name, args.address));
+    lines.add("its fingerprint", server.fingerprint);
+    lines.add("this machine is", format!("{} ({}) there", welcome.name, welcome.role.name()));
+    lines.add("its own fingerprint", identity.fingerprint());
+    print(args.list.json, &object, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &ListArgs) -> Result<ExitCode> {
+    let peers = TrustStore::new(args.place.credentials()?).peers()?;
+    let mut lines = Lines::default();
+    for peer in &peers {
+        lines.add(peer.name.as_str(), line(peer));
+    }
+    if peers.is_empty() {
+        lines.add("peers", "none: failback enroll token NAME lets one in");
+    }
+    print(args.json, &Peers { peers: peers.iter().map(PeerJson::from).collect() }, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(peer: &Peer) -> String {
+    let state = match peer.check(files::now()) {
+        Ok(()) => String::new(),
+        Err(_) if peer.revoked.is_some() => ", revoked".into(),
+        Err(error) => format!(", {error}"),
+    };
+    format!("{}, {}{state}", peer.role.name(), peer.fingerprint)
+}
+
+fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
+    let trust = TrustStore::new(args.list.place.credentials()?);
+    let peers = trust.peers()?;
+    let key = match args.peer.parse::<Fingerprint>() {
+        Ok(key) => key,
+        Err(_) => {
+            peers.iter().find(|peer| peer.name.as_str() == args.peer).map(|peer| peer.fingerprint).ok_or_else(|| {
+                let peer = args.peer.escape_debug();
+                JobError::Refused(format!("no peer is called \"{peer}\": failback enroll list tells which there are"))
+            })?
+        }
+    };
+    let peer = trust.revoke(&key, files::now())?;
+    let mut lines = Lines::default();
+    lines.add("revoked", peer.name.as_str()).add("fingerprint", peer.fingerprint);
+    lines.add("its connections", "are refused from now on, and ended within seconds where failback serve runs");
+    print(args.list.json, &PeerJson::from(&peer), &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &ListArgs) -> Result<ExitCode> {
+    let (_, identity) = opened(args)?;
+    let mut lines = Lines::default();
+    lines.add("fingerprint", identity.fingerprint());
+    print(args.json, &json!({ "fingerprint": identity.fingerprint().to_string() }), &lines)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -76,6 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let address = server.data()[0].to_string().parse()?;
         let connector = TlsConnector::new(address, tls, *target.fingerprint(), limits, runtime);
         measure(&format!("TLS, {kind:?}"), connector.connect()?, gib)?;
+        let more = vec![Arc::new(Runtime::start_as(kind)?)];
+        measure(&format!("TLS, 4 streams, {kind:?}"), connector.streams(4, more).connect()?, gib)?;
     }
     std::fs::remove_dir_all(temp)?;
     Ok(())

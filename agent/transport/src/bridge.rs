@@ -15,14 +15,14 @@ use tokio::time::timeout;
 const BUFFER: usize = 64 << 10;
 
 /// How long what was written last may take to leave, once the link is gone.
-const LAST_BYTES: Duration = Duration::from_secs(5);
+pub(crate) const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// How long the other side's reason is waited for, once it has closed the connection for writing.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a link wants of its bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+pub(crate) enum Wish {
     Carry,
     /// Reader and writer are gone: what was written still goes out.
     Finish,
@@ -31,11 +31,11 @@ enum Wish {
 
 /// Why the connection ended, once it has.
 #[derive(Clone, Default)]
-struct Fate(Arc<Mutex<Option<End>>>);
+pub(crate) struct Fate(Arc<Mutex<Option<End>>>);
 
 impl Fate {
     /// The first reason is the one.
-    fn set(&self, end: End) {
+    pub(crate) fn set(&self, end: End) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
     }
 
@@ -50,8 +50,8 @@ struct Carried {
     fate: Fate,
     /// Closed when all that was written has left.
     left: Mutex<mpsc::Receiver<()>>,
-    /// What the bridge runs on, if it is to live as long as the link.
-    _runtime: Option<Arc<Runtime>>,
+    /// What the bridge runs on, if that is to live as long as the link.
+    _runtimes: Vec<Arc<Runtime>>,
 }
 
 impl Behind for Carried {
@@ -77,22 +77,23 @@ impl Drop for Carried {
 
 /// The runtime's side of a bridge, not yet carrying.
 pub(crate) struct Bridge {
-    near: UnixStream,
-    wish: watch::Receiver<Wish>,
-    fate: Fate,
-    leaving: mpsc::Sender<()>,
+    pub(crate) near: UnixStream,
+    pub(crate) wish: watch::Receiver<Wish>,
+    pub(crate) fate: Fate,
+    /// Dropped when all that was written has left.
+    pub(crate) leaving: mpsc::Sender<()>,
 }
 
 /// A link, and the bridge that it needs.
 ///
-/// A runtime that is given lives as long as the link does.
-pub(crate) fn bridged(limits: Limits, runtime: Option<Arc<Runtime>>) -> io::Result<(Link, Bridge)> {
+/// Runtimes that are given live as long as the link does.
+pub(crate) fn bridged(limits: Limits, runtimes: Vec<Arc<Runtime>>) -> io::Result<(Link, Bridge)> {
     let (ours, near) = UnixStream::pair()?;
     near.set_nonblocking(true)?;
     let (wish, wishes) = watch::channel(Wish::Carry);
     let fate = Fate::default();
     let (leaving, left) = mpsc::channel();
-    let carried = Carried { wish, fate: fate.clone(), left: Mutex::new(left), _runtime: runtime };
+    let carried = Carried { wish, fate: fate.clone(), left: Mutex::new(left), _runtimes: runtimes };
     let link = link_over(ours, limits, Box::new(carried))?;
     Ok((link, Bridge { near, wish: wishes, fate, leaving }))
 }

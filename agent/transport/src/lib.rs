@@ -28,6 +28,7 @@ mod runtime;
 mod secured;
 mod server;
 mod stdio;
+mod streams;
 mod unix;
 
 pub use address::{Address, AddressError, DEFAULT_PORT, HostPort, SshAddress};

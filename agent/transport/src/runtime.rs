@@ -10,10 +10,11 @@ use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// The environment variable that names what is to be used: `tokio` or `io_uring`.
 pub const RUNTIME_VARIABLE: &str = "FAILBACK_RUNTIME";
@@ -39,7 +40,7 @@ pub struct Runtime {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     gone: Mutex<mpsc::Receiver<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Runtime {
@@ -136,6 +137,16 @@ pub(crate) struct Spawner(Handle);
 impl Spawner {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.0.spawn(task));
+    }
+}
+
+impl Runtime {
+    /// Starts something whose result another task waits for.
+    pub(crate) fn start_task<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.handle.spawn(task)
     }
 }
 

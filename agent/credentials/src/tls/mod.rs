@@ -25,6 +25,8 @@ use verifier::Verifier;
 pub enum Protocol {
     /// Replication, between known peers.
     Data,
+    /// Replication over several connections that are one link, between known peers.
+    Streams,
     /// The API, between known peers.
     Api,
     /// For a key that is not known yet: one message each way, and nothing else.
@@ -37,6 +39,7 @@ impl Protocol {
     pub const fn alpn(self) -> &'static [u8] {
         match self {
             Self::Data => b"failback/1",
+            Self::Streams => b"failback-streams/1",
             Self::Api => b"failback-api/1",
             Self::Enrolment => b"failback-enroll/1",
         }
@@ -47,7 +50,8 @@ impl Protocol {
 #[must_use]
 pub fn protocol_of(hello: &ClientHello<'_>) -> Protocol {
     let offered: Vec<_> = hello.alpn().into_iter().flatten().collect();
-    let asked = [Protocol::Enrolment, Protocol::Api].into_iter().find(|protocol| offered.contains(&protocol.alpn()));
+    let others = [Protocol::Enrolment, Protocol::Streams, Protocol::Api];
+    let asked = others.into_iter().find(|protocol| offered.contains(&protocol.alpn()));
     asked.unwrap_or(Protocol::Data)
 }
 
@@ -112,6 +116,15 @@ impl Tls {
     /// When TLS cannot be set up at all.
     pub fn client(&self, server: &Fingerprint, now: i64) -> Result<Attempt<ClientConfig>, Refusal> {
         self.connect(Protocol::Data, server, Some(Arc::clone(&self.trust)), now)
+    }
+
+    /// As [`Self::client`], for one of several connections that are one link.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up at all.
+    pub fn stream(&self, server: &Fingerprint, now: i64) -> Result<Attempt<ClientConfig>, Refusal> {
+        self.connect(Protocol::Streams, server, Some(Arc::clone(&self.trust)), now)
     }
 
     /// As [`Self::client`], for the server's API.

@@ -1,6 +1,7 @@
 //! The side that is connected to: listeners in the network and at Unix sockets, and what comes of their connections.
 
 mod api;
+mod groups;
 mod local;
 mod network;
 mod registry;
@@ -9,6 +10,7 @@ use crate::http::{Bytes, Request, Response};
 use crate::runtime::{Kind, Runtime, Spawner};
 use crate::{End, Limits, Link};
 use failback_credentials::{Fingerprint, Peer, PeerName, RateLimit, Role, Tls, TrustStore};
+use groups::Groups;
 use local::LocalSocket;
 use registry::{Registry, Ticket};
 use std::io;
@@ -242,6 +244,7 @@ struct Shared {
     limits: Limits,
     bounds: Bounds,
     registry: Arc<Registry>,
+    groups: Groups,
     spawners: Vec<Spawner>,
     turn: AtomicUsize,
 }
@@ -311,6 +314,7 @@ impl Server {
             limits: options.limits,
             bounds: options.bounds,
             registry: Arc::new(Registry::new(options.bounds)),
+            groups: Groups::default(),
             spawners: runtimes.iter().map(Runtime::spawner).collect(),
             turn: AtomicUsize::new(0),
         });

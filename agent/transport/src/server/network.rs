@@ -1,5 +1,6 @@
 //! Connections in the network: until it is known who it is and what for, and then on.
 
+use super::groups::{self, Arrived};
 use super::registry::Ticket;
 use super::{Caller, Door, Event, ServerError, Shared, api, told};
 use crate::End;
@@ -120,7 +121,12 @@ async fn serve(shared: Arc<Shared>, stream: std::net::TcpStream, from: SocketAdd
     if door == Door::Control {
         return api::serve(&shared, stream, caller, &ticket, breaks).await;
     }
-    match bridged(shared.limits, None) {
+    if attempt.protocol() == Protocol::Streams {
+        let arrived = Arrived { stream, attempt, ticket };
+        let joined = groups::join(&shared, arrived, key, caller, until, gone).await;
+        return joined.unwrap_or_else(refuse);
+    }
+    match bridged(shared.limits, Vec::new()) {
         Ok((link, bridge)) => {
             ticket.breaks_by(Arc::clone(&link.breaker));
             shared.start_session(link, caller, Arc::clone(&ticket));
@@ -138,6 +144,7 @@ async fn greet(shared: &Shared, stream: TcpStream, door: Door) -> Result<Secured
     let hello = hello.map_err(|error| End::Because(format!("this is no client of failback: {error}")))?;
     let protocol = match (protocol_of(&hello.client_hello()), door) {
         (Protocol::Enrolment, _) if shared.enrolment.is_some() => Protocol::Enrolment,
+        (Protocol::Streams, Door::Data) => Protocol::Streams,
         (_, Door::Data) => Protocol::Data,
         (_, Door::Control) => Protocol::Api,
     };
@@ -152,7 +159,7 @@ async fn greet(shared: &Shared, stream: TcpStream, door: Door) -> Result<Secured
 }
 
 /// Closes a connection so that what was said last is heard: with something unread left, the system would take it back.
-async fn linger(mut stream: TcpStream) {
+pub(super) async fn linger(mut stream: TcpStream) {
     let read = async {
         drop(stream.shutdown().await);
         let mut buffer = [0; 1024];

@@ -11,3 +11,4 @@ mod network;
 mod sockets;
 mod stdio;
 mod stopping;
+mod streams;

@@ -58,6 +58,7 @@ fn machine(at: &Path) -> Result<(Identity, Arc<TrustStore>), Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let gib = std::env::args().nth(1).map_or(Ok(4), |gib| gib.parse())?;
     let temp = std::env::temp_dir().join(format!("failback-rates-{}", std::process::id()));
+    std::fs::create_dir(&temp)?;
     let ((source, sources), (target, targets)) = (machine(&temp.join("a"))?, machine(&temp.join("b"))?);
     let peer = |identity: &Identity, name, role| -> Result<NewPeer, Box<dyn Error>> {
         Ok(NewPeer { name: PeerName::new(name)?, fingerprint: *identity.fingerprint(), role, expires: None })

@@ -8,8 +8,8 @@ mod stops;
 use failback_control::state::{Direction, NewPair, SourceDisk};
 use failback_control::{Caller, MasterTarget, Settings, target_of};
 use failback_orchestrate::{
-    ByteCount, DiffOptions, Engine, Identity, NewDisk, PointKind, Progress, Root, Silent, SourceDisk as OpenedSource,
-    SourceOptions, Subformat, create_vmdk,
+    ByteCount, Compression, DiffOptions, Engine, Identity, NewDisk, PointKind, Progress, Root, Silent,
+    SourceDisk as OpenedSource, SourceOptions, Subformat, create_vmdk,
 };
 use failback_replication::{Backoff, Connector, Link, PassOptions, PassReport, SessionError, SessionReport, send_pass};
 use std::fs;
@@ -185,13 +185,20 @@ fn send_by_name(
             created: 0,
             id,
             identity,
-            level: 1,
+            compression: &Compression::LIGHTEST,
             threads: 1,
             signer: None,
             before_end: &|| Ok(()),
         },
-        backoff: Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5), attempts: 20 },
+        adaptive: None,
+        backoff: Backoff {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(5),
+            attempts: 20,
+            patience: Duration::MAX,
+        },
         journal: None,
+        moment: None,
     };
     send_pass(connector, source.device(), &options, &Silent as &dyn Progress)
 }

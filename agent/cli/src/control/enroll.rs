@@ -76,15 +76,14 @@ fn join(args: &JoinArgs) -> Result<ExitCode> {
     let Address::Tls(host) = &args.address else {
         return Err(JobError::Refused("a machine joins a server in the network: name HOST or HOST:PORT".into()).into());
     };
-    let text = match &args.token_file {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
-        None => {
-            // Not an argument: others on this machine see those.
-            let mut text = String::new();
-            io::stdin().lock().take(TOKEN_MAX).read_to_string(&mut text).context("cannot read the token")?;
-            text
-        }
+    // Not an argument: others on this machine see those.
+    let mut text = String::new();
+    let read = if let Some(path) = &args.token_file {
+        std::fs::File::open(path).and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text))
+    } else {
+        io::stdin().lock().take(TOKEN_MAX).read_to_string(&mut text)
     };
+    read.context("cannot read the token")?;
     let token = Token::parse(text.trim()).map_err(|error| JobError::Refused(error.to_string()))?;
     drop(text);
     let (directory, identity) = opened(&args.list)?;

@@ -97,6 +97,10 @@ fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
         tracing::info!(%address, "the API is here");
     }
     tracing::info!(fingerprint = %identity.fingerprint(), state = %args.place.state.display(), "the master target is ready");
+    let recovering = thread::spawn({
+        let master = Arc::clone(&master);
+        move || master.recover()
+    });
     let watchdog = sd_notify::watchdog_enabled();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut fed = Instant::now();
@@ -126,6 +130,8 @@ fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
             END_WITHIN.as_secs()
         ));
     }
+    // An apply stops at its next safe place.
+    let _ = recovering.join();
     Ok(ExitCode::SUCCESS)
 }
 

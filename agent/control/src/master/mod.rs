@@ -1,20 +1,25 @@
 //! The master target: sessions of many pairs at once, one for each pair.
 
+mod applying;
 mod desk;
 mod job;
 mod locate;
+mod opening;
 mod replica;
 mod slots;
+mod watch;
 
 pub use job::LiveJob;
 pub use locate::{describe_target, target_of};
 
-use crate::state::{JobId, Lookup, Pair, State, StateError};
+use crate::state::{Direction, JobId, JobKind, Lookup, Pair, State, StateError};
 use failback_credentials::{Fingerprint, TrustStore};
-use failback_orchestrate::{Engine, JobError, Policy};
+use failback_orchestrate::{Engine, JobError, Pending, Policy, look_at_points};
 use failback_replication::{Link, Offer, SessionError, SessionReport, Traffic, serve_session};
+use job::Ending;
+use opening::Opening;
 use replica::Served;
-use slots::Slots;
+use slots::{Breaker, Slots};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -142,6 +147,39 @@ impl MasterTarget {
     /// Bytes received from and sent to sources.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         (self.traffic.received.load(Ordering::Relaxed), self.traffic.sent.load(Ordering::Relaxed))
+    }
+
+    /// Finishes what was being applied when this machine stopped, pair by pair, as far as the disks are there. A source that comes
+    /// meanwhile waits, or has it done by its own session.
+    pub fn recover(self: &Arc<Self>) {
+        let pairs = self.state().pairs().unwrap_or_default();
+        for pair in pairs.into_iter().filter(|pair| pair.is.direction == Direction::Receive) {
+            let name = &pair.is.name;
+            match self.recover_pair(&pair) {
+                Ok(true) => tracing::info!(pair = name, "what was being applied when this machine stopped is finished"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(pair = name, "what was being applied could not be finished: {error}"),
+            }
+        }
+    }
+
+    fn recover_pair(self: &Arc<Self>, pair: &Pair) -> Result<bool, JobError> {
+        let seen = locate::locate(&pair.is.target);
+        let Ok((path, disk)) = seen else { return Ok(false) };
+        let found = look_at_points(&pair.is.retention, &disk)?;
+        let is_begun = found.is_some_and(|(store, _)| matches!(store.catalogue().pending(), Some(Pending::Apply(_))));
+        let nothing: Breaker = Arc::new(|| ());
+        let Some(_slot) = is_begun.then(|| self.slots.take(&pair.is.name, &nothing, &self.stop)).flatten() else {
+            return Ok(false);
+        };
+        let job = self.begin_job(JobKind::Replicate, &pair.is.name, true, nothing).map_err(|error| refused(&error))?;
+        let recovered = Opening { master: self, pair, path, disk: &disk, job: &job }.recover();
+        let how = match &recovered {
+            Ok(_) => Ending::Done,
+            Err(error) => Ending::Failed(error.to_string()),
+        };
+        self.end_job(&job, &how);
+        recovered
     }
 
     /// Begins to end: no session begins any more, those that are under way are broken, and what is being applied stops at a safe place.

@@ -10,31 +10,22 @@
 //!
 //! A machine that stops in between finds a complete delta in the spool, and goes on with the next offer.
 
-use super::desk::{AppliedDelta, Desk};
+use super::applying::{Applying, check_source, finish_files, header_of};
+use super::desk::Desk;
 use super::job::Ending;
 use super::locate::locate;
+use super::opening::{Opening, Ready, check_size};
 use super::slots::{Breaker, Slot};
-use super::{Caller, LiveJob, MasterTarget, now, refused};
-use crate::state::{JobKind, Pair, SourceDisk};
-use failback_delta::{DeltaHeader, DeltaReader};
+use super::watch::Watch;
+use super::{Caller, LiveJob, MasterTarget, refused};
+use crate::state::{JobKind, Pair};
+use failback_delta::DeltaHeader;
 use failback_orchestrate::{
-    ApplyOptions, BaseTree, Catalogue, ChainingValue, ClaimedTarget, Coverage, DeltaSource, DiskIdentity, FreeBlocks,
-    HumanBytes, JobError, LocalBase, MoveOptions, NodeRun, Opened, Pending, PointKind, Progress, Root, ScsiUuid, Shape,
-    StoredTree, TargetDisk, VerifyingKey, advance_tree, apply_recorded, binding_of, build_tree_of_disk, intents_of,
-    is_unknown, keep_to_limits, name_of_points, points_made_for_changes, refuse_unrecorded,
+    BaseTree, ChainingValue, ClaimedTarget, Coverage, FreeBlocks, JobError, LocalBase, NodeRun, Opened, PointKind,
+    Progress, Root, Shape, StoredTree,
 };
 use failback_replication::{Offer, Offered, Replica, SessionError, SessionReport, Spool};
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-/// How often it is looked how far a job is.
-const LOOKED_EVERY: Duration = Duration::from_millis(500);
 
 /// One session.
 pub(super) struct Served {
@@ -54,6 +45,8 @@ struct Open {
     desk: Desk,
     spool: Arc<Mutex<Spool>>,
     tree: Option<StoredTree>,
+    /// The root that the disk has, once the pass is applied.
+    applied: Option<Root>,
     _slot: Slot,
 }
 
@@ -65,12 +58,21 @@ impl Served {
     /// Gives everything back, and says what became of the job.
     pub(super) fn end(mut self, ended: &Result<SessionReport, SessionError>) {
         let name = self.open.as_ref().map(|open| open.pair.is.name.clone()).unwrap_or_default();
+        let applied = self.open.as_ref().and_then(|open| open.applied);
         let how = match ended {
             Ok(SessionReport::Applied(root) | SessionReport::AppliedBefore(root)) => {
                 tracing::info!(pair = name, caller = %self.caller, %root, "the pass is complete");
                 Ending::Done
             }
-            Err(error @ (SessionError::Link(_) | SessionError::Refused(_))) => {
+            Err(error) if applied.is_some() => {
+                let error = with_cause(error);
+                tracing::warn!(pair = name, caller = %self.caller, "the pass is complete, and its source could not be told: {error}");
+                Ending::Done
+            }
+            Err(
+                error
+                @ (SessionError::Link(_) | SessionError::Refused(_) | SessionError::Job(JobError::Interrupted(_))),
+            ) => {
                 tracing::warn!(pair = name, caller = %self.caller, "{}", with_cause(error));
                 Ending::Waits(format!("{}; the pass goes on when the source comes back", with_cause(error)))
             }
@@ -106,7 +108,7 @@ impl Served {
         let job = master
             .begin_job(kind, &pair.is.name, offer.resumed.is_some(), Arc::clone(&self.breaker))
             .map_err(|error| refused(&error))?;
-        let opened = Opening { master, pair: &pair, path, disk: &disk, offer, job: &job }.open();
+        let opened = Opening { master, pair: &pair, path, disk: &disk, job: &job }.open(offer);
         match opened {
             Ok((Offered::Applied(root), ..)) => {
                 drop(slot);
@@ -119,7 +121,8 @@ impl Served {
                 job.phase("receiving", None);
                 let watch = Some(Watch::begin(Arc::clone(master), Arc::clone(&job), Arc::clone(&spool)));
                 let (disk, tree) = (Some(claimed), Some(tree));
-                self.open = Some(Open { job, watch, pair, disk, points, desk, spool, tree, _slot: slot });
+                self.open =
+                    Some(Open { job, watch, pair, disk, points, desk, spool, tree, applied: None, _slot: slot });
                 Ok(Offered::Ready)
             }
             Err(error) => {
@@ -138,212 +141,6 @@ impl Served {
 fn with_cause(error: &SessionError) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
-}
-
-/// What is being opened.
-struct Opening<'a> {
-    master: &'a MasterTarget,
-    pair: &'a Pair,
-    path: PathBuf,
-    disk: &'a DiskIdentity,
-    offer: &'a Offer,
-    job: &'a LiveJob,
-}
-
-/// What a pair needs to receive.
-struct Ready {
-    claimed: ClaimedTarget,
-    points: Opened,
-    desk: Desk,
-    spool: Spool,
-    tree: StoredTree,
-}
-
-impl Opening<'_> {
-    fn open(&self) -> Result<(Offered, Ready), JobError> {
-        let is = &self.pair.is;
-        refuse_unrecorded(&mut intents_of(self.disk, None))?;
-        let claimed = self.claim()?;
-        let mut points = points_made_for_changes(&is.retention, self.disk, now())?;
-        let desk = Desk::open(&is.retention, &name_of_points(self.disk))?;
-        let mut spool = desk.spool()?;
-        let claimed = self.finish(claimed, &mut points, &desk, &mut spool)?;
-        let catalogue = points.store.catalogue();
-        catalogue.check_apply()?;
-        let applied = desk.applied().filter(|applied| self.offer.resumed.is_some_and(|it| it.delta == applied.key));
-        let root = applied.map(|applied| applied.root).filter(|root| catalogue.present().root == *root);
-        let tree = self.tree(&claimed, catalogue, &desk)?;
-        let offered = root.map_or(Offered::Ready, Offered::Applied);
-        Ok((offered, Ready { claimed, points, desk, spool, tree }))
-    }
-
-    fn claim(&self) -> Result<ClaimedTarget, JobError> {
-        ClaimedTarget::claim(&self.path, self.master.settings.engine, self.disk, self.disk.scsi_uuid)
-    }
-
-    /// A delta that is complete in the spool, and being applied or just applied when the machine stopped, is finished before all else.
-    fn finish(
-        &self,
-        claimed: ClaimedTarget,
-        points: &mut Opened,
-        desk: &Desk,
-        spool: &mut Spool,
-    ) -> Result<ClaimedTarget, JobError> {
-        let Some(key) = spool.key().filter(|_| spool.is_complete()) else { return Ok(claimed) };
-        let catalogue = points.store.catalogue();
-        let is_begun = matches!(catalogue.pending(), Some(Pending::Apply(apply)) if apply.delta == key);
-        let is_published = catalogue.present().delta == key && catalogue.pending().is_none();
-        if !is_begun && !is_published {
-            return Ok(claimed);
-        }
-        let work = Applying { master: self.master, pair: self.pair, points, desk, job: self.job };
-        let (root, claimed) = if is_begun {
-            let target = claimed.make_writable()?;
-            let root = work.apply(&target);
-            target.release()?;
-            (root?, self.claim()?)
-        } else {
-            (work.points.store.catalogue().present().root, claimed)
-        };
-        finish_files(desk, desk.tree().as_ref(), spool, root)?;
-        Ok(claimed)
-    }
-
-    /// The tree of what is on the disk: the stored one, or one that is made by reading the disk.
-    fn tree(&self, claimed: &ClaimedTarget, catalogue: &Catalogue, desk: &Desk) -> Result<StoredTree, JobError> {
-        let (unknown, present) = (is_unknown(catalogue), catalogue.present());
-        let size = if unknown { self.disk.size } else { present.size };
-        let is_present = |tree: &StoredTree| {
-            tree.shape().size() == size
-                && (unknown || (tree.root() == present.root && tree.coverage() == present.coverage))
-        };
-        if let Some(tree) = desk.tree().filter(is_present) {
-            return Ok(tree);
-        }
-        let tree =
-            build_tree_of_disk(claimed.device(), size, &desk.tree_path(), self.master.settings.threads, self.job)?;
-        if !is_present(&tree) && !catalogue.links().is_empty() {
-            desk.forget_tree();
-            return Err(JobError::Mismatch(format!(
-                "{} should be at recovery point {} with the root {} and has the root {}: something else wrote to it, or it was recorded in \
-                 other blocks; failback commit gives the older points up, and then the next pass starts from what is there",
-                self.path.display(),
-                present.id,
-                present.root,
-                tree.root()
-            )));
-        }
-        Ok(tree)
-    }
-}
-
-/// The source of an offer, or of a delta's header, has to be that of the pair. `name` is the name that the source has where it is.
-fn check_source(pair: &Pair, uuid: Option<[u8; 16]>, name: Option<&str>) -> Result<(), JobError> {
-    let (wanted, is_that_one) = match &pair.is.source {
-        SourceDisk::Scsi(wanted) => (format!("the disk {wanted}"), uuid == Some(*wanted.as_bytes())),
-        SourceDisk::Named(wanted) => (wanted.clone(), name == Some(wanted)),
-    };
-    if is_that_one {
-        return Ok(());
-    }
-    let shown = match (&pair.is.source, uuid.and_then(ScsiUuid::from_bytes)) {
-        (SourceDisk::Scsi(_), Some(uuid)) => format!("the disk {uuid}"),
-        _ => name.unwrap_or("without a name").to_owned(),
-    };
-    Err(JobError::Refused(format!(
-        "the source of the pair \"{}\" is {wanted}, and this is {shown}: send that disk, or add a pair for this one",
-        pair.is.name
-    )))
-}
-
-fn check_size(path: &Path, disk: &DiskIdentity, offer: &Offer) -> Result<(), JobError> {
-    if offer.size <= disk.size {
-        return Ok(());
-    }
-    Err(JobError::Refused(format!(
-        "the target {} has {} ({} bytes) and the source has {} ({} bytes): enlarge the target disk",
-        path.display(),
-        HumanBytes(disk.size.get()),
-        disk.size,
-        HumanBytes(offer.size.get()),
-        offer.size
-    )))
-}
-
-/// A complete delta that is to be applied.
-struct Applying<'a> {
-    master: &'a MasterTarget,
-    pair: &'a Pair,
-    points: &'a mut Opened,
-    desk: &'a Desk,
-    job: &'a LiveJob,
-}
-
-impl Applying<'_> {
-    /// Applies what is in the spool, and removes older points as the limits say. Returns the root that the disk has now.
-    fn apply(self, target: &TargetDisk) -> Result<Root, JobError> {
-        for note in target.notes() {
-            self.job.note(&note);
-        }
-        let path = self.desk.spool_path();
-        let mut delta = BufReader::with_capacity(1 << 20, open(&path)?);
-        let header = header_of(&path)?;
-        check_source(self.pair, header.identity.scsi_uuid, header.identity.name.as_deref())?;
-        let disk = binding_of(target.identity());
-        let key = |key: [u8; 32]| {
-            VerifyingKey::from_bytes(&key).ok_or_else(|| {
-                let name = &self.pair.is.name;
-                JobError::Refused(format!("the key of the pair \"{name}\" is none: add the pair anew"))
-            })
-        };
-        let options = ApplyOptions {
-            new_disk: self.pair.is.new_disk && is_unknown(self.points.store.catalogue()),
-            trusted: self.pair.is.signer.map(key).transpose()?,
-            now: now(),
-            disk,
-            ..ApplyOptions::default()
-        };
-        let mut seed = [0; 16];
-        getrandom::fill(&mut seed).map_err(|error| {
-            JobError::Refused(format!("the machine has no random bytes yet ({error}): try again later"))
-        })?;
-        let policy = self.master.settings.policy;
-        let moving = MoveOptions { now: now(), seed, certain: disk.certain, policy, ..MoveOptions::default() };
-        let source = DeltaSource::Path(path.to_string_lossy().into_owned());
-        let (device, store) = (target.device(), &mut self.points.store);
-        let report = apply_recorded(device, &mut delta, source, store, &options, &moving, self.job)?;
-        if let Err(error) = keep_to_limits(device, store, &moving, self.job) {
-            self.job.note(&format!("the pass is applied, but older recovery points could not be removed: {error}"));
-        }
-        Ok(report.applied.result_root)
-    }
-}
-
-/// After an apply: the tree follows, the delta is noted as applied, and the spool is emptied.
-fn finish_files(desk: &Desk, tree: Option<&StoredTree>, spool: &mut Spool, root: Root) -> Result<(), JobError> {
-    match tree {
-        Some(tree) if tree.root() == root => {}
-        Some(tree) => {
-            // A cache: without it the next pass reads the disk.
-            if let Err(error) = advance_tree(tree, open(&desk.spool_path())?, &desk.tree_path()) {
-                tracing::warn!("the tree did not follow, so the next pass reads the target once: {error}");
-                desk.forget_tree();
-            }
-        }
-        None => desk.forget_tree(),
-    }
-    if let Some(key) = spool.key() {
-        desk.note_applied(AppliedDelta { key, root })?;
-    }
-    spool.cut(0).map_err(super::desk::spool_failed)
-}
-
-fn open(path: &Path) -> Result<File, JobError> {
-    File::open(path).map_err(|source| JobError::File { action: "read", path: path.to_owned(), source })
-}
-
-fn header_of(path: &Path) -> Result<DeltaHeader, JobError> {
-    Ok(DeltaReader::open(BufReader::new(open(path)?))?.header().clone())
 }
 
 impl Open {
@@ -376,6 +173,7 @@ impl Open {
                 "the delta leads to the root {root}, and its source says {expected}: begin the pass again"
             )));
         }
+        self.applied = Some(root);
         finish_files(&self.desk, tree.as_ref(), &mut spool, root)?;
         Ok(root)
     }
@@ -444,42 +242,5 @@ impl BaseTree for Open {
             self.desk.forget_tree();
         }
         values
-    }
-}
-
-/// Looks now and then how far a job is.
-struct Watch {
-    looking: Option<(Sender<()>, JoinHandle<()>)>,
-    receiving: Arc<AtomicBool>,
-}
-
-impl Watch {
-    fn begin(master: Arc<MasterTarget>, job: Arc<LiveJob>, spool: Arc<Mutex<Spool>>) -> Self {
-        let receiving = Arc::new(AtomicBool::new(true));
-        let (stop, stopped) = channel();
-        let arriving = Arc::clone(&receiving);
-        let thread = thread::spawn(move || {
-            while stopped.recv_timeout(LOOKED_EVERY) == Err(RecvTimeoutError::Timeout) {
-                if arriving.load(Ordering::Acquire) {
-                    job.is_at(spool.lock().unwrap_or_else(PoisonError::into_inner).durable());
-                }
-                job.report_to(&master);
-            }
-        });
-        Self { looking: Some((stop, thread)), receiving }
-    }
-
-    /// All has arrived: what follows tells itself how far it is.
-    fn received(&self) {
-        self.receiving.store(false, Ordering::Release);
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.looking.take() {
-            drop(stop);
-            let _ = thread.join();
-        }
     }
 }

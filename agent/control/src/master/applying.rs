@@ -1,0 +1,115 @@
+//! Applying a delta that is complete in the spool, and what follows from it.
+
+use super::desk::{AppliedDelta, Desk, spool_failed};
+use super::{LiveJob, MasterTarget, now};
+use crate::state::{Pair, SourceDisk};
+use failback_delta::{DeltaHeader, DeltaReader};
+use failback_orchestrate::{
+    ApplyOptions, DeltaSource, JobError, MoveOptions, Opened, Progress, Root, ScsiUuid, StoredTree, TargetDisk,
+    VerifyingKey, advance_tree, apply_recorded, binding_of, is_unknown, keep_to_limits,
+};
+use failback_replication::Spool;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+/// The source of an offer, or of a delta's header, has to be that of the pair. `name` is the name that the source has where it is.
+pub(super) fn check_source(pair: &Pair, uuid: Option<[u8; 16]>, name: Option<&str>) -> Result<(), JobError> {
+    let (wanted, is_that_one) = match &pair.is.source {
+        SourceDisk::Scsi(wanted) => (format!("the disk {wanted}"), uuid == Some(*wanted.as_bytes())),
+        SourceDisk::Named(wanted) => (wanted.clone(), name == Some(wanted)),
+    };
+    if is_that_one {
+        return Ok(());
+    }
+    let shown = match (&pair.is.source, uuid.and_then(ScsiUuid::from_bytes)) {
+        (SourceDisk::Scsi(_), Some(uuid)) => format!("the disk {uuid}"),
+        _ => name.unwrap_or("without a name").to_owned(),
+    };
+    Err(JobError::Refused(format!(
+        "the source of the pair \"{}\" is {wanted}, and this is {shown}: send that disk, or add a pair for this one",
+        pair.is.name
+    )))
+}
+
+/// A complete delta that is to be applied.
+pub(super) struct Applying<'a> {
+    pub(super) master: &'a MasterTarget,
+    pub(super) pair: &'a Pair,
+    pub(super) points: &'a mut Opened,
+    pub(super) desk: &'a Desk,
+    pub(super) job: &'a LiveJob,
+}
+
+impl Applying<'_> {
+    /// Applies what is in the spool, and removes older points as the limits say. Returns the root that the disk has now.
+    pub(super) fn apply(self, target: &TargetDisk) -> Result<Root, JobError> {
+        for note in target.notes() {
+            self.job.note(&note);
+        }
+        let path = self.desk.spool_path();
+        let mut delta = BufReader::with_capacity(1 << 20, open(&path)?);
+        let header = header_of(&path)?;
+        check_source(self.pair, header.identity.scsi_uuid, header.identity.name.as_deref())?;
+        let disk = binding_of(target.identity());
+        let key = |key: [u8; 32]| {
+            VerifyingKey::from_bytes(&key).ok_or_else(|| {
+                let name = &self.pair.is.name;
+                JobError::Refused(format!("the key of the pair \"{name}\" is none: add the pair anew"))
+            })
+        };
+        let options = ApplyOptions {
+            new_disk: self.pair.is.new_disk && is_unknown(self.points.store.catalogue()),
+            trusted: self.pair.is.signer.map(key).transpose()?,
+            now: now(),
+            disk,
+            ..ApplyOptions::default()
+        };
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).map_err(|error| {
+            JobError::Refused(format!("the machine has no random bytes yet ({error}): try again later"))
+        })?;
+        let policy = self.master.settings.policy;
+        let moving = MoveOptions { now: now(), seed, certain: disk.certain, policy, ..MoveOptions::default() };
+        let source = DeltaSource::Path(path.to_string_lossy().into_owned());
+        let (device, store) = (target.device(), &mut self.points.store);
+        let report = apply_recorded(device, &mut delta, source, store, &options, &moving, self.job)?;
+        if let Err(error) = keep_to_limits(device, store, &moving, self.job) {
+            self.job.note(&format!("the pass is applied, but older recovery points could not be removed: {error}"));
+        }
+        Ok(report.applied.result_root)
+    }
+}
+
+/// After an apply: the tree follows, the delta is noted as applied, and the spool is emptied.
+pub(super) fn finish_files(
+    desk: &Desk,
+    tree: Option<&StoredTree>,
+    spool: &mut Spool,
+    root: Root,
+) -> Result<(), JobError> {
+    match tree {
+        Some(tree) if tree.root() == root => {}
+        Some(tree) => {
+            // A cache: without it the next pass reads the disk.
+            if let Err(error) = advance_tree(tree, open(&desk.spool_path())?, &desk.tree_path()) {
+                tracing::warn!("the tree did not follow, so the next pass reads the target once: {error}");
+                desk.forget_tree();
+            }
+        }
+        None => desk.forget_tree(),
+    }
+    if let Some(key) = spool.key() {
+        desk.note_applied(AppliedDelta { key, root })?;
+    }
+    spool.cut(0).map_err(spool_failed)
+}
+
+fn open(path: &Path) -> Result<File, JobError> {
+    File::open(path).map_err(|source| JobError::File { action: "read", path: path.to_owned(), source })
+}
+
+/// The header of a delta in a file.
+pub(super) fn header_of(path: &Path) -> Result<DeltaHeader, JobError> {
+    Ok(DeltaReader::open(BufReader::new(open(path)?))?.header().clone())
+}

@@ -1,0 +1,134 @@
+//! From an offer to all that a pair needs to receive: its disk, its recovery points, and the files beside them.
+
+use super::applying::{Applying, finish_files};
+use super::desk::Desk;
+use super::{LiveJob, MasterTarget, now};
+use crate::state::Pair;
+use failback_orchestrate::{
+    Catalogue, ClaimedTarget, DiskIdentity, HumanBytes, JobError, Opened, Pending, StoredTree, build_tree_of_disk,
+    intents_of, is_unknown, name_of_points, points_for_changes, points_made_for_changes, refuse_unrecorded,
+};
+use failback_replication::{Offer, Offered, Spool};
+use std::path::{Path, PathBuf};
+
+/// What is being opened.
+pub(super) struct Opening<'a> {
+    pub(super) master: &'a MasterTarget,
+    pub(super) pair: &'a Pair,
+    pub(super) path: PathBuf,
+    pub(super) disk: &'a DiskIdentity,
+    pub(super) job: &'a LiveJob,
+}
+
+/// What a pair needs to receive.
+pub(super) struct Ready {
+    pub(super) claimed: ClaimedTarget,
+    pub(super) points: Opened,
+    pub(super) desk: Desk,
+    pub(super) spool: Spool,
+    pub(super) tree: StoredTree,
+}
+
+impl Opening<'_> {
+    pub(super) fn open(&self, offer: &Offer) -> Result<(Offered, Ready), JobError> {
+        let is = &self.pair.is;
+        refuse_unrecorded(&mut intents_of(self.disk, None))?;
+        let claimed = self.claim()?;
+        let mut points = points_made_for_changes(&is.retention, self.disk, now())?;
+        let desk = Desk::open(&is.retention, &name_of_points(self.disk))?;
+        let mut spool = desk.spool()?;
+        let claimed = self.finish(claimed, &mut points, &desk, &mut spool)?;
+        let catalogue = points.store.catalogue();
+        catalogue.check_apply()?;
+        let applied = desk.applied().filter(|applied| offer.resumed.is_some_and(|it| it.delta == applied.key));
+        let root = applied.map(|applied| applied.root).filter(|root| catalogue.present().root == *root);
+        let tree = self.tree(&claimed, catalogue, &desk)?;
+        let offered = root.map_or(Offered::Ready, Offered::Applied);
+        Ok((offered, Ready { claimed, points, desk, spool, tree }))
+    }
+
+    /// Finishes what a machine that stopped left of an apply. Returns whether there was anything.
+    pub(super) fn recover(&self) -> Result<bool, JobError> {
+        let retention = &self.pair.is.retention;
+        let mut points = points_for_changes(retention, self.disk)?;
+        let desk = Desk::open(retention, &name_of_points(self.disk))?;
+        let mut spool = desk.spool()?;
+        let was_complete = spool.is_complete();
+        self.finish(self.claim()?, &mut points, &desk, &mut spool)?;
+        Ok(was_complete && spool.is_empty())
+    }
+
+    fn claim(&self) -> Result<ClaimedTarget, JobError> {
+        ClaimedTarget::claim(&self.path, self.master.settings.engine, self.disk, self.disk.scsi_uuid)
+    }
+
+    /// A delta that is complete in the spool, and being applied or just applied when the machine stopped, is finished before all else.
+    fn finish(
+        &self,
+        claimed: ClaimedTarget,
+        points: &mut Opened,
+        desk: &Desk,
+        spool: &mut Spool,
+    ) -> Result<ClaimedTarget, JobError> {
+        let Some(key) = spool.key().filter(|_| spool.is_complete()) else { return Ok(claimed) };
+        let catalogue = points.store.catalogue();
+        let is_begun = matches!(catalogue.pending(), Some(Pending::Apply(apply)) if apply.delta == key);
+        let is_published = catalogue.present().delta == key && catalogue.pending().is_none();
+        if !is_begun && !is_published {
+            return Ok(claimed);
+        }
+        let work = Applying { master: self.master, pair: self.pair, points, desk, job: self.job };
+        let (root, claimed) = if is_begun {
+            let target = claimed.make_writable()?;
+            let root = work.apply(&target);
+            target.release()?;
+            (root?, self.claim()?)
+        } else {
+            (work.points.store.catalogue().present().root, claimed)
+        };
+        finish_files(desk, desk.tree().as_ref(), spool, root)?;
+        Ok(claimed)
+    }
+
+    /// The tree of what is on the disk: the stored one, or one that is made by reading the disk.
+    fn tree(&self, claimed: &ClaimedTarget, catalogue: &Catalogue, desk: &Desk) -> Result<StoredTree, JobError> {
+        let (unknown, present) = (is_unknown(catalogue), catalogue.present());
+        let size = if unknown { self.disk.size } else { present.size };
+        let is_present = |tree: &StoredTree| {
+            tree.shape().size() == size
+                && (unknown || (tree.root() == present.root && tree.coverage() == present.coverage))
+        };
+        if let Some(tree) = desk.tree().filter(is_present) {
+            return Ok(tree);
+        }
+        let tree =
+            build_tree_of_disk(claimed.device(), size, &desk.tree_path(), self.master.settings.threads, self.job)?;
+        if !is_present(&tree) && !catalogue.links().is_empty() {
+            desk.forget_tree();
+            return Err(JobError::Mismatch(format!(
+                "{} should be at recovery point {} with the root {} and has the root {}: something else wrote to it, or it was recorded in \
+                 other blocks; failback commit gives the older points up, and then the next pass starts from what is there",
+                self.path.display(),
+                present.id,
+                present.root,
+                tree.root()
+            )));
+        }
+        Ok(tree)
+    }
+}
+
+/// A source has to fit on its target.
+pub(super) fn check_size(path: &Path, disk: &DiskIdentity, offer: &Offer) -> Result<(), JobError> {
+    if offer.size <= disk.size {
+        return Ok(());
+    }
+    Err(JobError::Refused(format!(
+        "the target {} has {} ({} bytes) and the source has {} ({} bytes): enlarge the target disk",
+        path.display(),
+        HumanBytes(disk.size.get()),
+        disk.size,
+        HumanBytes(offer.size.get()),
+        offer.size
+    )))
+}

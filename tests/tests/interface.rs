@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "disks",
     "scan",
     "sign",
@@ -16,6 +16,7 @@ const VERBS: [&str; 19] = [
     "inspect",
     "plan",
     "apply",
+    "send",
     "status",
     "resume",
     "undo",
@@ -103,8 +104,8 @@ fn short_help_fits_on_a_screen() {
         let text = String::from_utf8(call.done()).unwrap();
         // The verbs are many, and so is what can be said to some of them.
         let most = match verb {
-            None => 36,
-            Some("apply" | "verify") => 32,
+            None => 37,
+            Some("apply" | "verify" | "send") => 32,
             Some(_) => 24,
         };
         assert!(text.lines().count() <= most, "{verb:?} has {} lines\n{text}", text.lines().count());

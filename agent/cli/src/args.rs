@@ -40,6 +40,14 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Bring a target disk from the base of a delta to its result
     Apply(ApplyArgs),
+    /// Send what changed to a target elsewhere, again and again
+    ///
+    /// The source is read once in each pass and compared with the target's tree; only what differs goes over the connection. What breaks is
+    /// connected again, and the pass goes on where the target has it durable, also after this was stopped or killed: by the same command.
+    ///
+    /// With --json it prints an array with one object for each pass that was made; with --follow one object in a line for each pass, and for each
+    /// alarm of --rpo (`event` is pass, rpo-missed or rpo-kept).
+    Send(Box<crate::send::args::SendArgs>),
     /// Say where a disk is, and whether a change of it is under way or was interrupted
     Status(StatusArgs),
     /// Finish a change that was interrupted

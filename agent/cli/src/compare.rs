@@ -32,7 +32,7 @@ fn output(path: &Path, kind: FileKind) -> Result<Output, JobError> {
 }
 
 /// Opens a source and says what the user should know of it before it is read.
-fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<SourceDisk, JobError> {
+pub(crate) fn open_source(path: &Path, options: SourceOptions, meter: &dyn Progress) -> Result<SourceDisk, JobError> {
     let source = SourceDisk::open(path, options)?;
     if let Some(note) = source.engine_note() {
         meter.note(note);
@@ -44,7 +44,11 @@ fn open_source(path: &Path, options: SourceOptions, meter: &Meter) -> Result<Sou
 }
 
 /// Disks that are looked at because a volume may lie on them and on the disk that is meant. One that moves tells nothing.
-fn companions(paths: &[PathBuf], options: SourceOptions, meter: &Meter) -> Result<Vec<SourceDisk>, JobError> {
+pub(crate) fn companions(
+    paths: &[PathBuf],
+    options: SourceOptions,
+    meter: &dyn Progress,
+) -> Result<Vec<SourceDisk>, JobError> {
     let mut opened = Vec::new();
     for path in paths {
         let companion = SourceDisk::open(path, options)?;
@@ -59,13 +63,18 @@ fn companions(paths: &[PathBuf], options: SourceOptions, meter: &Meter) -> Resul
 }
 
 /// Fails if one of these disks was written to since it was opened.
-fn check_unchanged(source: &SourceDisk, companions: &[SourceDisk]) -> Result<(), JobError> {
+pub(crate) fn check_unchanged(source: &SourceDisk, companions: &[SourceDisk]) -> Result<(), JobError> {
     source.check_unchanged()?;
     companions.iter().try_for_each(SourceDisk::check_unchanged)
 }
 
 /// The free space that may be left out, unless all is to be read; says what was decided.
-fn free_of<'a>(source: &SourceDisk, content: &'a DiskLayout, reading: &Reading, meter: &Meter) -> Option<&'a FreeMap> {
+pub(crate) fn free_of<'a>(
+    source: &SourceDisk,
+    content: &'a DiskLayout,
+    reading: &Reading,
+    meter: &dyn Progress,
+) -> Option<&'a FreeMap> {
     if reading.whole {
         return None;
     }

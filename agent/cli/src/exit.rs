@@ -3,6 +3,7 @@
 use crate::report::tell;
 use crate::text::with_causes;
 use failback_orchestrate::{JobError, Outcome};
+use failback_replication::SessionError;
 use std::io;
 use std::process::ExitCode;
 
@@ -35,9 +36,10 @@ const fn code(outcome: Outcome) -> u8 {
 /// Prints an error with all its causes, and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     tell(&format!("failback: {}", with_causes(error.as_ref())));
-    let outcome = error.chain().find_map(|cause| match cause.downcast_ref::<JobError>() {
-        Some(job) => Some(job.outcome()),
-        None => cause.is::<io::Error>().then_some(Outcome::Io),
+    let outcome = error.chain().find_map(|cause| {
+        let job = cause.downcast_ref::<JobError>().map(JobError::outcome);
+        let session = cause.downcast_ref::<SessionError>().map(SessionError::outcome);
+        job.or(session).or_else(|| cause.is::<io::Error>().then_some(Outcome::Io))
     });
     ExitCode::from(outcome.map_or(1, code))
 }

@@ -19,6 +19,7 @@ mod points;
 mod published;
 mod report;
 mod scan;
+mod send;
 mod signals;
 mod status;
 mod support;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => compare::verify(args),
         Command::Plan(args) => apply::plan(args),
         Command::Apply(args) => apply::apply(args),
+        Command::Send(args) => send::send(args),
         Command::Status(args) => status::status(args),
         Command::Resume(args) => points::resume(args),
         Command::Undo(args) => points::undo(args),

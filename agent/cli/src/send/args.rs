@@ -1,0 +1,138 @@
+//! What can be said to send.
+
+use crate::args::{Common, Reading};
+use crate::config::parse_age;
+use clap::{Args, ValueEnum};
+use failback_orchestrate::{Compression, PointKind};
+use failback_replication::{Plan, Schedule};
+use failback_transport::Address;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// The source: a block device, a raw image or a VMDK
+    pub(crate) disk: PathBuf,
+    /// Where the target is, such as `ssh:HOST`
+    ///
+    /// `ssh:[USER@]HOST[:PORT]`, `unix:/PATH` of a daemon's socket, or `exec:COMMAND`. What is behind it speaks the replication protocol: `failback serve --stdio` over ssh and by a command. A command runs by `sh -c`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) to: Address,
+    /// The name of the pair, as the target has it
+    #[arg(long, value_name = "NAME", value_parser = parse_pair)]
+    pub(crate) pair: String,
+    /// How many passes, or until-small
+    ///
+    /// `until-small` ends when a pass brought at most 64 MiB or what is sent within a minute, or when one did not bring a fifth less than the one
+    /// before.
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "follow")]
+    pub(crate) passes: Plan,
+    /// Then make a last pass that is a moment of the disk
+    ///
+    /// Nobody may write to the disk then: the hook before-final can see to that, or the hook mark can name a snapshot.
+    #[arg(long = "final", conflicts_with_all = ["follow", "fuzzy"])]
+    pub(crate) last: bool,
+    /// Make a pass each INTERVAL until this is stopped
+    #[arg(long, value_name = "INTERVAL", value_parser = parse_age)]
+    pub(crate) follow: Option<Duration>,
+    /// Tell when the target is older than this
+    ///
+    /// And when it no longer is: each once, on standard error.     /// The age of the newest moment of the source that the target has applied; before the first pass is applied, the time since this began.
+    #[arg(long, value_name = "TIME", value_parser = parse_age, requires = "follow")]
+    pub(crate) rpo: Option<Duration>,
+    /// 1 to 19, off or adaptive
+    ///
+    /// `adaptive` compresses as hard as the link leaves time for.
+    #[arg(long, value_name = "N", default_value = "adaptive")]
+    pub(crate) compression: HowHard,
+    /// Bytes a second at most; also by time of day
+    ///
+    /// Such as `20M`, or `08:00-18:00=5M,18:00-08:00=unlimited`: what is said has to cover the day, in the machine's own time zone. `off` and `unlimited` both mean
+    /// no limit.
+    #[arg(long, value_name = "SCHEDULE")]
+    pub(crate) limit: Option<Schedule>,
+    /// Run the programs in this directory around passes
+    ///
+    /// before-pass, after-pass, before-final, after-final, mark and unmark; others are refused. They get `FAILBACK_HOOK` (the name), `FAILBACK_PAIR`,
+    /// `FAILBACK_DISK` and `FAILBACK_FINAL` (0 or 1); after a pass also `FAILBACK_OUTCOME` (done or failed) and `FAILBACK_ROOT`, unmark also
+    /// `FAILBACK_MARK`. If a program before a pass fails, the job stops. mark prints the path of the device to be read in the place of the disk,
+    /// such as a snapshot, or nothing; unmark always runs afterwards, after `kill -9` at the next start.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hooks: Option<PathBuf>,
+    /// The kind of what mark makes
+    ///
+    /// `crash` is one instant, `filesystem` are file systems that were frozen, and `application` are programs that were brought to rest as well.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = MarkKind::Crash, hide_possible_values = true)]
+    pub(crate) mark_kind: MarkKind,
+    /// How long a hook may take
+    #[arg(long, value_name = "TIME", value_parser = parse_age, default_value = "5m")]
+    pub(crate) hook_timeout: Duration,
+    /// Where a pass remembers how far it is
+    ///
+    /// So the same command goes on after it was stopped or killed. A file for each pair and address in `/var/lib/failback/send`, unless this names another
+    /// directory.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/failback/send", hide_default_value = true)]
+    pub(crate) journal: PathBuf,
+    /// How long to try to connect again [default: 10m]
+    ///
+    /// With --follow it is tried for ever unless this is given.
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    pub(crate) retry: Option<Duration>,
+    /// End a connection that is silent for so long.
+    #[arg(long, value_name = "TIME", value_parser = parse_age, hide = true)]
+    pub(crate) silence: Option<Duration>,
+    /// Sign the deltas with this Ed25519 key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signing_key: Option<PathBuf>,
+    /// Take the source although it is being written
+    #[arg(long)]
+    pub(crate) fuzzy: bool,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// How hard to compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HowHard {
+    Adaptive,
+    Fixed(Compression),
+}
+
+impl std::str::FromStr for HowHard {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "adaptive" {
+            return Ok(Self::Adaptive);
+        }
+        text.parse().map(Self::Fixed).map_err(|_| "write adaptive, off, or a level from 1 to 19")
+    }
+}
+
+/// What kind of moment a mark is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MarkKind {
+    Crash,
+    Filesystem,
+    Application,
+}
+
+impl From<MarkKind> for PointKind {
+    fn from(kind: MarkKind) -> Self {
+        match kind {
+            MarkKind::Crash => Self::Crash,
+            MarkKind::Filesystem => Self::Filesystem,
+            MarkKind::Application => Self::Application,
+        }
+    }
+}
+
+/// What the protocol has room for.
+fn parse_pair(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 64 || text.contains(char::is_control) {
+        return Err("the name of a pair has 1 to 64 bytes, and no control characters".into());
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,313 @@
+//! One pass, with all that belongs around it.
+
+use super::args::{HowHard, SendArgs};
+use super::files::Files;
+use super::hooks::{Hook, Hooks};
+use super::report::Made;
+use crate::compare::{check_unchanged, companions, free_of, open_source};
+use crate::files;
+use crate::meter::Meter;
+use anyhow::Result;
+use failback_orchestrate::{
+    Compression, DiffOptions, DiskIdentity, Effort, Identity, JobError, PointKind, Progress, SigningKey, SourceDisk,
+    SourceOptions,
+};
+use failback_replication::{
+    Adaptive, Backoff, Connector, Link, PassOptions, PassReport, SessionError, SystemClock, Throttle, send_pass,
+};
+use failback_transport::{Address, CommandConnector, Limits, UnixConnector};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Without `--follow`.
+const RETRY: Duration = Duration::from_secs(600);
+/// How often a pass is begun again because target or source became others while it could not go on.
+const BEGUN_AGAIN: u32 = 3;
+
+/// What all passes have in common.
+pub(crate) struct Job<'a> {
+    args: &'a SendArgs,
+    meter: &'a Meter,
+    said: Once<'a>,
+    hooks: Hooks,
+    files: Files,
+    connector: Held,
+    signer: Option<SigningKey>,
+    adaptive: Option<Adaptive>,
+    made: u64,
+}
+
+/// A pass that was made, and whether its mark is gone.
+pub(crate) struct Passed {
+    pub(crate) made: Made,
+    pub(crate) unmarked: Result<(), JobError>,
+}
+
+impl<'a> Job<'a> {
+    /// Looks at all that can be looked at before the source is read.
+    pub(crate) fn new(args: &'a SendArgs, meter: &'a Meter) -> Result<Self> {
+        let clock = Arc::new(SystemClock::default());
+        let signer = args.signing_key.as_deref().map(files::signing_key).transpose()?;
+        let hooks = Hooks::open(args.hooks.as_deref(), args.hook_timeout)?;
+        let connector = connector(&args.to, args.silence)?;
+        let throttle = args.limit.clone().map(|schedule| Throttle::new(schedule, clock.clone()));
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+        let adaptive = (args.compression == HowHard::Adaptive).then(|| Adaptive::new(clock, threads));
+        let files = Files::open(&args.journal, &args.pair, &args.to.to_string())?;
+        let said = Once { meter, said: Mutex::default() };
+        let connector = Held { connector, throttle };
+        Ok(Self { args, meter, said, hooks, files, connector, signer, adaptive, made: 0 })
+    }
+
+    /// Refuses a last pass that could not be one, as far as that is known before anything is sent.
+    pub(crate) fn check_last(&self) -> Result<(), JobError> {
+        if !self.args.last || self.hooks.may_bring_to_rest() {
+            return Ok(());
+        }
+        refuse_moving(&SourceDisk::open(&self.args.disk, self.source_options())?)
+    }
+
+    /// Takes back a mark that an earlier run could not take back, since it was killed.
+    pub(crate) fn take_back_mark(&self) -> Result<(), JobError> {
+        let Some(device) = self.files.left_mark() else { return Ok(()) };
+        if !self.hooks.has(Hook::Unmark) {
+            return Err(JobError::Refused(format!(
+                "an earlier run was killed while the mark '{}' was there: give its --hooks, so that unmark takes it back",
+                device.escape_debug()
+            )));
+        }
+        self.unmark(false, &device)
+    }
+
+    /// Makes a pass.
+    pub(crate) fn pass(&mut self, is_last: bool) -> Result<Passed> {
+        let (before, after) =
+            if is_last { (Hook::BeforeFinal, Hook::AfterFinal) } else { (Hook::BeforePass, Hook::AfterPass) };
+        self.hooks.run(before, &self.environment(is_last), self.meter)?;
+        let outcome = self.marked(is_last);
+        let mut environment = self.environment(is_last);
+        let word = if outcome.is_ok() { "done" } else { "failed" };
+        environment.push(("FAILBACK_OUTCOME", word.into()));
+        let root = outcome.as_ref().map_or_else(|_| String::new(), |passed| passed.made.report.root.to_string());
+        environment.push(("FAILBACK_ROOT", root.into()));
+        if let Err(error) = self.hooks.run(after, &environment, self.meter) {
+            self.meter.note(&error.to_string());
+        }
+        if outcome.is_ok() {
+            self.made += 1;
+        }
+        outcome
+    }
+
+    /// Makes a pass of the mark, if a hook makes one; takes it back in any case.
+    fn marked(&self, is_last: bool) -> Result<Passed> {
+        let begun = files::now();
+        if !self.hooks.has(Hook::Mark) {
+            let made = self.read(is_last, None, begun)?;
+            return Ok(Passed { made, unmarked: Ok(()) });
+        }
+        self.files.begin_mark("")?;
+        let marked = self.hooks.run(Hook::Mark, &self.environment(is_last), self.meter);
+        let device = marked.as_ref().ok().cloned().flatten().unwrap_or_default();
+        let outcome = marked.map_err(anyhow::Error::from).and_then(|device| {
+            self.files.begin_mark(device.as_deref().unwrap_or_default())?;
+            self.read(is_last, device.map(PathBuf::from).as_deref(), begun)
+        });
+        let unmarked = self.unmark(is_last, &device);
+        match outcome {
+            Ok(made) => Ok(Passed { made, unmarked }),
+            Err(error) => {
+                if let Err(error) = unmarked {
+                    self.meter.note(&error.to_string());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn unmark(&self, is_last: bool, device: &str) -> Result<(), JobError> {
+        let mut environment = self.environment(is_last);
+        environment.push(("FAILBACK_MARK", device.into()));
+        self.hooks.run(Hook::Unmark, &environment, self.meter)?;
+        self.files.end_mark()
+    }
+
+    /// Reads the disk, or the mark of it, and sends what differs.
+    fn read(&self, is_last: bool, mark: Option<&Path>, begun: i64) -> Result<Made> {
+        let (args, options) = (self.args, self.source_options());
+        let source = open_source(mark.unwrap_or(&args.disk), options, &self.said)?;
+        if is_last {
+            refuse_moving(&source)?;
+        }
+        let companions = companions(&args.reading.with, options, &self.said)?;
+        let content = source.content(&companions);
+        let free = free_of(&source, &content, &args.reading, &self.said);
+        let (mut identity, mut kind) = (source.identity_with(&content), source.kind());
+        if let Some(mark) = mark {
+            let disk = SourceDisk::open(&args.disk, SourceOptions { fuzzy: true, ..options })?;
+            check_mark(mark, source.identity(), disk.identity())?;
+            name_as(&mut identity, disk.identity());
+            if kind != PointKind::Fuzzy {
+                kind = args.mark_kind.into();
+            }
+        }
+        let effort: &dyn Effort = match &args.compression {
+            HowHard::Adaptive => &Compression::LIGHTEST,
+            HowHard::Fixed(compression) => compression,
+        };
+        let mut options = PassOptions {
+            pair: args.pair.clone(),
+            diff: DiffOptions {
+                free,
+                kind,
+                created: begun,
+                id: [0; 16],
+                identity,
+                compression: effort,
+                threads: args.reading.threads,
+                signer: self.signer.as_ref(),
+                before_end: &|| check_unchanged(&source, &companions),
+            },
+            adaptive: self.adaptive.as_ref(),
+            backoff: Backoff { attempts: u32::MAX, patience: self.patience(), ..Backoff::default() },
+            journal: Some(self.files.journal()),
+            moment: source.moment(),
+        };
+        let report = self.send(&source, &mut options)?;
+        let compression = match args.compression {
+            HowHard::Adaptive => "adaptive".to_owned(),
+            HowHard::Fixed(compression) => compression.to_string(),
+        };
+        Ok(Made { number: self.made + 1, is_last, engine: source.device().engine(), compression, report })
+    }
+
+    /// Sends until it is done. What began from something that is no more is begun again.
+    fn send(&self, source: &SourceDisk, options: &mut PassOptions<'_>) -> Result<PassReport> {
+        let mut again = 0;
+        loop {
+            options.diff.id = files::random()?;
+            match send_pass(&self.connector, source.device(), options, self.meter) {
+                Err(SessionError::Changed(why)) if again < BEGUN_AGAIN => {
+                    again += 1;
+                    self.meter.note(&format!("{why}; it is begun again now"));
+                }
+                Err(error) => {
+                    if error.is_link() {
+                        self.meter.note("the pass is unfinished; the same command goes on where the target has it");
+                    }
+                    return Err(error.into());
+                }
+                Ok(report) => return Ok(report),
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let usual = if self.args.follow.is_some() { Duration::MAX } else { RETRY };
+        self.args.retry.unwrap_or(usual)
+    }
+
+    fn source_options(&self) -> SourceOptions {
+        SourceOptions { engine: self.args.common.engine.into(), fuzzy: self.args.fuzzy }
+    }
+
+    fn environment(&self, is_last: bool) -> Vec<(&'static str, OsString)> {
+        vec![
+            ("FAILBACK_PAIR", self.args.pair.clone().into()),
+            ("FAILBACK_DISK", self.args.disk.clone().into()),
+            ("FAILBACK_FINAL", if is_last { "1" } else { "0" }.into()),
+        ]
+    }
+}
+
+/// A disk that somebody may write to while it is read has no moment.
+fn refuse_moving(source: &SourceDisk) -> Result<(), JobError> {
+    let Some(writer) = source.writers().first() else { return Ok(()) };
+    Err(JobError::Refused(format!(
+        "{} is {writer}, so a last pass of it would be no moment of its life: unmount it or mount it read-only, let the hook before-final do \
+         so, or let the hook mark name a snapshot of it",
+        source.identity().path.display()
+    )))
+}
+
+/// Refuses what cannot be a mark of a disk.
+fn check_mark(mark: &Path, found: &DiskIdentity, disk: &DiskIdentity) -> Result<(), JobError> {
+    if found.size == disk.size {
+        return Ok(());
+    }
+    Err(JobError::Refused(format!(
+        "the hook mark named {}, which has {} bytes, and {} has {}: let it name a snapshot of the whole disk",
+        mark.display(),
+        found.size,
+        disk.path.display(),
+        disk.size
+    )))
+}
+
+/// A mark is sent under the name of its disk: that is what the target knows.
+fn name_as(identity: &mut Identity, disk: &DiskIdentity) {
+    identity.name = Some(disk.path.to_string_lossy().into_owned());
+    identity.scsi_uuid = disk.scsi_uuid.map(|uuid| *uuid.as_bytes());
+}
+
+fn connector(address: &Address, silence: Option<Duration>) -> Result<Box<dyn Connector>, JobError> {
+    let mut limits = Limits::default();
+    limits.silence = silence.unwrap_or(limits.silence);
+    Ok(match address {
+        Address::Ssh(address) => Box::new(CommandConnector::ssh(address, limits)),
+        Address::Exec(command) => Box::new(CommandConnector::exec(command, limits)),
+        Address::Unix(path) => Box::new(UnixConnector::new(path.clone(), limits)),
+        Address::Tls(_) => {
+            return Err(JobError::Refused(format!(
+                "{address} would be reached over TLS, which send does not know yet: write ssh:[USER@]HOST, unix:/PATH or exec:COMMAND"
+            )));
+        }
+    })
+}
+
+/// A connector whose connections are held to a limit, if there is one.
+struct Held {
+    connector: Box<dyn Connector>,
+    throttle: Option<Throttle>,
+}
+
+impl Connector for Held {
+    fn connect(&self) -> io::Result<Link> {
+        let link = self.connector.connect()?;
+        Ok(match &self.throttle {
+            Some(throttle) => throttle.hold(link),
+            None => link,
+        })
+    }
+}
+
+/// Says everything once: what is so in one pass is so in the next one.
+struct Once<'a> {
+    meter: &'a Meter,
+    said: Mutex<BTreeSet<String>>,
+}
+
+impl Progress for Once<'_> {
+    fn phase(&self, what: &'static str, total: Option<u64>) {
+        self.meter.phase(what, total);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.meter.advance(bytes);
+    }
+
+    fn note(&self, sentence: &str) {
+        if self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(sentence.to_owned()) {
+            self.meter.note(sentence);
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.meter.stop_requested()
+    }
+}

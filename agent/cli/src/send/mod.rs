@@ -1,0 +1,155 @@
+//! `send`: the source's side of replication.
+
+pub(crate) mod args;
+mod files;
+mod hooks;
+mod job;
+mod report;
+
+use crate::files::now;
+use crate::meter::Meter;
+use crate::report::print_bytes;
+use anyhow::Result;
+use args::SendArgs;
+use failback_orchestrate::{JobError, Progress};
+use failback_replication::{Clock, Enough, Follow, PassDone, Passes, SystemClock};
+use job::{Job, Passed};
+use report::{Made, alarm};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Between two looks at the clock.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(crate) fn send(args: &SendArgs) -> Result<ExitCode> {
+    let meter = Meter::new()?;
+    let mut job = Job::new(args, &meter)?;
+    job.take_back_mark()?;
+    job.check_last()?;
+    if let Some(interval) = args.follow {
+        follow(&mut job, interval, args, &meter)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut made = Vec::new();
+    let ended = passes(&mut job, args, &meter, &mut made);
+    meter.finish();
+    // What was made is told, also if what was to follow failed.
+    if args.common.json && (ended.is_ok() || !made.is_empty()) {
+        let objects: Vec<_> = made.iter().map(|made| made.json(&args.pair, args.disk.display().to_string())).collect();
+        print_bytes((serde_json::to_string_pretty(&objects)? + "\n").as_bytes())?;
+    }
+    ended?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes passes as they were asked for, and the last one.
+fn passes(job: &mut Job<'_>, args: &SendArgs, meter: &Meter, made: &mut Vec<Made>) -> Result<()> {
+    let mut plan = Passes::new(args.passes);
+    let mut tell = |passed: Passed| {
+        let Passed { made: pass, unmarked } = passed;
+        meter.finish();
+        if !args.common.json {
+            let gap = if made.is_empty() { "" } else { "\n" };
+            print_bytes(format!("{gap}{}", pass.lines()).as_bytes())?;
+        }
+        made.push(pass);
+        unmarked.map_err(anyhow::Error::from)
+    };
+    loop {
+        let passed = job.pass(false)?;
+        let report = &passed.made.report;
+        let done = PassDone { delta_bytes: report.difference.delta.delta_bytes, sending: report.sending };
+        tell(passed)?;
+        match plan.done(done) {
+            None => {}
+            Some(Enough::DoesNotHelp) => {
+                meter.note("the source changes about as fast as it is sent, so further passes would not make it less");
+                break;
+            }
+            Some(Enough::Number | Enough::Small) => break,
+        }
+        stop_here(meter)?;
+    }
+    if args.last {
+        stop_here(meter)?;
+        tell(job.pass(true)?)?;
+    }
+    Ok(())
+}
+
+fn stop_here(meter: &Meter) -> Result<(), JobError> {
+    if meter.stop_requested() {
+        return Err(JobError::Interrupted("what was sent is applied; run this again for what is left".into()));
+    }
+    Ok(())
+}
+
+/// Makes a pass each interval, and tells when the target is older than it may be, until somebody wants this to stop.
+fn follow(job: &mut Job<'_>, interval: Duration, args: &SendArgs, meter: &Meter) -> Result<()> {
+    let clock = SystemClock::default();
+    let state = Mutex::new(Follow::new(interval, args.rpo, clock.now()));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                let changed = state.lock().unwrap_or_else(PoisonError::into_inner).alarm(clock.now());
+                if let Some((found, objective)) = changed.zip(args.rpo) {
+                    let (sentence, object) = alarm(found, objective, &args.pair);
+                    meter.note(&sentence);
+                    if args.common.json {
+                        // Whoever reads this has gone: the passes go on, and end with that.
+                        let _ = print_line(&object);
+                    }
+                }
+                clock.sleep(TICK);
+            }
+        });
+        let ended = follow_until_stopped(job, &state, &clock, args, meter);
+        is_over.store(true, Ordering::Release);
+        ended
+    })
+}
+
+fn follow_until_stopped(
+    job: &mut Job<'_>,
+    state: &Mutex<Follow>,
+    clock: &SystemClock,
+    args: &SendArgs,
+    meter: &Meter,
+) -> Result<()> {
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let begun = clock.now();
+        let Passed { made, unmarked } = job.pass(false)?;
+        let age = u64::try_from(now().saturating_sub(made.report.created)).unwrap_or(0);
+        lock().applied(clock.now().saturating_sub(Duration::from_secs(age)));
+        meter.finish();
+        if args.common.json {
+            let mut object = json!({ "event": "pass" });
+            if let (Value::Object(all), Value::Object(pass)) =
+                (&mut object, serde_json::to_value(made.json(&args.pair, args.disk.display().to_string()))?)
+            {
+                all.extend(pass);
+            }
+            print_line(&object)?;
+        } else {
+            print_bytes(format!("{}\n", made.line()).as_bytes())?;
+        }
+        unmarked?;
+        let next = lock().next_start(begun, clock.now());
+        meter.phase("waiting for the next pass", None);
+        while clock.now() < next {
+            stop_here(meter)?;
+            clock.sleep(TICK.min(next.saturating_sub(clock.now())));
+        }
+        stop_here(meter)?;
+    }
+}
+
+fn print_line(object: &Value) -> Result<()> {
+    print_bytes(format!("{object}\n").as_bytes())
+}

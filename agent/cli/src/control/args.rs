@@ -19,6 +19,21 @@ pub(crate) struct Place {
     pub(crate) state: PathBuf,
 }
 
+/// How a server in the network is reached.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Which server is meant, by its name or fingerprint, where this machine knows several
+    #[arg(long, value_name = "PEER")]
+    pub(crate) server: Option<String>,
+    /// Over how many connections at once, 1 to 16
+    ///
+    /// For links that are fast, far and lossy. Of TLS only.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) streams: u8,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PairArgs {
     #[command(subcommand)]

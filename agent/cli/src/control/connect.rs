@@ -1,26 +1,28 @@
 //! From an address on the command line to what connects to it.
 
-use super::args::Place;
+use super::args::ConnectArgs;
 use anyhow::Result;
 use failback_credentials::{Fingerprint, Identity, Peer, Role, Tls, TrustStore};
 use failback_orchestrate::JobError;
 use failback_transport::{Address, CommandConnector, Connector, Limits, Runtime, TlsConnector, UnixConnector};
 use std::sync::Arc;
 
-/// What connects to an address. In the network, the server has to be a peer that this machine trusts: `server`, by name or fingerprint, or the
-/// only one that there is.
-pub(crate) fn connector(address: &Address, server: Option<&str>, place: &Place) -> Result<Box<dyn Connector>> {
-    let limits = Limits::default();
+/// What connects to an address. In the network, the server has to be a peer that this machine trusts: the one that is named, or the only one that
+/// there is.
+pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -> Result<Box<dyn Connector>> {
     Ok(match address {
         Address::Ssh(ssh) => Box::new(CommandConnector::ssh(ssh, limits)),
         Address::Exec(command) => Box::new(CommandConnector::exec(command, limits)),
         Address::Unix(path) => Box::new(UnixConnector::new(path.clone(), limits)),
         Address::Tls(host) => {
-            let credentials = place.credentials()?;
+            let credentials = args.place.credentials()?;
             let trust = TrustStore::new(credentials.clone());
-            let server = server_among(&trust.peers()?, server)?;
+            let server = server_among(&trust.peers()?, args.server.as_deref())?;
             let tls = Tls::new(&Identity::load_or_create(&credentials)?, Arc::new(trust));
-            Box::new(TlsConnector::new(host.clone(), tls, server, limits, Arc::new(Runtime::start()?)))
+            let connector = TlsConnector::new(host.clone(), tls, server, limits, Arc::new(Runtime::start()?));
+            // One thread encrypts for one of them, so there are more of both.
+            let more = (1..args.streams.min(4)).map(|_| Runtime::start().map(Arc::new)).collect::<Result<_, _>>()?;
+            Box::new(connector.streams(args.streams, more))
         }
     })
 }

@@ -9,7 +9,8 @@ mod pairs;
 mod serve;
 mod state;
 
-pub(crate) use args::{EnrollArgs, GroupArgs, JobsArgs, PairArgs, ServeArgs, StateArgs};
+pub(crate) use args::{ConnectArgs, EnrollArgs, GroupArgs, JobsArgs, PairArgs, ServeArgs, StateArgs};
+pub(crate) use connect::connector;
 pub(crate) use enroll::enroll;
 pub(crate) use jobs::jobs;
 pub(crate) use pairs::{group, pair};

@@ -2,6 +2,7 @@
 
 use crate::args::{Common, Reading};
 use crate::config::parse_age;
+use crate::control::ConnectArgs;
 use clap::{Args, ValueEnum};
 use failback_orchestrate::{Compression, PointKind};
 use failback_replication::{Plan, Schedule};
@@ -13,9 +14,9 @@ use std::time::Duration;
 pub(crate) struct SendArgs {
     /// The source: a block device, a raw image or a VMDK
     pub(crate) disk: PathBuf,
-    /// Where the target is, such as `ssh:HOST`
+    /// Where the target is: HOST[:PORT], or `ssh:HOST`
     ///
-    /// `ssh:[USER@]HOST[:PORT]`, `unix:/PATH` of a daemon's socket, or `exec:COMMAND`. What is behind it speaks the replication protocol: `failback serve --stdio` over ssh and by a command. A command runs by `sh -c`.
+    /// `HOST[:PORT]` over TLS, at port 9443 by default, `ssh:[USER@]HOST[:PORT]`, `unix:/PATH` of a daemon's socket, or `exec:COMMAND`. What is behind it speaks the replication protocol: `failback serve --stdio` over ssh and by a command. A command runs by `sh -c`.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: Address,
     /// The name of the pair, as the target has it
@@ -87,6 +88,8 @@ pub(crate) struct SendArgs {
     /// Take the source although it is being written
     #[arg(long)]
     pub(crate) fuzzy: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
     #[command(flatten)]
     pub(crate) reading: Reading,
     #[command(flatten)]

@@ -5,6 +5,7 @@ use super::files::Files;
 use super::hooks::{Hook, Hooks};
 use super::report::Made;
 use crate::compare::{check_unchanged, companions, free_of, open_source};
+use crate::control::connector;
 use crate::files;
 use crate::meter::Meter;
 use anyhow::Result;
@@ -15,7 +16,7 @@ use failback_orchestrate::{
 use failback_replication::{
     Adaptive, Backoff, Connector, Link, PassOptions, PassReport, SessionError, SystemClock, Throttle, send_pass,
 };
-use failback_transport::{Address, CommandConnector, Limits, UnixConnector};
+use failback_transport::Limits;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
@@ -54,7 +55,9 @@ impl<'a> Job<'a> {
         let clock = Arc::new(SystemClock::default());
         let signer = args.signing_key.as_deref().map(files::signing_key).transpose()?;
         let hooks = Hooks::open(args.hooks.as_deref(), args.hook_timeout)?;
-        let connector = connector(&args.to, args.silence)?;
+        let usual = Limits::default();
+        let limits = Limits { silence: args.silence.unwrap_or(usual.silence), ..usual };
+        let connector = connector(&args.to, &args.connect, limits)?;
         let throttle = args.limit.clone().map(|schedule| Throttle::new(schedule, clock.clone()));
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
         let adaptive = (args.compression == HowHard::Adaptive).then(|| Adaptive::new(clock, threads));
@@ -253,21 +256,6 @@ fn check_mark(mark: &Path, found: &DiskIdentity, disk: &DiskIdentity) -> Result<
 fn name_as(identity: &mut Identity, disk: &DiskIdentity) {
     identity.name = Some(disk.path.to_string_lossy().into_owned());
     identity.scsi_uuid = disk.scsi_uuid.map(|uuid| *uuid.as_bytes());
-}
-
-fn connector(address: &Address, silence: Option<Duration>) -> Result<Box<dyn Connector>, JobError> {
-    let mut limits = Limits::default();
-    limits.silence = silence.unwrap_or(limits.silence);
-    Ok(match address {
-        Address::Ssh(address) => Box::new(CommandConnector::ssh(address, limits)),
-        Address::Exec(command) => Box::new(CommandConnector::exec(command, limits)),
-        Address::Unix(path) => Box::new(UnixConnector::new(path.clone(), limits)),
-        Address::Tls(_) => {
-            return Err(JobError::Refused(format!(
-                "{address} would be reached over TLS, which send does not know yet: write ssh:[USER@]HOST, unix:/PATH or exec:COMMAND"
-            )));
-        }
-    })
 }
 
 /// A connector whose connections are held to a limit, if there is one.

@@ -151,6 +151,7 @@ impl<'a> Job<'a> {
         let content = source.content(&companions);
         let free = free_of(&source, &content, &args.reading, &self.said);
         let (mut identity, mut kind) = (source.identity_with(&content), source.kind());
+        name_as(&mut identity, source.identity());
         if let Some(mark) = mark {
             let disk = SourceDisk::open(&args.disk, SourceOptions { fuzzy: true, ..options })?;
             check_mark(mark, source.identity(), disk.identity())?;
@@ -252,9 +253,10 @@ fn check_mark(mark: &Path, found: &DiskIdentity, disk: &DiskIdentity) -> Result<
     )))
 }
 
-/// A mark is sent under the name of its disk: that is what the target knows.
+/// A disk is sent under its name from the root directory on, and a mark under that of its disk: that is what the target knows.
 fn name_as(identity: &mut Identity, disk: &DiskIdentity) {
-    identity.name = Some(disk.path.to_string_lossy().into_owned());
+    let path = std::path::absolute(&disk.path).unwrap_or_else(|_| disk.path.clone());
+    identity.name = Some(path.to_string_lossy().into_owned());
     identity.scsi_uuid = disk.scsi_uuid.map(|uuid| *uuid.as_bytes());
 }
 

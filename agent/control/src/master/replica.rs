@@ -182,13 +182,23 @@ impl Open {
     fn is_nothing_new(&self, header: &DeltaHeader, expected: Root) -> bool {
         let catalogue = self.points.store.catalogue();
         let present = catalogue.present();
-        header.kind == PointKind::Fuzzy
+        worth(header.kind) <= worth(present.kind)
             && header.base_root == expected
             && present.root == expected
             && header.shapes.base == header.shapes.result
             && header.base_coverage == header.result_coverage
             && present.coverage == header.result_coverage
             && catalogue.pending().is_none()
+    }
+}
+
+/// How much a moment is worth: what a machine boots from in the state in which it would be found.
+const fn worth(kind: PointKind) -> u8 {
+    match kind {
+        PointKind::Fuzzy => 0,
+        PointKind::Crash => 1,
+        PointKind::Filesystem => 2,
+        PointKind::Application => 3,
     }
 }
 

@@ -29,10 +29,21 @@ fn passes_bring_the_target_to_the_source_with_a_point_each() {
     let last = send(&near, &lab.path("source.img"), PointKind::Crash).unwrap();
     assert_eq!(last.root, report.root);
     assert_eq!(lab.points().last(), Some(&(report.root, PointKind::Crash)), "there is one to boot from");
+    let points = lab.points();
+    send(&near, &lab.path("source.img"), PointKind::Crash).unwrap();
+    assert_eq!(lab.points(), points, "there is one of that moment already");
+    send(&near, &lab.path("source.img"), PointKind::Application).unwrap();
+    assert_eq!(lab.points().last(), Some(&(report.root, PointKind::Application)));
     let jobs = master.state().jobs(&JobQuery::default()).unwrap();
     assert_eq!(
         jobs.iter().map(|job| (job.kind.as_str(), job.state)).collect::<Vec<_>>(),
-        [("final", JobState::Done), ("replicate", JobState::Done), ("replicate", JobState::Done)]
+        [
+            ("final", JobState::Done),
+            ("final", JobState::Done),
+            ("final", JobState::Done),
+            ("replicate", JobState::Done),
+            ("replicate", JobState::Done)
+        ]
     );
     assert!(master.live_jobs().is_empty());
 }

@@ -58,6 +58,7 @@ impl CommandConnector {
             format!("ServerAliveInterval={}", seconds(limits.silence / 3)),
             "ServerAliveCountMax=3".into(),
             "ControlMaster=no".into(),
+            "RemoteCommand=none".into(),
             "ForwardAgent=no".into(),
             "ForwardX11=no".into(),
             "ClearAllForwardings=yes".into(),

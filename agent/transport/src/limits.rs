@@ -20,3 +20,22 @@ impl Default for Limits {
         Self { silence: ALIVE_EVERY * 3, stall: ALIVE_EVERY * 12, connect: Duration::from_secs(20) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_says_the_same() {
+        let document = include_str!("../TRANSPORT.md");
+        let limits = Limits::default();
+        for (what, limit) in [
+            ("connecting: name, all addresses, handshake", limits.connect),
+            ("nothing heard while somebody reads", limits.silence),
+            ("nothing taken while somebody writes", limits.stall),
+        ] {
+            assert!(document.contains(&format!("| {what} | {} s |", limit.as_secs())), "{what}: {limit:?}");
+        }
+        assert_eq!(limits.silence, Duration::from_secs(45));
+    }
+}

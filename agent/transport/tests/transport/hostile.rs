@@ -136,6 +136,28 @@ fn who_has_no_key_or_an_old_version_is_refused() {
 }
 
 #[test]
+fn who_is_refused_hears_it_and_then_the_end_and_no_reset() {
+    let (source, target) = friends();
+    let site = Site::of(&target);
+    target.trust.revoke(&source.key(), crate::machine::now()).unwrap();
+    let attempt = source.tls.client(&target.key(), crate::machine::now()).unwrap();
+    let mut tls = rustls::ClientConnection::new(attempt.config(), failback_credentials::server_name()).unwrap();
+    let mut stream = TcpStream::connect(site.data()).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).unwrap();
+    }
+    // More than the server reads of one that it refuses, and long before anything is read.
+    tls.writer().write_all(&vec![1; 30_000]).unwrap();
+    while tls.wants_write() {
+        tls.write_tls(&mut stream).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    assert!(!said.is_empty());
+}
+
+#[test]
 fn strangers_have_few_places_and_never_those_of_peers() {
     let (source, target) = friends();
     let mut options = Site::options(&target);

@@ -4,12 +4,12 @@ use crate::common::{
     SOON, breaks_anywhere, breaks_at_once, echoes, end_of_reader, end_of_writer, held, patient, wait_until,
 };
 use crate::machine::{Machine, Site, connector, connector_with, friends, kinds, name, now};
-use failback_credentials::{NewPeer, Role};
+use failback_credentials::{NewPeer, Protocol, Role};
 use failback_transport::{Connector, End, Kind, Limits, Runtime, TlsConnector};
-use std::io::{Read, Write};
-use std::net::TcpListener;
-use std::sync::Arc;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,28 +52,91 @@ fn breaking_anywhere_loses_what_was_not_read_and_nothing_else() {
     }
 }
 
-#[test]
-fn what_was_written_last_arrives_though_the_link_is_gone() {
-    let (source, target) = friends();
+/// A server that is not ours: does the handshake, as far as that goes, and then what the test wants.
+fn raw_server<T: Send + 'static>(
+    target: &Machine,
+    then: impl Fn(&mut rustls::StreamOwned<rustls::ServerConnection, TcpStream>, io::Result<()>) -> T + Send + 'static,
+) -> (SocketAddr, mpsc::Receiver<T>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
-    let attempt = target.tls.server(failback_credentials::Protocol::Data, now()).unwrap();
-    let reads = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut tls = rustls::ServerConnection::new(attempt.config()).unwrap();
-        let mut tls = rustls::Stream::new(&mut tls, &mut stream);
-        // It reads late, and says something that nobody hears any more.
-        tls.write_all(b"something").unwrap();
-        thread::sleep(Duration::from_millis(300));
-        let mut all = Vec::new();
-        tls.read_to_end(&mut all).unwrap();
-        all.len()
+    let tls = target.tls.clone();
+    let (sender, results) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let attempt = tls.server(Protocol::Data, now()).unwrap();
+            let connection = rustls::ServerConnection::new(attempt.config()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            let shaken = stream.conn.complete_io(&mut stream.sock).map(drop);
+            if sender.send(then(&mut stream, shaken)).is_err() {
+                return;
+            }
+        }
+    });
+    (at, results)
+}
+
+#[test]
+fn what_was_written_last_arrives_though_the_link_is_gone() {
+    const LEN: usize = 16 << 20;
+    let (source, target) = friends();
+    let (at, results) = raw_server(&target, |stream, shaken| {
+        shaken.unwrap();
+        // It says something that nobody hears, and reads slowly: all buffers are full when the link goes.
+        stream.write_all(&vec![7; 1 << 20]).unwrap();
+        let mut all = 0;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return Ok(all),
+                Ok(len) => all += len,
+                Err(error) => return Err((all, error)),
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    for _ in 0..3 {
+        let connector = connector(&source, &target, at);
+        let mut link = connector.connect().unwrap();
+        link.writer.write_all(&vec![1; LEN]).unwrap();
+        drop(link);
+        drop(connector);
+        assert_eq!(results.recv().unwrap().unwrap(), LEN);
+    }
+}
+
+#[test]
+fn a_refusal_is_heard_though_the_connection_is_reset() {
+    let source = Machine::new();
+    let target = Machine::new();
+    source.knows(&target, "site", Role::Target);
+    let (at, _results) = raw_server(&target, |stream, shaken| {
+        shaken.unwrap_err();
+        // The refusal is said, and what the client has sent is never read.
+        drop(stream.conn.write_tls(&mut stream.sock));
+        thread::sleep(Duration::from_millis(20));
     });
     let connector = connector(&source, &target, at);
-    let mut link = connector.connect().unwrap();
-    link.writer.write_all(&vec![1; 3_000_000]).unwrap();
-    drop((link, connector));
-    assert_eq!(reads.join().unwrap(), 3_000_000);
+    for _ in 0..30 {
+        let mut link = connector.connect().unwrap();
+        let error = end_of_writer(&mut link);
+        assert!(matches!(End::of(&error), Some(End::Refused(_))), "{error}");
+    }
+}
+
+#[test]
+fn a_link_that_is_broken_off_is_no_end() {
+    let (source, target) = friends();
+    let site = Site::of(&target);
+    let connector = connector(&source, &target, site.data());
+    for round in 1..=20 {
+        let mut link = connector.connect().unwrap();
+        link.writer.write_all(b"some").unwrap();
+        link.reader.read_exact(&mut [0; 4]).unwrap();
+        (link.breaker)();
+        wait_until("the session has heard", || site.recorder.events.lock().unwrap().len() == round);
+    }
+    let events = site.recorder.events.lock().unwrap();
+    assert!(events.iter().all(|event| event.starts_with("session: the connection was cut")), "{events:?}");
 }
 
 #[test]

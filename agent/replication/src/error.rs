@@ -45,7 +45,12 @@ impl SessionError {
 }
 
 impl From<io::Error> for SessionError {
+    /// A connection that was not allowed will not be allowed the next time: what is told is its reason, and it is not tried again.
     fn from(error: io::Error) -> Self {
-        Self::Link(error)
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            Self::Mismatch(error.to_string())
+        } else {
+            Self::Link(error)
+        }
     }
 }

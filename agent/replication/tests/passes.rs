@@ -7,13 +7,13 @@ use common::{Near, Notes, Target, disk_of, noise, options, send};
 use failback_delta::FreeBlocks;
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{BlockSize, ByteCount, FreeMap, free_blocks};
-use failback_replication::{PassReport, SessionError, SessionReport, send_pass};
+use failback_replication::{Connector, Link, PassReport, SessionError, SessionReport, send_pass};
 use failback_units::{ByteOffset, ByteRange};
 use failback_volumes::FreeMapBuilder;
 use proptest::prelude::*;
-use std::fs;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io};
 
 const ALWAYS: fn(u64) -> u64 = |_| u64::MAX;
 const DISK: usize = 12 << 20;
@@ -318,6 +318,25 @@ fn a_target_that_does_not_come_back_is_given_up() {
     assert_eq!(near.made.load(Ordering::Relaxed), 6, "one and five more");
     let notes = notes.0.into_inner().unwrap();
     assert!(notes.len() == 5 && notes[0].contains("broke") && notes[0].contains("again in"), "{notes:?}");
+}
+
+/// What tells that this machine may not.
+struct Forbidden(AtomicU64);
+
+impl Connector for Forbidden {
+    fn connect(&self) -> io::Result<Link> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "your key was revoked: ask for another token"))
+    }
+}
+
+#[test]
+fn who_may_not_connect_is_told_why_and_does_not_try_again() {
+    let connector = Forbidden(AtomicU64::new(0));
+    let error = send(&connector, &disk_of(&noise(2, 1 << 20)), 1).unwrap_err();
+    assert_eq!(error.to_string(), "your key was revoked: ask for another token");
+    assert!(!error.is_link());
+    assert_eq!(connector.0.load(Ordering::Relaxed), 1);
 }
 
 #[test]

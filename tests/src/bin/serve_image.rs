@@ -7,8 +7,8 @@
 
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{
-    ApplyOptions, BaseTree, BlockSize, ClaimedTarget, DeltaInput, Device, Engine, FreeBlocks, JobError, LocalBase,
-    Silent, StoredTree, TargetDisk, advance_tree, apply, binding_of, build_tree, intents_of, look_at_target,
+    ApplyOptions, BaseTree, BlockSize, ClaimedTarget, DeltaInput, Engine, FreeBlocks, JobError, LocalBase, Silent,
+    StoredTree, TargetDisk, advance_tree, apply, binding_of, build_tree, intents_of, look_at_target,
 };
 use failback_replication::{Link, Offer, Offered, Replica, Spool, serve_session};
 use failback_transport::{Limits, stdio_link};

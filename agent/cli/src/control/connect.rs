@@ -1,6 +1,7 @@
 //! From an address on the command line to what connects to it.
 
 use super::args::ConnectArgs;
+use super::client::refused;
 use anyhow::Result;
 use failback_credentials::{Fingerprint, Identity, Peer, Role, Tls, TrustStore};
 use failback_orchestrate::JobError;
@@ -17,8 +18,9 @@ pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -
         Address::Tls(host) => {
             let credentials = args.place.credentials()?;
             let trust = TrustStore::new(credentials.clone());
-            let server = server_among(&trust.peers()?, args.server.as_deref())?;
-            let tls = Tls::new(&Identity::load_or_create(&credentials)?, Arc::new(trust));
+            let server = server_among(&trust.peers().map_err(|error| refused(&error))?, args.server.as_deref())?;
+            let tls =
+                Tls::new(&Identity::load_or_create(&credentials).map_err(|error| refused(&error))?, Arc::new(trust));
             let connector = TlsConnector::new(host.clone(), tls, server, limits, Arc::new(Runtime::start()?));
             // One thread encrypts for one of them, so there are more of both.
             let more = (1..args.streams.min(4)).map(|_| Runtime::start().map(Arc::new)).collect::<Result<_, _>>()?;

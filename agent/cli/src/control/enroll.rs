@@ -1,6 +1,7 @@
 //! The verb `enroll`: who may speak to whom.
 
 use super::args::{EnrollArgs, EnrollCommand, JoinArgs, ListArgs, RevokeArgs, TokenArgs};
+use super::client::refused;
 use crate::files;
 use crate::report::{Lines, print};
 use anyhow::{Context, Result};
@@ -28,7 +29,7 @@ pub(crate) fn enroll(args: &EnrollArgs) -> Result<ExitCode> {
 
 fn opened(args: &ListArgs) -> Result<(Directory, Identity)> {
     let directory = args.place.credentials()?;
-    let identity = Identity::load_or_create(&directory)?;
+    let identity = Identity::load_or_create(&directory).map_err(|error| refused(&error))?;
     Ok((directory, identity))
 }
 
@@ -54,7 +55,7 @@ fn token(args: &TokenArgs) -> Result<ExitCode> {
         expires: seconds(args.expires),
         peer_expires: args.trusted_for.map(seconds),
     };
-    let token = TrustStore::new(directory).issue(identity.fingerprint(), &new, now)?;
+    let token = TrustStore::new(directory).issue(identity.fingerprint(), &new, now).map_err(|error| refused(&error))?;
     let text = token.reveal();
     let object = json!({
         "token": &**text,
@@ -91,7 +92,7 @@ fn join(args: &JoinArgs) -> Result<ExitCode> {
     let tls = Tls::new(&identity, Arc::clone(&trust));
     let welcome = enrol(host, &tls, &token, Limits::default(), &Runtime::start()?)
         .map_err(|error| JobError::Refused(crate::text::with_causes(&error)))?;
-    let server = trust.add(&welcome.server, files::now())?;
+    let server = trust.add(&welcome.server, files::now()).map_err(|error| refused(&error))?;
     let object = json!({
         "server": server.name.as_str(),
         "server_fingerprint": server.fingerprint.to_string(),
@@ -110,7 +111,7 @@ fn join(args: &JoinArgs) -> Result<ExitCode> {
 }
 
 fn list(args: &ListArgs) -> Result<ExitCode> {
-    let peers = TrustStore::new(args.place.credentials()?).peers()?;
+    let peers = TrustStore::new(args.place.credentials()?).peers().map_err(|error| refused(&error))?;
     let mut lines = Lines::default();
     for peer in &peers {
         lines.add(peer.name.as_str(), line(peer));
@@ -133,7 +134,7 @@ fn line(peer: &Peer) -> String {
 
 fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
     let trust = TrustStore::new(args.list.place.credentials()?);
-    let peers = trust.peers()?;
+    let peers = trust.peers().map_err(|error| refused(&error))?;
     let key = match args.peer.parse::<Fingerprint>() {
         Ok(key) => key,
         Err(_) => {
@@ -143,7 +144,7 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
             })?
         }
     };
-    let peer = trust.revoke(&key, files::now())?;
+    let peer = trust.revoke(&key, files::now()).map_err(|error| refused(&error))?;
     let mut lines = Lines::default();
     lines.add("revoked", peer.name.as_str()).add("fingerprint", peer.fingerprint);
     lines.add("its connections", "are refused from now on, and ended within seconds where failback serve runs");

@@ -1,7 +1,7 @@
 //! The verbs `pair` and `group`.
 
 use super::args::{GroupArgs, GroupCommand, ListArgs, PairAddArgs, PairArgs, PairCommand, Place};
-use super::client::{Control, absolute, encoded};
+use super::client::{Control, absolute, encoded, refused};
 
 use crate::files;
 use crate::points::open::needed_directory;
@@ -68,7 +68,7 @@ fn peer_of(place: &Place, peer: &str) -> Result<String> {
     if let Ok(key) = peer.parse::<Fingerprint>() {
         return Ok(key.to_string());
     }
-    let known = TrustStore::new(place.credentials()?).peers()?;
+    let known = TrustStore::new(place.credentials()?).peers().map_err(|error| refused(&error))?;
     let found = known.iter().find(|known| known.name.as_str() == peer && known.revoked.is_none());
     Ok(found.map(|known| known.fingerprint.to_string()).ok_or_else(|| {
         let peer = peer.escape_debug();

@@ -1,7 +1,7 @@
 //! The verb `serve`: the master target.
 
 use super::args::{LogFormat, ServeArgs};
-use super::client::open_master;
+use super::client::{open_master, refused};
 use crate::config::Config;
 use crate::points::open::policy;
 use crate::report::tell;
@@ -77,7 +77,7 @@ fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
     let stop = stop_flag()?;
     log_to_stderr(args.log);
     let credentials = args.place.credentials()?;
-    let identity = Identity::load_or_create(&credentials)?;
+    let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
     let trust = Arc::new(TrustStore::new(credentials));
     let name = PeerName::new(&args.name).map_err(|error| JobError::Refused(error.to_string()))?;
     let master = open_master(&args.place, settings)?;

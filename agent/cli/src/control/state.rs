@@ -22,7 +22,7 @@ fn backup(args: &BackupArgs) -> Result<ExitCode> {
     let place = &args.list.place;
     let credentials = place.credentials()?;
     // It has a key from now on, if it had none: whoever takes its place is the same machine to others.
-    let identity = Identity::load_or_create(&credentials)?;
+    let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
     let directory = Directory::open(&args.directory).map_err(|error| refused(&error))?;
     let file = Backup { path: absolute(&args.directory.join("state"))? };
     let _: Backup = Control::open(place)?.ask_with("/v1/state/backup", &file)?;
@@ -47,7 +47,7 @@ fn put_back(args: &BackupArgs) -> Result<ExitCode> {
     }
     let from = Directory::open(&args.directory).map_err(|error| refused(&error))?;
     // Both are understood before anything is replaced.
-    let identity = Identity::load(&from)?;
+    let identity = Identity::load(&from).map_err(|error| refused(&error))?;
     place.directory()?;
     let restored = restore(&place.state_file(), &args.directory.join("state")).map_err(|error| refused(&error))?;
     from.copy_to(&place.credentials()?).map_err(|error| refused(&error))?;

@@ -28,7 +28,7 @@ pub trait Connector: Sync {
     ///
     /// # Errors
     ///
-    /// When it cannot be reached now: it is tried again later.
+    /// When it cannot be reached now: it is tried again later, unless the error is of the kind `PermissionDenied`.
     fn connect(&self) -> io::Result<Link>;
 }
 

@@ -1,0 +1,8 @@
+//! The master target through the program: daemon, tokens, pairs, and sources that send over TLS, through a command, and at Unix sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod access;
+mod kills;
+mod moves;
+mod site;
+mod whole;

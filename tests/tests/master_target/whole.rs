@@ -1,0 +1,63 @@
+//! From a token to a disk that came home.
+
+use crate::site::{MIB, Site};
+use failback_tests::failback;
+use failback_tests::lab::noise;
+use std::thread;
+
+#[test]
+fn a_disk_comes_home_over_tls() {
+    let site = Site::new();
+    let daemon = site.serve();
+    site.enroll(&daemon, "web");
+    site.pair("data", 8 * MIB, Some("web"));
+    site.write("data", 3 << 20, &noise(100_000, 7));
+    let report = &site.send("data", &daemon.data).arg("--final").json()[1];
+    assert_eq!((&report["final"], &report["kind"]), (&true.into(), &"crash".into()));
+    site.is_home("data");
+    let points = failback!("point", "list", site.vmdk("data"), "--retention", site.place.path("retention")).json();
+    assert_eq!(points["points"].as_array().unwrap().len(), 2, "the base, and one of that moment");
+    let jobs = site.jobs();
+    assert!(jobs.iter().all(|job| job["state"] == "done" && job["pair"] == "data"), "{jobs:#?}");
+    // What came home can be taken back, as after an apply.
+    failback!("undo", site.vmdk("data"), "--retention", site.place.path("retention"), "--yes").done();
+    assert!(std::fs::read(site.target("data")).unwrap() == noise(8 * MIB, 4));
+}
+
+#[test]
+fn whoever_comes_through_a_command_gets_there_with_a_daemon_and_without() {
+    let site = Site::new();
+    site.pair("data", 4 * MIB, None);
+    site.write("data", 0, &noise(50_000, 8));
+    site.send("data", &site.by_command()).done();
+    site.is_home("data");
+    let daemon = site.serve();
+    site.write("data", 1 << 20, &noise(50_000, 9));
+    site.send("data", &site.by_command()).done();
+    site.is_home("data");
+    site.write("data", 2 << 20, &noise(50_000, 10));
+    let socket = format!("unix:{}", site.place.path("site/data.sock").display());
+    site.send("data", &socket).done();
+    site.is_home("data");
+    drop(daemon);
+    assert_eq!(site.jobs().len(), 3);
+}
+
+#[test]
+fn several_sources_at_once_come_home_each_to_its_own_disk() {
+    let site = Site::new();
+    let daemon = site.serve();
+    site.enroll(&daemon, "web");
+    let names = ["a", "ab", "abc", "abcd"];
+    for name in names {
+        site.pair(name, 4 * MIB, Some("web"));
+        site.write(name, 12_345, &noise(MIB, 70 + name.len() as u64));
+    }
+    thread::scope(|scope| {
+        for (number, name) in names.into_iter().enumerate() {
+            let (site, to) = (&site, &daemon.data);
+            scope.spawn(move || site.send(name, to).arg("--streams").arg((1 + number).to_string()).done());
+        }
+    });
+    names.into_iter().for_each(|name| site.is_home(name));
+}

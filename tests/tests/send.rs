@@ -502,7 +502,8 @@ fn words_that_are_wrong() {
     send("exec:true", "").misused();
     send("exec:true", &"x".repeat(65)).misused();
     send("exec:true", "a\nb").misused();
-    send("mt", "pair").refused("over TLS, which send does not know yet");
+    let state = pair.place.path("control");
+    send("mt", "pair").arg("--state").arg(&state).refused("run failback enroll token there");
     failback!(
         "send",
         pair.place.path("missing"),

@@ -76,7 +76,9 @@ fn one_connection(connector: &dyn Connector, pass: &Pass<'_>, traffic: &Arc<Traf
             }
         });
         let ended = receive(pass, &mut receiver);
-        pass.disconnected();
+        if ended.is_err() {
+            pass.disconnected();
+        }
         ended
     })
 }

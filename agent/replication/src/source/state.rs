@@ -240,6 +240,9 @@ impl<'a> Pass<'a> {
     pub(super) fn was_applied_before(&self) -> bool {
         let mut state = self.lock();
         state.applied_before = state.base.is_none() && state.key.is_some();
+        if state.applied_before {
+            state.let_go();
+        }
         self.changed.notify_all();
         state.applied_before
     }
@@ -403,6 +406,7 @@ impl<'a> Pass<'a> {
                     return Err(SessionError::Breach("it is done before the delta is complete"));
                 }
                 state.done = Some(root);
+                state.let_go();
                 self.changed.notify_all();
                 return Ok(true);
             }
@@ -439,6 +443,12 @@ impl<'a> Pass<'a> {
 }
 
 impl State {
+    /// Leaves the connection to be closed when its streams go, and not to be broken: the target has the end to write down, for which a command
+    /// that carries it is given time.
+    fn let_go(&mut self) {
+        (self.sender, self.breaker) = (None, None);
+    }
+
     /// Breaks the connection, so that nobody waits for it.
     fn break_off(&mut self) {
         self.sender = None;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 26] = [
     "disks",
     "scan",
     "sign",
@@ -24,6 +24,12 @@ const VERBS: [&str; 20] = [
     "point",
     "verify",
     "vmdk",
+    "pair",
+    "group",
+    "serve",
+    "enroll",
+    "jobs",
+    "state",
     "check",
     "console",
     "support-bundle",
@@ -34,6 +40,13 @@ const VERBS: [&str; 20] = [
 const POINT_VERBS: [&str; 8] = ["list", "show", "rollback", "pin", "unpin", "prune", "export", "serve"];
 /// What `vmdk` can do.
 const VMDK_VERBS: [&str; 4] = ["info", "check", "create", "convert"];
+/// What the verbs of the control plane can do.
+const CONTROL_VERBS: [(&str, &[&str]); 4] = [
+    ("pair", &["add", "list", "show", "remove", "turn"]),
+    ("group", &["add", "list", "show", "remove"]),
+    ("enroll", &["token", "join", "list", "revoke", "show"]),
+    ("state", &["backup", "restore"]),
+];
 
 const SCAN: &str = "bytes_skipped bytes_total bytes_used disks";
 const SCAN_DISK: &str = "bytes_free bytes_skipped bytes_used content identity moving name scsi_uuid sector_size size";
@@ -104,8 +117,9 @@ fn short_help_fits_on_a_screen() {
         let text = String::from_utf8(call.done()).unwrap();
         // The verbs are many, and so is what can be said to some of them.
         let most = match verb {
-            None => 37,
-            Some("apply" | "verify" | "send") => 32,
+            None => 44,
+            Some("send") => 36,
+            Some("apply" | "verify" | "serve") => 32,
             Some(_) => 24,
         };
         assert!(text.lines().count() <= most, "{verb:?} has {} lines\n{text}", text.lines().count());
@@ -135,6 +149,9 @@ fn every_verb_has_a_man_page() {
     let mut wanted: Vec<_> = VERBS.iter().map(|verb| format!("failback-{verb}.1")).collect();
     wanted.extend(VMDK_VERBS.iter().map(|verb| format!("failback-vmdk-{verb}.1")));
     wanted.extend(POINT_VERBS.iter().map(|verb| format!("failback-point-{verb}.1")));
+    for (verb, parts) in CONTROL_VERBS {
+        wanted.extend(parts.iter().map(|part| format!("failback-{verb}-{part}.1")));
+    }
     wanted.push("failback.1".into());
     wanted.sort();
     assert_eq!(place.names(), wanted);

@@ -22,10 +22,12 @@ pub(crate) struct Place {
 /// How a server in the network is reached.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConnectArgs {
-    /// Which server is meant, by its name or fingerprint, where this machine knows several
+    /// Which server, where this machine knows several
+    ///
+    /// Its name or fingerprint, as `failback enroll list` shows them.
     #[arg(long, value_name = "PEER")]
     pub(crate) server: Option<String>,
-    /// Over how many connections at once, 1 to 16
+    /// Connections over TLS, 1 to 16
     ///
     /// For links that are fast, far and lossy. Of TLS only.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]

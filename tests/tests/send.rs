@@ -272,7 +272,12 @@ fn an_interrupted_source_goes_on() {
         let run = running.finish();
         assert_eq!(run.code, 130, "{}", run.stderr);
         assert!(asked.elapsed() < Duration::from_secs(10));
-        assert!(run.sentence().contains("begin it again to go on"), "{}", run.stderr);
+        assert!(run.sentence().starts_with("stopped: "), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("the same command goes on") && !run.stderr.contains("connecting again"),
+            "{}",
+            run.stderr
+        );
         let report = pair.send().json();
         assert_eq!(report[0]["went_on"], true);
         pair.is_home();

@@ -10,8 +10,8 @@ use crate::files;
 use crate::meter::Meter;
 use anyhow::Result;
 use failback_orchestrate::{
-    Compression, DiffOptions, DiskIdentity, Effort, Identity, JobError, PointKind, Progress, SigningKey, SourceDisk,
-    SourceOptions,
+    Compression, DiffOptions, DiskIdentity, Effort, Identity, JobError, Outcome, PointKind, Progress, SigningKey,
+    SourceDisk, SourceOptions,
 };
 use failback_replication::{
     Adaptive, Backoff, Connector, Link, PassOptions, PassReport, SessionError, SystemClock, Throttle, send_pass,
@@ -201,7 +201,7 @@ impl<'a> Job<'a> {
                     self.meter.note(&format!("{why}; it is begun again now"));
                 }
                 Err(error) => {
-                    if error.is_link() {
+                    if error.is_link() || error.outcome() == Outcome::Interrupted {
                         self.meter.note("the pass is unfinished; the same command goes on where the target has it");
                     }
                     return Err(error.into());

@@ -9,7 +9,7 @@ use failback_hashtree::Root;
 use failback_orchestrate::Progress;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Connects, and connects again, until the pass has ended.
 pub(super) fn keep_connected(
@@ -30,6 +30,10 @@ pub(super) fn keep_connected(
             Err(error) if error.is_link() => error,
             Err(error) => return pass.fail(error),
         };
+        // This side has ended it: there is nothing to tell, and nobody to connect for.
+        if pass.pause(Duration::ZERO) {
+            return;
+        }
         // A connection that moved nothing on counts as one that was not made.
         let now = pass.moved();
         if now == before {

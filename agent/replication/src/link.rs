@@ -272,6 +272,8 @@ mod tests {
                     thread::yield_now();
                 }
             }
+            thread::sleep(std::time::Duration::from_millis(20));
+            assert!(order.lock().unwrap().is_empty(), "nobody has a turn before the one before has ended");
             // Who had the last turn asks again at once, and comes last.
             drop(first);
             let _again = turns.wait();

@@ -49,6 +49,8 @@ pub(crate) const FRAME_VALUES_MAX: u32 = 2 * 256 + TRAILER_VALUES_MAX * FRAME_EX
 
 /// Values in a trailer: the cover of the blocks behind the last extent, at most 126 nodes.
 pub(crate) const TRAILER_VALUES_MAX: u32 = 128;
+/// The longest trailer of a delta with its values, in bytes.
+pub const TRAILER_BYTES_MAX: u64 = size_of::<RawDeltaEnd>() as u64 + 32 * TRAILER_VALUES_MAX as u64;
 
 /// Tags of identity items.
 pub(crate) mod identity_tag {

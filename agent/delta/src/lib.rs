@@ -21,11 +21,12 @@ mod signing;
 
 pub use delta::{
     After, Before, Content, DeltaBuilder, DeltaHeader, DeltaReader, DeltaWriter, Extent, Frame, FrameTable, Inverter,
-    Item, Parts, Pieces, Proof, Proven, SealedFrame, Shapes, Standing, Totals, Trailer, Was, read_map, write_map,
+    Item, Parts, Pieces, Proof, Proven, SealedFrame, Shapes, Standing, Totals, Trailer, Was, read_map, trailing_root,
+    write_map,
 };
 pub use error::{FileKind, FormatError};
 pub use facts::{Coverage, Identity, PointKind};
 pub use free::{BaseFree, FreeBlocks, FreeWalk};
-pub use layout::{MAX_FRAME_BYTES, PIECE_BYTES, identify};
+pub use layout::{MAX_FRAME_BYTES, PIECE_BYTES, TRAILER_BYTES_MAX, identify};
 pub use signature::{Run, RunContent, SignatureHeader, SignatureReader, SignatureWriter, Uniform};
 pub use signing::{KeyError, SigningKey, VerifyingKey};

@@ -50,7 +50,9 @@ pub use points::{
 pub use progress::{Progress, Silent};
 pub use scan::ScanReport;
 pub use sign::{SignOptions, SignReport, sign};
-pub use tree::{LocalBase, StoredTree, TreeError, advance_tree, build_tree, build_tree_of_disk};
+pub use tree::{
+    LocalBase, StoredTree, TreeError, advance_tree, advance_tree_seen, build_tree, build_tree_of_disk, store_tree,
+};
 pub use verify::{Against, Difference, ExpectedRoot, VerifyReport, free_blocks_of, verify};
 pub use vmdk::{ConvertReport, NewImage, VmdkDisk, VmdkFiles, check_vmdk, convert, create as create_vmdk, names_vmdk};
 

@@ -6,13 +6,13 @@ mod common;
 use common::{counted, delta_used, diff_options, map_of, noise, signature_used};
 use failback_blockio::sim::{SimDisk, World};
 use failback_delta::{DeltaReader, FrameTable, FreeBlocks, Item};
-use failback_hashtree::{ChainingValue, Shape};
+use failback_hashtree::{ChainingValue, LeafHasher, Shape};
 use failback_orchestrate::{
     ApplyOptions, BaseTree, BlockSize, ByteCount, Coverage, DeltaInput, DiskBinding, FreeMap, JobError, LocalBase,
-    NodeRun, Progress, Root, Silent, StoredTree, TreeDiffReport, advance_tree, apply, build_tree, diff_tree,
-    free_blocks,
+    NodeRun, Progress, Root, Silent, StoredTree, TreeDiffReport, advance_tree, advance_tree_seen, apply, build_tree,
+    diff_tree, free_blocks, store_tree,
 };
-use failback_units::ByteOffset;
+use failback_units::{BlockIndex, BlockRange, ByteOffset};
 use proptest::prelude::*;
 use std::fs;
 use std::io::Cursor;
@@ -136,6 +136,42 @@ fn disks(blocks: &[u8], lens: (usize, usize), holds_zeroes: bool) -> [(Vec<u8>, 
     [(base, base_free), (result, result_free)]
 }
 
+/// What was shown of the blocks that a delta changes is what they are in the result.
+fn check_seen(seen: &[(BlockRange, Option<Vec<ChainingValue>>)], result: &[u8]) {
+    let (shape, mut hasher) = (shape(result.len()), LeafHasher::new());
+    let mut right = Vec::new();
+    hasher.hash(shape, BlockIndex::ZERO, result, &mut right);
+    let mut at = BlockIndex::ZERO;
+    for (blocks, values) in seen {
+        assert!(blocks.start() >= at, "in their order");
+        at = blocks.end();
+        let range = usize::try_from(blocks.start().get()).unwrap()..usize::try_from(at.get()).unwrap();
+        match values {
+            Some(values) => assert!(values[..] == right[range]),
+            None => {
+                assert!(range.clone().all(|block| result[block * BLOCK..].iter().take(BLOCK).all(|byte| *byte == 0)));
+            }
+        }
+    }
+}
+
+/// A tree that is asked for over a wire is the same file, and each block has a stored node above it.
+fn check_stored(target: &Base) {
+    let tree = target.open();
+    let base = LocalBase { tree: &tree, device: &target.disk };
+    let copy = target.directory.path().join("copy");
+    assert_eq!(store_tree(&base, &copy, &Silent).unwrap(), tree.root());
+    assert!(fs::read(&copy).unwrap() == fs::read(&target.tree).unwrap(), "the copy is the same");
+    for block in 0..tree.shape().blocks().get() {
+        let (node, value) = tree.stored_above(BlockIndex::new(block)).unwrap().unwrap();
+        assert!(node.first.get() <= block && block < node.end().unwrap().get());
+        let run = NodeRun { first: node.first, level: node.level, count: 1 };
+        assert_eq!(tree.values_of(&mut LeafHasher::new(), &run).unwrap(), Some(vec![value]));
+        assert_eq!(base.values(&[run]).unwrap(), [value]);
+    }
+    assert!(tree.stored_above(tree.shape().blocks().as_end()).unwrap().is_none());
+}
+
 /// Compares two disks both ways, applies the delta, and makes the tree of the result both ways.
 fn judge(base: (&[u8], Option<&[bool]>), result: (&[u8], Option<&[bool]>), same_bytes: bool) {
     let target = Base::new(base.0, base.1);
@@ -155,8 +191,13 @@ fn judge(base: (&[u8], Option<&[bool]>), result: (&[u8], Option<&[bool]>), same_
     assert_eq!(frames(&delta), frames(&by_signature));
     // The tree of the result, made from the delta, is that of the disk that holds the result.
     let (advanced, built) = (target.directory.path().join("advanced"), target.directory.path().join("built"));
-    let root = advance_tree(&target.open(), delta.as_slice(), &advanced).unwrap();
-    assert_eq!(root, report.delta.result_root);
+    let mut seen = Vec::new();
+    let root = advance_tree_seen(&target.open(), delta.as_slice(), &advanced, &mut |blocks, values| {
+        seen.push((blocks, values.map(<[ChainingValue]>::to_vec)));
+    });
+    assert_eq!(root.unwrap(), report.delta.result_root);
+    check_seen(&seen, &counted(result.0, result.1));
+    check_stored(&target);
     build(&target.source(result.0), result.0.len(), result.1, &built);
     assert!(fs::read(&advanced).unwrap() == fs::read(&built).unwrap(), "the two trees are the same");
     // And the delta does what it says.
@@ -324,6 +365,37 @@ fn a_tree_of_another_base_is_refused() {
     let error = advance_tree(&target.open(), delta.as_slice(), &path).unwrap_err();
     assert!(error.to_string().contains("is not the tree of the base of this delta"), "{error}");
     assert!(!path.exists());
+}
+
+/// A tree that says of itself another root than its values lead to.
+struct Lying<'a>(LocalBase<'a>);
+
+impl BaseTree for Lying<'_> {
+    fn shape(&self) -> Shape {
+        self.0.shape()
+    }
+    fn root(&self) -> Root {
+        Root([1; 32])
+    }
+    fn coverage(&self) -> Coverage {
+        self.0.coverage()
+    }
+    fn free(&self) -> &FreeBlocks {
+        self.0.free()
+    }
+    fn values(&self, nodes: &[NodeRun]) -> Result<Vec<ChainingValue>, JobError> {
+        self.0.values(nodes)
+    }
+}
+
+#[test]
+fn a_tree_that_does_not_lead_to_its_root_is_not_stored() {
+    let target = Base::new(&noise(1, 1 << 20), None);
+    let tree = target.open();
+    let path = target.directory.path().join("copy");
+    let error = store_tree(&Lying(LocalBase { tree: &tree, device: &target.disk }), &path, &Silent).unwrap_err();
+    assert!(error.to_string().contains("does not lead to its own root"), "{error}");
+    assert!(!path.exists() && fs::read_dir(target.directory.path()).unwrap().count() == 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How a session can end other than well.
 
+use failback_hashtree::Root;
 use failback_orchestrate::Outcome;
 use std::io;
 
@@ -21,6 +22,17 @@ pub enum SessionError {
     /// The other side will not go on: its own sentence.
     #[error("the other side says: {0}")]
     Refused(String),
+    /// The target is not at the base of a delta that is complete.
+    #[error(
+        "the target is at {found} and not at {expected}, the base of this delta, so the delta can never be applied there: begin a new \
+         pass from what the target has now"
+    )]
+    OtherBase {
+        /// The root of the delta's base.
+        expected: Root,
+        /// The root of the target's base.
+        found: Root,
+    },
     /// What is to be done here cannot be.
     #[error(transparent)]
     Job(#[from] failback_orchestrate::JobError),
@@ -32,7 +44,7 @@ impl SessionError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Link(_) | Self::Breach(_) => Outcome::Io,
-            Self::Mismatch(_) | Self::Refused(_) | Self::Changed(_) => Outcome::Refused,
+            Self::Mismatch(_) | Self::Refused(_) | Self::Changed(_) | Self::OtherBase { .. } => Outcome::Refused,
             Self::Job(error) => error.outcome(),
         }
     }

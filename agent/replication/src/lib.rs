@@ -4,7 +4,8 @@
 //! it: it asks for values of the target's tree, and what it sends is kept by the target in a [`Spool`] until the delta is
 //! complete, proven and applied. So a pass may take as many connections as it needs, and nothing durable is sent twice.
 //!
-//! - [`send_pass`] is the source's side, over connections that a [`Connector`] makes.
+//! - [`send_pass`] is the source's side, over connections that a [`Connector`] makes; [`send_stored`] is that of a relay, which has
+//!   the delta in a file.
 //! - How hard it compresses is chosen by [`Adaptive`], how fast it sends by a [`Throttle`], how often by [`Passes`] and [`Follow`].
 //! - [`serve_session`] is the target's side of one connection; what it does to a disk is a [`Replica`]'s business.
 //!
@@ -21,6 +22,7 @@ mod link;
 mod map;
 mod message;
 mod passes;
+mod peers;
 mod schedule;
 mod source;
 mod spool;
@@ -36,8 +38,12 @@ pub use follow::{Alarm, Follow};
 pub use link::{Link, Role, Traffic};
 pub use message::{Offer, Resumed};
 pub use passes::{Enough, PassDone, Passes, Plan, Small};
+pub use peers::{Standing, required_signer};
 pub use schedule::{Schedule, ScheduleError};
-pub use source::{Connector, PassOptions, PassReport, send_pass};
+pub use source::{
+    Connector, Finish, PassOptions, PassReport, Questions, StoredDelta, StoredOptions, StoredReport, ask_target,
+    send_pass, send_stored,
+};
 pub use spool::{Spool, SpoolError};
 pub use target::{Offered, Replica, SessionReport, serve_session};
 pub use throttle::Throttle;

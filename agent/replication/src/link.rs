@@ -4,7 +4,7 @@ use crate::SessionError;
 use crate::message::Message;
 use crate::wire::{MAGIC, MESSAGE_MAX, RawHead, RawPreface, VERSION, role};
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -64,6 +64,7 @@ pub(crate) struct Sender {
     turns: Arc<Turns>,
     writer: Arc<Mutex<Box<dyn Write + Send>>>,
     breaker: Arc<dyn Fn() + Send + Sync>,
+    broken: Arc<AtomicBool>,
     traffic: Arc<Traffic>,
 }
 
@@ -80,7 +81,8 @@ impl Link {
     /// Both sides send their preface before they read one, so that each knows of a mismatch whatever the other does.
     pub(crate) fn open(self, this: Role, traffic: &Arc<Traffic>) -> Result<(Sender, Receiver), SessionError> {
         let writer = Arc::new(Mutex::new(self.writer));
-        let sender = Sender { turns: Arc::default(), writer, breaker: self.breaker, traffic: Arc::clone(traffic) };
+        let (turns, broken, counted) = (Arc::default(), Arc::default(), Arc::clone(traffic));
+        let sender = Sender { turns, writer, breaker: self.breaker, broken, traffic: counted };
         let mut receiver = Receiver { reader: self.reader, traffic: Arc::clone(traffic), buffer: Vec::new() };
         let mut program = [0; 16];
         let name = env!("CARGO_PKG_VERSION").as_bytes();
@@ -142,14 +144,20 @@ impl Sender {
         self.traffic.sent.fetch_add(all.len() as u64, Ordering::Relaxed);
         if sent.is_err() {
             // Half a message may be on its way: nothing can follow it.
-            (self.breaker)();
+            self.break_off();
         }
         sent
     }
 
     /// Breaks the connection.
     pub(crate) fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
         (self.breaker)();
+    }
+
+    /// Whether it is known that the connection is no more: it was broken off, or something could not be sent.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::wire::{
     DATA_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawOffer, RawQuestion, RawRun, SENTENCE_MAX, SOURCE_MAX,
     VALUES_MAX, kind,
 };
-use failback_delta::{Coverage, PointKind};
+use failback_delta::{Coverage, DeltaHeader, Identity, PointKind};
 use failback_hashtree::{ChainingValue, Root};
 use failback_orchestrate::NodeRun;
 use failback_units::{BlockIndex, BlockSize, ByteCount};
@@ -55,6 +55,8 @@ pub(crate) struct Accept {
     pub(crate) map: [u8; 32],
     /// Bytes of the delta that are durable here.
     pub(crate) durable: u64,
+    /// Whether this is a relay: what it has of a delta, the disk does not have yet.
+    pub(crate) relayed: bool,
 }
 
 /// A message.
@@ -70,6 +72,7 @@ pub(crate) enum Message<'a> {
     Values { id: u32, values: Cow<'a, [ChainingValue]> },
     Durable { len: u64 },
     Done { root: Root },
+    Stored { root: Root },
     Alive,
     Refuse(Cow<'a, str>),
 }
@@ -88,7 +91,7 @@ impl Message<'_> {
             kind::MAP => 1 + MAP_MAX,
             kind::VALUES => crate::wire::MESSAGE_MAX,
             kind::DURABLE => 8,
-            kind::DONE => 32,
+            kind::DONE | kind::STORED => 32,
             kind::ASK_MAP | kind::ALIVE => 0,
             kind::REFUSE => SENTENCE_MAX,
             _ => return Err(SessionError::Breach("there is no such kind of message")),
@@ -115,6 +118,7 @@ impl Message<'_> {
             }
             Self::Durable { len } => (kind::DURABLE, len.to_le_bytes().to_vec()),
             Self::Done { root } => (kind::DONE, root.0.to_vec()),
+            Self::Stored { root } => (kind::STORED, root.0.to_vec()),
             Self::Alive => (kind::ALIVE, Vec::new()),
             Self::Refuse(sentence) => (kind::REFUSE, cut(sentence, SENTENCE_MAX).as_bytes().to_vec()),
         }
@@ -159,6 +163,7 @@ impl Message<'_> {
             }
             kind::DURABLE => Message::Durable { len: u64::from_le_bytes(bytes.try_into().map_err(|_| BREACH)?) },
             kind::DONE => Message::Done { root: Root(bytes.try_into().map_err(|_| BREACH)?) },
+            kind::STORED => Message::Stored { root: Root(bytes.try_into().map_err(|_| BREACH)?) },
             kind::ALIVE => Message::Alive,
             kind::REFUSE => {
                 // It is printed: nothing in it may move a cursor or begin a line.
@@ -174,6 +179,20 @@ impl Message<'_> {
 }
 
 impl Offer {
+    /// The offer of a new delta.
+    pub(crate) fn new(pair: &str, identity: &Identity, size: ByteCount, coverage: Coverage, kind: PointKind) -> Self {
+        let source = identity.name.clone().unwrap_or_default().replace(char::is_control, " ");
+        let scsi_uuid = identity.scsi_uuid;
+        Self { pair: pair.into(), scsi_uuid, source, size, coverage, kind, resumed: None }
+    }
+
+    /// The offer of a delta that begins with this header.
+    pub(crate) fn of(pair: &str, header: &DeltaHeader, resumed: Option<Resumed>) -> Self {
+        let size = header.shapes.result.size();
+        let offer = Self::new(pair, &header.identity, size, header.result_coverage, header.kind);
+        Self { resumed, ..offer }
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         let (pair, source) = (cut(&self.pair, PAIR_MAX), cut(&self.source, SOURCE_MAX));
         let raw = RawOffer {
@@ -214,7 +233,8 @@ impl Accept {
             size: self.size.get().into(),
             block_shift: self.block_size.shift(),
             coverage: self.coverage.code(),
-            reserved: [0; 6],
+            relayed: self.relayed.into(),
+            reserved: [0; 5],
             root: self.root.0,
             map: self.map,
             durable: self.durable.into(),
@@ -224,7 +244,7 @@ impl Accept {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, SessionError> {
         let raw: RawAccept = whole(bytes)?;
-        if raw.reserved != [0; 6] {
+        if raw.reserved != [0; 5] || raw.relayed > 1 {
             return Err(BREACH);
         }
         Ok(Self {
@@ -234,6 +254,7 @@ impl Accept {
             root: Root(raw.root),
             map: raw.map,
             durable: raw.durable.get(),
+            relayed: raw.relayed == 1,
         })
     }
 }
@@ -287,7 +308,8 @@ mod tests {
         let offer = Offer { pair, scsi_uuid: Some([8; 16]), source, size, coverage, kind, resumed: None };
         let resumed = Some(Resumed { delta: [7; 32], until: 99 });
         let block_size = BlockSize::MIN;
-        let accept = Accept { size, block_size, coverage, root: Root([1; 32]), map: [2; 32], durable: 3 };
+        let accept =
+            Accept { size, block_size, coverage, root: Root([1; 32]), map: [2; 32], durable: 3, relayed: true };
         vec![
             Message::Offer(offer.clone()),
             Message::Offer(Offer { resumed, scsi_uuid: None, source: String::new(), ..offer }),
@@ -300,6 +322,7 @@ mod tests {
             Message::Values { id: 6, values: vec![ChainingValue([9; 32]); 4096].into() },
             Message::Durable { len: u64::MAX },
             Message::Done { root: Root([5; 32]) },
+            Message::Stored { root: Root([6; 32]) },
             Message::Alive,
             Message::Refuse("no".into()),
         ]

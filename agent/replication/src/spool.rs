@@ -51,6 +51,9 @@ impl Spool {
         let len = whole_parts(&file).map_err(failed("read"))?;
         let mut spool = Self { path: path.to_owned(), file, parts: Parts::new(), len: 0, durable: 0 };
         spool.cut(len)?;
+        // Its name has to last as long as what will be called durable in it.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("write"))?;
         Ok(spool)
     }
 

@@ -8,15 +8,19 @@ use crate::{ALIVE_EVERY, Link, Role, SessionError, Spool, SpoolError, Traffic};
 use failback_hashtree::Root;
 use failback_orchestrate::{BaseTree, JobError, NodeRun};
 use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// Bytes that arrive before they are made durable, and so before the source may forget them.
 const FLUSH_EVERY: u64 = 8 << 20;
 /// Questions that wait to be answered. A source asks no more than it has answers for.
 const QUESTIONS: usize = 64;
+/// How long a replica waits for something before it is looked whether the source is still there.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub enum Offered {
     Ready,
     /// The delta that was to go on has been applied already: its root.
     Applied(Root),
+    /// A relay has all of the delta that was to go on, and the disk does not have it yet: its root.
+    Stored(Root),
 }
 
 /// What a session does to a disk. One of it belongs to one replication pair.
@@ -52,6 +58,37 @@ pub trait Replica: Send + Sync {
     ///
     /// When it was not applied.
     fn apply(&mut self, expected: Root) -> Result<Root, JobError>;
+
+    /// Whether this is a relay. What [`apply`](Self::apply) does is to store the delta then, and the base is what the disk will
+    /// be once all is applied that is stored. The source is told so.
+    fn relays(&self) -> bool {
+        false
+    }
+
+    /// Whether `more` bytes of the delta may come. Waits for that, but only for about as long as `patience`; `false` if it is
+    /// still not so. As long as it is not so nothing is taken from the source, and nothing of what it sent is lost.
+    ///
+    /// # Errors
+    ///
+    /// When it will never be so.
+    fn room(&self, more: u64, patience: Duration) -> Result<bool, JobError> {
+        let _ = (more, patience);
+        Ok(true)
+    }
+
+    /// Of a relay: whether the disk has the delta that leads to `root`, which was stored. Waits for about as long as `patience`;
+    /// `None` if that is not known yet.
+    ///
+    /// # Errors
+    ///
+    /// When it will not be applied.
+    fn applied(&self, root: Root, patience: Duration) -> Result<Option<Root>, JobError> {
+        let _ = patience;
+        Ok(Some(root))
+    }
+
+    /// Nobody waits for values of the base any more: where they are being waited for, that may fail now.
+    fn no_more_questions(&self) {}
 }
 
 /// What a session did.
@@ -61,6 +98,8 @@ pub enum SessionReport {
     Applied(Root),
     /// It had been completed before.
     AppliedBefore(Root),
+    /// A relay has the pass, durably. The source did not wait for more.
+    Stored(Root),
 }
 
 /// Serves one source over one connection.
@@ -124,9 +163,13 @@ impl Session<'_> {
                 other => return Err(unexpected(&other)),
             }
         };
-        if let Offered::Applied(root) = self.replica.offer(&offer)? {
-            self.sender.send(&Message::Done { root })?;
-            return Ok(SessionReport::AppliedBefore(root));
+        match self.replica.offer(&offer)? {
+            Offered::Ready => {}
+            Offered::Applied(root) => {
+                self.sender.send(&Message::Done { root })?;
+                return Ok(SessionReport::AppliedBefore(root));
+            }
+            Offered::Stored(root) => return self.stored(receiver, root),
         }
         let base = self.replica.base()?;
         let durable = self.resume(&offer)?;
@@ -137,6 +180,7 @@ impl Session<'_> {
             root: base.root(),
             map: map_hash(base.free()),
             durable,
+            relayed: self.replica.relays(),
         }))?;
         let arrived = self.receive_delta(receiver, base);
         if arrived.is_err() {
@@ -146,8 +190,45 @@ impl Session<'_> {
         let (len, root) = arrived?;
         self.complete(len)?;
         let reached = self.replica.apply(root)?;
+        if self.replica.relays() {
+            return self.stored(receiver, reached);
+        }
         self.sender.send(&Message::Done { root: reached })?;
         Ok(SessionReport::Applied(reached))
+    }
+
+    /// Says that the delta is stored, and waits for the disk to have it, as long as the source waits for that.
+    fn stored(&self, receiver: &mut Receiver, root: Root) -> Result<SessionReport, SessionError> {
+        self.sender.send(&Message::Stored { root })?;
+        let gone = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let left = &gone;
+            scope.spawn(move || {
+                // A source that has nothing more to say hangs up.
+                while matches!(receiver.receive(), Ok(Message::Alive)) {}
+                left.store(true, Ordering::Release);
+            });
+            let ended = loop {
+                if gone.load(Ordering::Acquire) || self.sender.is_broken() {
+                    break Ok(SessionReport::Stored(root));
+                }
+                match self.replica.applied(root, PATIENCE) {
+                    Ok(None) => {}
+                    Ok(Some(root)) => {
+                        let told = self.sender.send(&Message::Done { root });
+                        break told.map(|()| SessionReport::Applied(root)).map_err(SessionError::Link);
+                    }
+                    Err(error) => {
+                        let error = SessionError::Job(error);
+                        let _ = self.sender.send(&Message::Refuse(sentence_of(&error).into()));
+                        break Err(error);
+                    }
+                }
+            };
+            // The thread that listens waits for the source, which may wait for nothing more.
+            self.sender.break_off();
+            ended
+        })
     }
 
     /// Keeps of the spool what the offer goes on with. Returns how much that is.
@@ -167,6 +248,7 @@ impl Session<'_> {
     fn receive_delta(&self, receiver: &mut Receiver, base: &dyn BaseTree) -> Result<(u64, Root), SessionError> {
         let failed: Mutex<Option<SessionError>> = Mutex::new(None);
         let broken = AtomicBool::new(false);
+        let over = AtomicBool::new(false);
         let ended = thread::scope(|scope| {
             let give_up = |error: SessionError| {
                 // The source may be waiting for just what will not come now, and this side for the source: both are told.
@@ -178,6 +260,7 @@ impl Session<'_> {
                 self.sender.break_off();
             };
             let (ask, asked) = sync_channel::<(u32, Vec<NodeRun>)>(QUESTIONS);
+            let over = &over;
             scope.spawn(move || {
                 for (id, runs) in asked {
                     let answered = base
@@ -185,7 +268,9 @@ impl Session<'_> {
                         .map_err(SessionError::from)
                         .and_then(|values| Ok(self.sender.send(&Message::Values { id, values: values.into() })?));
                     if let Err(error) = answered {
-                        give_up(error);
+                        if !over.load(Ordering::Acquire) {
+                            give_up(error);
+                        }
                         return;
                     }
                 }
@@ -201,24 +286,27 @@ impl Session<'_> {
                     }
                 }
             });
-            loop {
+            let ended = loop {
                 let next = self.message(receiver, base, &ask, &flush);
                 if broken.load(Ordering::Acquire) {
                     let error = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    return Err(error.unwrap_or(SessionError::Breach("it was given up")));
+                    break Err(error.unwrap_or(SessionError::Breach("it was given up")));
                 }
                 match next {
                     Ok(None) => {}
-                    Ok(Some(end)) => return Ok(end),
+                    Ok(Some(end)) => break Ok(end),
                     Err(error) => {
                         if error.is_link() {
                             // Nobody may go on waiting for a connection that is no more.
                             self.sender.break_off();
                         }
-                        return Err(error);
+                        break Err(error);
                     }
                 }
-            }
+            };
+            over.store(true, Ordering::Release);
+            self.replica.no_more_questions();
+            ended
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             // What failed here is the reason, and not what came of it.
@@ -236,6 +324,7 @@ impl Session<'_> {
     ) -> Result<Option<(u64, Root)>, SessionError> {
         match receiver.receive()? {
             Message::Data { at, bytes } => {
+                self.make_room(bytes.len() as u64)?;
                 let mut spool = self.lock_spool();
                 if at != spool.len() {
                     return Err(SessionError::Breach("a piece of the delta does not follow the last one"));
@@ -266,6 +355,16 @@ impl Session<'_> {
             other => return Err(unexpected(&other)),
         }
         Ok(None)
+    }
+
+    /// Waits until more of the delta may come. The source sees that nothing is taken from it, and hears that this side is there.
+    fn make_room(&self, more: u64) -> Result<(), SessionError> {
+        while !self.replica.room(more, PATIENCE)? {
+            if self.sender.is_broken() {
+                return Err(SessionError::Link(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+        Ok(())
     }
 
     /// Makes durable what has arrived, of a delta that is not complete.

@@ -68,6 +68,8 @@ pub mod kind {
     pub const DURABLE: u8 = 19;
     /// The delta was applied.
     pub const DONE: u8 = 20;
+    /// A relay has the delta, proven and durable. The disk does not have it yet.
+    pub const STORED: u8 = 21;
     /// This side is still there.
     pub const ALIVE: u8 = 32;
     /// This side will not go on, and why.
@@ -106,8 +108,10 @@ pub struct RawAccept {
     pub block_shift: u8,
     /// Which bytes of the base count.
     pub coverage: u8,
+    /// 1 if this side is a relay: the base is what the disk will be once all is applied that waits here. 0 if it has the disk.
+    pub relayed: u8,
     /// 0.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
     /// The root of the base.
     pub root: [u8; 32],
     /// BLAKE3 of the base's map as it stands in MAP messages, unpacked; zeroes with coverage `whole`.

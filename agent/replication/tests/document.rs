@@ -35,7 +35,7 @@ fn fields_stand_where_the_document_says() {
     fields!(RawPreface: magic, oldest, newest, role, reserved, program);
     fields!(RawHead: len, kind, reserved);
     fields!(RawOffer: size, pair_len, coverage, kind, source_len, scsi_uuid, delta, until);
-    fields!(RawAccept: size, block_shift, coverage, reserved, root, map, durable);
+    fields!(RawAccept: size, block_shift, coverage, relayed, reserved, root, map, durable);
     fields!(RawQuestion: id, count);
     fields!(RawRun: first, count, level, reserved);
     code.push((0, 8, "at".to_owned()));
@@ -65,6 +65,7 @@ fn kinds_have_the_numbers_and_limits_of_the_document() {
         (kind::VALUES, "VALUES", MESSAGE_MAX),
         (kind::DURABLE, "DURABLE", 8),
         (kind::DONE, "DONE", 32),
+        (kind::STORED, "STORED", 32),
         (kind::ALIVE, "ALIVE", 0),
         (kind::REFUSE, "REFUSE", SENTENCE_MAX),
     ];

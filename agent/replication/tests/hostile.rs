@@ -173,6 +173,13 @@ fn accept(size: u64, shift: u8, coverage: u8, durable: u64) -> Vec<u8> {
     message(kind::ACCEPT, &bytes)
 }
 
+/// The answer of somebody who says of itself whether it is a relay.
+fn relayed(code: u8) -> Vec<u8> {
+    let mut message = accept(DISK as u64, 12, 1, 0);
+    message[8 + 10] = code;
+    message
+}
+
 fn source_hears(says: &[u8]) -> (SessionError, u32) {
     let script = Arc::new(Script { says: [&preface(2)[..], says].concat(), made: Mutex::new(0) });
     let mut how = options(None, 1);
@@ -191,7 +198,12 @@ fn a_source_gives_up_a_target_that_does_not_keep_to_the_protocol() {
     };
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (message(kind::DONE, &[1; 32]), "done before the delta is complete"),
+        (message(kind::STORED, &[1; 32]), "done before the delta is complete"),
         (message(kind::DURABLE, &[0; 8]), "does not answer the offer"),
+        (relayed(2), "not as its kind has to be"),
+        ([relayed(1), message(kind::STORED, &[1; 32])].concat(), "done before the delta is complete"),
+        (after(&message(kind::STORED, &[1; 32])), "done before the delta is complete"),
+        (after(&message(kind::STORED, &[1; 31])), "not as its kind has to be"),
         (accept(DISK as u64, 12, 1, 5), "more of the delta than there is"),
         (accept(DISK as u64, 40, 1, 0), "not as its kind has to be"),
         (accept(u64::MAX, 12, 1, 0), "not as its kind has to be"),

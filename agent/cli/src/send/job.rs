@@ -14,7 +14,7 @@ use failback_orchestrate::{
     SourceDisk, SourceOptions,
 };
 use failback_replication::{
-    Adaptive, Backoff, Connector, Link, PassOptions, PassReport, SessionError, SystemClock, Throttle, send_pass,
+    Adaptive, Backoff, Connector, Finish, Link, PassOptions, PassReport, SessionError, SystemClock, Throttle, send_pass,
 };
 use failback_transport::Limits;
 use std::collections::BTreeSet;
@@ -181,6 +181,8 @@ impl<'a> Job<'a> {
             backoff: Backoff { attempts: u32::MAX, patience: self.patience(), ..Backoff::default() },
             journal: Some(self.files.journal()),
             moment: source.moment(),
+            // What is told after a pass, and how old the target is, is told of its disk.
+            finish: Finish::Applied,
         };
         let report = self.send(&source, &mut options)?;
         let compression = match args.compression {

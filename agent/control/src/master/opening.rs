@@ -5,10 +5,11 @@ use super::desk::Desk;
 use super::{LiveJob, MasterTarget, now};
 use crate::state::Pair;
 use failback_orchestrate::{
-    Catalogue, ClaimedTarget, DiskIdentity, HumanBytes, JobError, Opened, Pending, StoredTree, build_tree_of_disk,
-    intents_of, is_unknown, name_of_points, points_for_changes, points_made_for_changes, refuse_unrecorded,
+    Catalogue, ClaimedTarget, DiskIdentity, HumanBytes, JobError, Opened, Pending, Root, StoredTree,
+    build_tree_of_disk, intents_of, is_unknown, name_of_points, points_for_changes, points_made_for_changes,
+    refuse_unrecorded,
 };
-use failback_replication::{Offer, Offered, Spool};
+use failback_replication::{Offer, Spool};
 use std::path::{Path, PathBuf};
 
 /// What is being opened.
@@ -30,7 +31,8 @@ pub(super) struct Ready {
 }
 
 impl Opening<'_> {
-    pub(super) fn open(&self, offer: &Offer) -> Result<(Offered, Ready), JobError> {
+    /// The root of the offered delta if it has been applied already, and all that is needed to receive it if not.
+    pub(super) fn open(&self, offer: &Offer) -> Result<(Option<Root>, Ready), JobError> {
         let is = &self.pair.is;
         refuse_unrecorded(&mut intents_of(self.disk, None))?;
         let claimed = self.claim()?;
@@ -43,8 +45,7 @@ impl Opening<'_> {
         let applied = desk.applied().filter(|applied| offer.resumed.is_some_and(|it| it.delta == applied.key));
         let root = applied.map(|applied| applied.root).filter(|root| catalogue.present().root == *root);
         let tree = self.tree(&claimed, catalogue, &desk)?;
-        let offered = root.map_or(Offered::Ready, Offered::Applied);
-        Ok((offered, Ready { claimed, points, desk, spool, tree }))
+        Ok((root, Ready { claimed, points, desk, spool, tree }))
     }
 
     /// Finishes what a machine that stopped left of an apply. Returns whether there was anything.

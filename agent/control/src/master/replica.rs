@@ -64,6 +64,8 @@ impl Served {
                 tracing::info!(pair = name, caller = %self.caller, %root, "the pass is complete");
                 Ending::Done
             }
+            // A master target has the disk, and so is never a relay.
+            Ok(SessionReport::Stored(_)) => Ending::Failed("the pass was kept and not applied".into()),
             Err(error) if applied.is_some() => {
                 let error = with_cause(error);
                 tracing::warn!(pair = name, caller = %self.caller, "the pass is complete, and its source could not be told: {error}");
@@ -110,12 +112,12 @@ impl Served {
             .map_err(|error| refused(&error))?;
         let opened = Opening { master, pair: &pair, path, disk: &disk, job: &job }.open(offer);
         match opened {
-            Ok((Offered::Applied(root), ..)) => {
+            Ok((Some(root), _)) => {
                 drop(slot);
                 master.end_job(&job, &Ending::Done);
                 Ok(Offered::Applied(root))
             }
-            Ok((Offered::Ready, ready)) => {
+            Ok((None, ready)) => {
                 let Ready { claimed, points, desk, spool, tree } = ready;
                 let spool = Arc::new(Mutex::new(spool));
                 job.phase("receiving", None);

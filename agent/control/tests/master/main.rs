@@ -11,7 +11,9 @@ use failback_orchestrate::{
     ByteCount, Compression, DiffOptions, Engine, Identity, NewDisk, PointKind, Progress, Root, Silent,
     SourceDisk as OpenedSource, SourceOptions, Subformat, create_vmdk,
 };
-use failback_replication::{Backoff, Connector, Link, PassOptions, PassReport, SessionError, SessionReport, send_pass};
+use failback_replication::{
+    Backoff, Connector, Finish, Link, PassOptions, PassReport, SessionError, SessionReport, send_pass,
+};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -199,6 +201,7 @@ fn send_by_name(
         },
         journal: None,
         moment: None,
+        finish: Finish::Applied,
     };
     send_pass(connector, source.device(), &options, &Silent as &dyn Progress)
 }

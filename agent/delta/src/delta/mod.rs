@@ -1,6 +1,7 @@
 //! Deltas: the changed blocks from one root to another, and what proves that they are that.
 
 mod builder;
+mod end;
 mod frame;
 mod inverse;
 mod map;
@@ -11,6 +12,7 @@ mod reader;
 mod writer;
 
 pub use builder::{After, Before, DeltaBuilder};
+pub use end::trailing_root;
 pub use frame::{Extent, Frame, FrameTable, SealedFrame, Standing};
 pub use inverse::{Inverter, Was};
 pub use map::{read_map, write_map};

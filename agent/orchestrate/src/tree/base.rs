@@ -112,20 +112,11 @@ impl BaseTree for LocalBase<'_> {
     fn values(&self, nodes: &[NodeRun]) -> Result<Vec<ChainingValue>, JobError> {
         let mut values = Vec::new();
         let mut hasher = LeafHasher::new();
-        let end = self.tree.shape().blocks().as_end();
         for run in nodes {
-            let level_is_there = run.level <= self.tree.shape().top_level();
-            let aligned = level_is_there && run.first.get() % (1 << run.level) == 0;
-            if !aligned || run.count == 0 || run.end().is_none_or(|behind| behind > end) {
-                let why = format!("no nodes of level {} begin at block {}", run.level, run.first.get());
-                return Err(JobError::Refused(why));
-            }
-            if run.nodes().all(|node| self.tree.holds(node)) {
-                for node in run.nodes() {
-                    values.push(self.tree.value_of(&mut hasher, node)?);
-                }
-            } else {
-                self.read_nodes(&mut hasher, *run, &mut values)?;
+            self.tree.check(run)?;
+            match self.tree.values_of(&mut hasher, run)? {
+                Some(stored) => values.extend(stored),
+                None => self.read_nodes(&mut hasher, *run, &mut values)?,
             }
         }
         Ok(values)

@@ -5,9 +5,9 @@ mod layout;
 mod writer;
 
 pub use base::LocalBase;
-pub use writer::{advance_tree, build_tree, build_tree_of_disk};
+pub use writer::{advance_tree, advance_tree_seen, build_tree, build_tree_of_disk, store_tree};
 
-use crate::Outcome;
+use crate::{JobError, NodeRun, Outcome};
 use failback_delta::{Coverage, FreeBlocks};
 use failback_hashtree::{ChainingValue, Cover, Frontier, LeafHasher, Node, Root, RootBuilder, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount};
@@ -144,6 +144,51 @@ impl StoredTree {
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         self.free.coverage()
+    }
+
+    /// Whether these are nodes of this tree.
+    ///
+    /// # Errors
+    ///
+    /// When they are not.
+    pub fn check(&self, run: &NodeRun) -> Result<(), JobError> {
+        let level_is_there = run.level <= self.shape.top_level();
+        let aligned = level_is_there && run.first.get().is_multiple_of(1 << run.level);
+        let end = self.shape.blocks().as_end();
+        if !aligned || run.count == 0 || run.end().is_none_or(|behind| behind > end) {
+            let why = format!("no nodes of level {} begin at block {}", run.level, run.first.get());
+            return Err(JobError::Refused(why));
+        }
+        Ok(())
+    }
+
+    /// The values of nodes that were [checked](Self::check), if all of them stand here or follow from those that do.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn values_of(&self, hasher: &mut LeafHasher, run: &NodeRun) -> Result<Option<Vec<ChainingValue>>, TreeError> {
+        if !run.nodes().all(|node| self.holds(node)) {
+            return Ok(None);
+        }
+        run.nodes().map(|node| self.value_of(hasher, node)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The lowest node above `block` whose value is stored, and that value. `None` behind the disk's end.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn stored_above(&self, block: BlockIndex) -> Result<Option<(Node, ChainingValue)>, TreeError> {
+        let end = self.shape.blocks().as_end();
+        if block >= end {
+            return Ok(None);
+        }
+        let first = block.get() >> self.kept << self.kept;
+        let ragged = range(first, end.min(BlockIndex::new(first.saturating_add(1 << self.kept))));
+        let mut nodes = Cover::new(ragged, self.kept);
+        let Some(node) = nodes.find(|node| node.end().is_some_and(|end| block < end)) else { return Ok(None) };
+        Ok(Some((node, self.stored(self.place(node.first), 1)?[0])))
     }
 
     /// Whether the value of a node is here: it stands here, or follows from those that do.

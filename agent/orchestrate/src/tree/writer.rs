@@ -5,7 +5,7 @@ use super::{StoredTree, TreeError, kept_level, stored_nodes};
 use crate::free::free_blocks;
 use crate::output::sync_directory_of;
 use crate::scan::{Chunk, ChunkContent, ScanOptions, scan};
-use crate::{JobError, Progress, likeness};
+use crate::{BaseTree, JobError, NodeRun, Progress, likeness};
 use failback_blockio::Device;
 use failback_delta::{Content, DeltaReader, Extent, FreeBlocks, Item, SealedFrame, Shapes, Trailer};
 use failback_hashtree::{ChainingValue, Cover, Frontier, LeafHasher, Node, Root, RootBuilder, Shape};
@@ -13,10 +13,14 @@ use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 use zerocopy::IntoBytes;
 
 /// Unchanged values that are copied at a time.
 const COPIED_AT_ONCE: u64 = 4096;
+/// Values that are asked for in one question, and questions that are under way at the same time: the other side may be far away.
+const VALUES_IN_QUESTION: usize = 4096;
+const QUESTIONS_AT_ONCE: usize = 4;
 
 /// Reads a disk once and stores its tree at `path`. Free blocks are not read. Returns the root.
 ///
@@ -64,12 +68,78 @@ pub fn build_tree_of_disk(
     Ok(StoredTree::open(path)?)
 }
 
+/// Asks a tree that lies elsewhere for the values that a stored one has, several questions at a time, and stores it at `path`.
+/// Returns its root.
+///
+/// # Errors
+///
+/// When the values cannot be had or do not lead to the root that the tree says, or the file cannot be written. There is no new file
+/// then.
+pub fn store_tree(base: &dyn BaseTree, path: &Path, progress: &dyn Progress) -> Result<Root, JobError> {
+    let shape = base.shape();
+    let mut writer = TreeWriter::create(path, shape, base.free())?;
+    let mut nodes = stored_nodes(shape);
+    progress.phase("asking for the target's tree", Some(nodes.len()));
+    while !nodes.is_empty() {
+        if progress.stop_requested() {
+            return Err(JobError::Interrupted("the target's tree is not here yet; it is asked for again".into()));
+        }
+        let questions: Vec<Vec<Node>> = (0..QUESTIONS_AT_ONCE)
+            .map(|_| nodes.by_ref().take(VALUES_IN_QUESTION).collect::<Vec<_>>())
+            .filter(|question| !question.is_empty())
+            .collect();
+        let answers: Vec<_> = thread::scope(|scope| {
+            let asked: Vec<_> =
+                questions.iter().map(|question| scope.spawn(move || base.values(&runs_of(question)))).collect();
+            asked.into_iter().map(|answer| answer.join().expect("asking does not panic")).collect()
+        });
+        for (question, answer) in questions.iter().zip(answers) {
+            let answer = answer?;
+            progress.advance(answer.len() as u64);
+            question.iter().zip(answer).for_each(|(node, value)| writer.push(*node, value));
+            writer.write_out()?;
+        }
+    }
+    let root = writer.finish_if(|root| root == base.root())?;
+    root.ok_or_else(|| {
+        let why = "the tree of the target does not lead to its own root: have it made anew and begin again";
+        JobError::Mismatch(why.into())
+    })
+}
+
+/// Neighbours of one level as one.
+fn runs_of(nodes: &[Node]) -> Vec<NodeRun> {
+    let mut runs: Vec<NodeRun> = Vec::new();
+    for node in nodes {
+        match runs.last_mut() {
+            Some(run) if run.level == node.level && run.end() == Some(node.first) => run.count += 1,
+            _ => runs.push(NodeRun { first: node.first, level: node.level, count: 1 }),
+        }
+    }
+    runs
+}
+
 /// Stores at `path` the tree of the result of a delta, whose base `old` is the tree of. Returns the root.
 ///
 /// # Errors
 ///
 /// When the delta is damaged or starts from another tree, or a file cannot be read or written. There is no new file then.
 pub fn advance_tree<R: Read>(old: &StoredTree, delta: R, path: &Path) -> Result<Root, JobError> {
+    advance_tree_seen(old, delta, path, &mut |_, _| ())
+}
+
+/// As [`advance_tree`], and shows the values of all blocks that the delta changes, in their order and a few at a time; `None` where
+/// they become zero or free. They are not proven before this has returned a root.
+///
+/// # Errors
+///
+/// As of [`advance_tree`].
+pub fn advance_tree_seen<R: Read>(
+    old: &StoredTree,
+    delta: R,
+    path: &Path,
+    seen: &mut dyn FnMut(BlockRange, Option<&[ChainingValue]>),
+) -> Result<Root, JobError> {
     let mut delta = DeltaReader::open(delta)?;
     let shapes = delta.header().shapes;
     if shapes.base != old.shape() || delta.header().base_root != old.root() {
@@ -78,19 +148,18 @@ pub fn advance_tree<R: Read>(old: &StoredTree, delta: R, path: &Path) -> Result<
     }
     let writer = TreeWriter::create(path, shapes.result, delta.free())?;
     let mut advance =
-        Advance { old, shapes, writer, hasher: LeafHasher::new(), end: BlockIndex::ZERO, data: Vec::new() };
+        Advance { old, shapes, writer, hasher: LeafHasher::new(), end: BlockIndex::ZERO, data: Vec::new(), seen };
     loop {
         match delta.next_item()? {
             Item::Frame(frame) => advance.frame(&frame)?,
             Item::Trailer(trailer) => {
                 advance.rest(&trailer)?;
-                let root = advance.writer.finish()?;
-                if root != trailer.result_root {
+                let root = advance.writer.finish_if(|root| root == trailer.result_root)?;
+                return root.ok_or_else(|| {
                     let why = "the tree that follows from a delta does not have the root that the delta leads to: make it \
                                anew from the disk";
-                    return Err(JobError::Mismatch(why.into()));
-                }
-                return Ok(root);
+                    JobError::Mismatch(why.into())
+                });
             }
         }
     }
@@ -104,6 +173,7 @@ struct Advance<'a> {
     /// Blocks below this one were told.
     end: BlockIndex,
     data: Vec<u8>,
+    seen: &'a mut dyn FnMut(BlockRange, Option<&[ChainingValue]>),
 }
 
 impl Advance<'_> {
@@ -159,12 +229,14 @@ impl Advance<'_> {
             let mut leaves = Vec::new();
             self.hasher.hash(shape, extent.blocks.start(), content, &mut leaves);
             self.writer.push_leaves(&mut self.hasher, extent.blocks.start(), &leaves);
+            (self.seen)(extent.blocks, Some(&leaves));
         } else {
             // Zero, or free space, whatever it holds: it counts as zero.
             for node in Cover::new(extent.blocks, self.writer.kept()) {
                 let value = self.hasher.zero_node(shape, node);
                 self.writer.push(node, value);
             }
+            (self.seen)(extent.blocks, None);
         }
         Ok(self.writer.write_out()?)
     }
@@ -283,11 +355,19 @@ impl TreeWriter {
     }
 
     /// Writes the header, makes the file durable, and gives it its name. Returns the root.
-    fn finish(mut self) -> Result<Root, TreeError> {
+    fn finish(self) -> Result<Root, TreeError> {
+        Ok(self.finish_if(|_| true)?.expect("any root will do"))
+    }
+
+    /// As [`finish`](Self::finish) if the root is the right one; `None`, and no file, if it is not.
+    fn finish_if(mut self, is_right: impl FnOnce(Root) -> bool) -> Result<Option<Root>, TreeError> {
         self.complete.extend(self.open.take());
         self.write_out()?;
         let root = self.root.finish().expect("every block is covered");
         assert_eq!(self.written, self.header.value_count.get(), "the nodes are those of the cover");
+        if !is_right(root) {
+            return Ok(None);
+        }
         self.header.root = root.0;
         self.header.hash = self.header.digest();
         let renamed = self
@@ -299,7 +379,7 @@ impl TreeWriter {
             .and_then(|()| fs::rename(&self.temporary.0, &self.path))
             .and_then(|()| sync_directory_of(&self.path));
         renamed.map_err(|source| TreeError::Io { action: "write", path: self.path.clone(), source })?;
-        Ok(root)
+        Ok(Some(root))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Connector;
 use super::state::{Next, Pass};
-use crate::link::Receiver;
+use crate::link::{Receiver, Sender};
 use crate::message::{Accept, Message};
 use crate::{ALIVE_EVERY, Backoff, Role, SessionError, Traffic};
 use failback_hashtree::Root;
@@ -63,10 +63,21 @@ fn one_connection(connector: &dyn Connector, pass: &Pass<'_>, traffic: &Arc<Traf
     sender.send(&Message::Offer(pass.offer()))?;
     let accept = match answer(&mut receiver)? {
         Answer::Accept(accept) => accept,
-        Answer::Done(_) if pass.was_applied_before() => return Ok(()),
         Answer::Done(root) => return pass.receive(Message::Done { root }).map(drop),
+        Answer::Stored(root) => {
+            pass.waiting(&sender);
+            if pass.receive(Message::Stored { root })? {
+                return Ok(());
+            }
+            return talk(pass, &sender, &mut receiver);
+        }
     };
     pass.connected(&sender, accept)?;
+    talk(pass, &sender, &mut receiver)
+}
+
+/// Sends and receives until this connection ends.
+fn talk(pass: &Pass<'_>, sender: &Sender, receiver: &mut Receiver) -> Result<(), SessionError> {
     let connection = pass.counts().connections;
     thread::scope(|scope| {
         let pump = sender.clone();
@@ -79,7 +90,7 @@ fn one_connection(connector: &dyn Connector, pass: &Pass<'_>, traffic: &Arc<Traf
                 pass.sent_for(started.elapsed());
             }
         });
-        let ended = receive(pass, &mut receiver);
+        let ended = receive(pass, receiver);
         if ended.is_err() {
             pass.disconnected();
         }
@@ -90,6 +101,7 @@ fn one_connection(connector: &dyn Connector, pass: &Pass<'_>, traffic: &Arc<Traf
 enum Answer {
     Accept(Accept),
     Done(Root),
+    Stored(Root),
 }
 
 /// Waits for the target's answer to the offer. It may have to read its disk before.
@@ -98,6 +110,7 @@ fn answer(receiver: &mut Receiver) -> Result<Answer, SessionError> {
         match receiver.receive()? {
             Message::Accept(accept) => return Ok(Answer::Accept(accept)),
             Message::Done { root } => return Ok(Answer::Done(root)),
+            Message::Stored { root } => return Ok(Answer::Stored(root)),
             Message::Alive => {}
             Message::Refuse(sentence) => return Err(SessionError::Refused(sentence.into_owned())),
             _ => return Err(SessionError::Breach("it does not answer the offer")),

@@ -2,25 +2,29 @@
 
 mod connection;
 mod journal;
+mod questions;
 mod remote;
 mod state;
+mod stored;
 
 use crate::{Adaptive, Backoff, Link, SessionError, Traffic};
 use connection::keep_connected;
 use failback_delta::PointKind;
 use failback_hashtree::Root;
 use failback_orchestrate::{
-    Compression, Device, DiffOptions, Effort, JobError, Packed, Progress, TreeDiffReport, diff_tree, tree_header,
+    Compression, Device, DiffOptions, Effort, Packed, Progress, TreeDiffReport, diff_tree, tree_header,
 };
 use journal::{Earlier, Journal};
+pub use questions::{Questions, ask_target};
 use remote::{PassWriter, RemoteBase};
 use state::{Counts, Pass};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
+pub use stored::{StoredDelta, StoredOptions, StoredReport, send_stored};
 
 /// Makes connections to one target.
 pub trait Connector: Sync {
@@ -47,6 +51,19 @@ pub struct PassOptions<'a> {
     pub journal: Option<&'a Path>,
     /// What tells the state that the source has now from any other; `None` if nothing does.
     pub moment: Option<[u8; 32]>,
+    /// When the pass is done, if the other side is a relay.
+    pub finish: Finish,
+}
+
+/// Where a pass has to be before a source lets it go, and where it is then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Finish {
+    /// The target has applied it.
+    #[default]
+    Applied,
+    /// A relay has it, proven and durable, and will send it on. The target need not have it yet. Where there is no relay in
+    /// between, this is never so, and the pass ends when the target has applied it.
+    Stored,
 }
 
 /// What a pass did.
@@ -54,8 +71,10 @@ pub struct PassOptions<'a> {
 pub struct PassReport {
     /// The delta that was sent, and what was read for it.
     pub difference: TreeDiffReport,
-    /// The root that the target says it has now.
+    /// The root that the target says it has now; if only a relay has the pass, the root that it leads to.
     pub root: Root,
+    /// Which of the two it is.
+    pub reached: Finish,
     /// The time that the delta states, in seconds since 1970: of a pass that goes on, when it began at first.
     pub created: i64,
     /// What moment the source is from: of a pass that goes on, what it claimed at first.
@@ -93,11 +112,11 @@ pub fn send_pass(
     options: &PassOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<PassReport, SessionError> {
+    let traffic = Arc::<Traffic>::default();
     loop {
-        if let Some(report) = one_pass(connector, device, options, progress)? {
+        if let Some(report) = one_pass(connector, device, options, &traffic, progress)? {
             return Ok(report);
         }
-        progress.note("the pass that was stopped had arrived, and was applied; another one begins");
     }
 }
 
@@ -106,10 +125,10 @@ fn one_pass(
     connector: &dyn Connector,
     device: &dyn Device,
     options: &PassOptions<'_>,
+    traffic: &Arc<Traffic>,
     progress: &dyn Progress,
 ) -> Result<Option<PassReport>, SessionError> {
     let started = Instant::now();
-    let traffic = Arc::<Traffic>::default();
     let effort = Tally::new(options.adaptive.map_or(options.diff.compression, |adaptive| adaptive));
     let found = options.journal.and_then(Earlier::open);
     let was_found = found.is_some();
@@ -117,21 +136,10 @@ fn one_pass(
     if was_found && earlier.is_none() {
         progress.note("the pass that was stopped was of another moment of the source, so another one begins");
     }
-    let pass = Pass::new(options, device.size(), earlier.as_ref().map(|earlier| (earlier.key, earlier.until)));
+    let pass = Pass::of_disk(options, device.size(), earlier.as_ref().map(|earlier| (earlier.key, earlier.until)));
     let difference = thread::scope(|scope| {
-        let (pass, traffic, backoff) = (&pass, &traffic, options.backoff);
-        scope.spawn(move || {
-            // Whoever waits for the target does so no longer than there is somebody who connects.
-            let _end = EndOfPass(pass);
-            keep_connected(connector, pass, &backoff, traffic, progress);
-        });
-        scope.spawn(move || {
-            while !pass.pause(STOP_TICK) {
-                if progress.stop_requested() {
-                    pass.fail(JobError::Interrupted("the pass is unfinished; begin it again to go on".into()).into());
-                }
-            }
-        });
+        let pass = &pass;
+        attend(scope, connector, pass, &options.backoff, traffic, progress);
         let difference = run(pass, device, options, &effort, earlier.as_ref(), progress);
         if let Err(SessionError::Job(error)) = &difference {
             pass.give_up(error.to_string());
@@ -143,8 +151,14 @@ fn one_pass(
         pass.end();
         done
     });
-    let Some((Found { difference, journal, created, kind, went_on }, root)) = difference? else {
+    let Some((Found { difference, journal, created, kind, went_on }, (root, reached))) = difference? else {
         earlier.as_ref().map_or(Ok(()), Earlier::remove)?;
+        progress.note(match pass.arrived_before() {
+            Some(Finish::Stored) => {
+                "the pass that was stopped had arrived at the relay, which sends it on; another one begins"
+            }
+            _ => "the pass that was stopped had arrived, and was applied; another one begins",
+        });
         return Ok(None);
     };
     journal.map_or(Ok(()), Journal::remove)?;
@@ -154,6 +168,7 @@ fn one_pass(
     Ok(Some(PassReport {
         difference,
         root,
+        reached,
         created,
         kind,
         went_on,
@@ -198,6 +213,30 @@ impl Effort for Tally<'_> {
         }
         self.effort.packed(frame);
     }
+}
+
+/// Keeps a pass connected, and looks whether it is to stop, until it has ended.
+fn attend<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    connector: &'scope dyn Connector,
+    pass: &'scope Pass<'_>,
+    backoff: &Backoff,
+    traffic: &'scope Arc<Traffic>,
+    progress: &'scope dyn Progress,
+) {
+    let backoff = *backoff;
+    scope.spawn(move || {
+        // Whoever waits for the target does so no longer than there is somebody who connects.
+        let _end = EndOfPass(pass);
+        keep_connected(connector, pass, &backoff, traffic, progress);
+    });
+    scope.spawn(move || {
+        while !pass.pause(STOP_TICK) {
+            if progress.stop_requested() {
+                pass.interrupt();
+            }
+        }
+    });
 }
 
 /// Ends the pass when it goes.

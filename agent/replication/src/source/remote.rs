@@ -24,8 +24,8 @@ impl<'a> RemoteBase<'a> {
         self.accept.durable
     }
 
-    /// Waits for a target, and learns what its base has free. A map that is that of the source, of `size`, is not sent. `None` if the target says
-    /// that it has applied the pass that was to go on.
+    /// Waits for a target, and learns what its base has free. A map that is that of the source, of `size`, is not sent. `None` if all of
+    /// the delta that was to go on has arrived.
     pub(super) fn meet(
         pass: &'a Pass<'a>,
         source: Option<&FreeMap>,
@@ -49,6 +49,15 @@ impl<'a> RemoteBase<'a> {
             }
         };
         Ok(Some(Self { pass, accept, free }))
+    }
+}
+
+impl<'a> RemoteBase<'a> {
+    /// Waits for a target. What its base has free is not asked for, so nobody may want to know it.
+    pub(super) fn without_map(pass: &'a Pass<'a>) -> Option<Self> {
+        // Why there is none is for the pass to tell.
+        let accept = pass.base().ok()??;
+        Some(Self { pass, accept, free: FreeBlocks::NONE })
     }
 }
 

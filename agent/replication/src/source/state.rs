@@ -1,6 +1,6 @@
 //! What a pass knows, shared by whoever works on it: what is to be sent and is not yet durable, and what was asked.
 
-use super::PassOptions;
+use super::{Finish, PassOptions, StoredDelta};
 use crate::link::Sender;
 use crate::message::{Accept, Message, Offer, Resumed};
 use crate::wire::DATA_MAX;
@@ -18,7 +18,12 @@ const WINDOW: usize = 32 << 20;
 /// A pass.
 pub(super) struct Pass<'a> {
     offer: Offer,
+    /// What learns how fast the link is.
     adaptive: Option<&'a Adaptive>,
+    /// When the source has done its part.
+    finish: Finish,
+    /// What is sent, if it is a delta in a file. Nothing is held in the window then.
+    stored: Option<Arc<StoredDelta>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -41,8 +46,6 @@ struct State {
     sent_again: u64,
     /// How long the link was busy with the delta.
     sending: Duration,
-    /// The target says that the pass which was to go on has been applied.
-    applied_before: bool,
     /// The hash of the delta's header, once that is written.
     key: Option<[u8; 32]>,
     end: Option<(u64, Root)>,
@@ -51,6 +54,10 @@ struct State {
     next_question: u32,
     map: MapState,
     done: Option<Root>,
+    /// The root of the delta, once a relay has it.
+    relay_has: Option<Root>,
+    /// An earlier run of this pass had sent all of it, and it has arrived: where.
+    arrived_before: Option<Finish>,
     failure: Option<SessionError>,
     ended: bool,
 }
@@ -92,25 +99,31 @@ pub(super) enum Next {
 
 impl<'a> Pass<'a> {
     /// A pass, and how far an earlier run of it came: the hash of the delta's header, and up to where it can go on.
-    pub(super) fn new(options: &PassOptions<'a>, size: ByteCount, earlier: Option<([u8; 32], u64)>) -> Self {
+    pub(super) fn of_disk(options: &PassOptions<'a>, size: ByteCount, earlier: Option<([u8; 32], u64)>) -> Self {
         let coverage = if options.diff.free.is_some_and(|map| !map.extents().is_empty()) {
             Coverage::Used
         } else {
             Coverage::Whole
         };
         let identity = &options.diff.identity;
-        let offer = Offer {
-            pair: options.pair.clone(),
-            scsi_uuid: identity.scsi_uuid,
-            source: identity.name.clone().unwrap_or_default().replace(char::is_control, " "),
-            size,
-            coverage,
-            kind: options.diff.kind,
-            resumed: None,
-        };
+        let offer = Offer::new(&options.pair, identity, size, coverage, options.diff.kind);
+        Self { adaptive: options.adaptive, ..Self::new(offer, options.finish, None, earlier) }
+    }
+
+    /// A pass whose delta is complete already.
+    pub(super) fn of_stored(offer: Offer, delta: &Arc<StoredDelta>) -> Self {
+        Self::new(offer, Finish::Applied, Some(Arc::clone(delta)), Some((*delta.key(), delta.len())))
+    }
+
+    /// No pass, but the same questions about a target.
+    pub(super) fn of_questions(offer: Offer) -> Self {
+        Self::new(offer, Finish::Applied, None, None)
+    }
+
+    fn new(offer: Offer, finish: Finish, stored: Option<Arc<StoredDelta>>, earlier: Option<([u8; 32], u64)>) -> Self {
         let (key, until) = earlier.map_or((None, 0), |(key, until)| (Some(key), until));
-        let adaptive = options.adaptive;
-        Self { offer, adaptive, state: Mutex::new(State { until, key, ..State::default() }), changed: Condvar::new() }
+        let state = Mutex::new(State { until, key, ..State::default() });
+        Self { offer, adaptive: None, finish, stored, state, changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,9 +149,12 @@ impl<'a> Pass<'a> {
 
     // What the one who finds the difference does.
 
-    /// Waits until a target has accepted. `None` if it says that it has applied the pass that was to go on.
+    /// Waits until a target has accepted. `None` if it says instead that all of the delta which was to go on has arrived.
     pub(super) fn base(&self) -> Result<Option<Accept>, SessionError> {
-        self.wait(|state| if state.applied_before { Some(None) } else { state.base.map(Some) })
+        self.wait(|state| match (state.arrived_before, state.done) {
+            (None, None) => state.base.map(Some),
+            _ => Some(None),
+        })
     }
 
     /// Asks for the base's map and waits for it, packed.
@@ -200,13 +216,31 @@ impl<'a> Pass<'a> {
         self.changed.notify_all();
     }
 
-    /// Waits until the target has applied the delta.
-    pub(super) fn wait_until_done(&self) -> Result<Root, SessionError> {
-        let root = self.wait(|state| state.done).map_err(|error| self.failure().unwrap_or(error))?;
-        match self.lock().end {
-            Some((_, expected)) if expected == root => Ok(root),
-            _ => Err(SessionError::Breach("it says that it has a root which it was not sent")),
+    /// Waits until the target has applied the delta, or a relay has it if that is enough. Says which.
+    pub(super) fn wait_until_done(&self) -> Result<(Root, Finish), SessionError> {
+        let reached = self.wait(|state| self.reached(state));
+        let (root, finish) = reached.map_err(|error| self.failure().unwrap_or(error))?;
+        if self.expected(&self.lock()) == Some(root) {
+            Ok((root, finish))
+        } else {
+            Err(SessionError::Breach("it says that it has a root which it was not sent"))
         }
+    }
+
+    /// The root that the delta leads to, if that is known already.
+    fn expected(&self, state: &State) -> Option<Root> {
+        self.stored.as_ref().map(|stored| stored.root()).or(state.end.map(|(_, root)| root))
+    }
+
+    /// What the source waits for, once it is so.
+    fn reached(&self, state: &State) -> Option<(Root, Finish)> {
+        let relay_has = state.relay_has.filter(|_| self.finish == Finish::Stored);
+        state.done.map(|root| (root, Finish::Applied)).or(relay_has.map(|root| (root, Finish::Stored)))
+    }
+
+    /// If an earlier run of this pass had sent all of it and it has arrived: where. The pass that was to go on is over then.
+    pub(super) fn arrived_before(&self) -> Option<Finish> {
+        self.lock().arrived_before
     }
 
     /// Tells the target that nothing more comes, and why.
@@ -235,18 +269,6 @@ impl<'a> Pass<'a> {
         Counts { sent_again: state.sent_again, connections: state.connections, sending: state.sending }
     }
 
-    /// The target has applied the delta that was offered: if it is one of an earlier run, whose end is not known here, then that is all. Returns
-    /// whether it is.
-    pub(super) fn was_applied_before(&self) -> bool {
-        let mut state = self.lock();
-        state.applied_before = state.base.is_none() && state.key.is_some();
-        if state.applied_before {
-            state.let_go();
-        }
-        self.changed.notify_all();
-        state.applied_before
-    }
-
     /// The link was busy for so long.
     pub(super) fn sent_for(&self, time: Duration) {
         self.lock().sending += time;
@@ -265,7 +287,7 @@ impl<'a> Pass<'a> {
 
     pub(super) fn offer(&self) -> Offer {
         let state = self.lock();
-        let until = if state.base.is_some() { state.end() } else { state.until };
+        let until = if state.base.is_some() && self.stored.is_none() { state.end() } else { state.until };
         let resumed = state.key.map(|delta| Resumed { delta, until });
         Offer { resumed, ..self.offer.clone() }
     }
@@ -284,13 +306,13 @@ impl<'a> Pass<'a> {
             let why = "the target has lost what it had told to be durable: look at its retention drive, and begin this pass again";
             return Err(SessionError::Mismatch(why.into()));
         }
-        if accept.durable > if is_first { state.until } else { state.end() } {
+        if accept.durable > if is_first || self.stored.is_some() { state.until } else { state.end() } {
             return Err(SessionError::Breach("it has more of the delta than there is"));
         }
         if is_first {
             (state.durable, state.sent_most) = (accept.durable, accept.durable);
         }
-        state.made_durable(accept.durable);
+        self.made_durable(&mut state, accept.durable);
         state.base.get_or_insert(accept);
         state.sent = accept.durable;
         state.end_sent = false;
@@ -334,10 +356,15 @@ impl<'a> Pass<'a> {
             if state.ended || state.failure.is_some() || state.sender.is_none() || state.connections != connection {
                 return Next::Over;
             }
-            let start = usize::try_from(state.sent - state.durable).expect("the window fits in memory");
-            if start < state.window.len() {
-                let end = state.window.len().min(start + DATA_MAX);
-                let bytes: Vec<u8> = state.window.range(start..end).copied().collect();
+            if let Some(bytes) = self.piece(&state) {
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        state.failure.get_or_insert(error.into());
+                        self.changed.notify_all();
+                        return Next::Over;
+                    }
+                };
                 let at = state.sent;
                 state.sent += bytes.len() as u64;
                 state.sent_again += state.sent_most.min(state.sent).saturating_sub(at);
@@ -396,13 +423,31 @@ impl<'a> Pass<'a> {
                 if len < state.durable || len > state.sent {
                     return Err(SessionError::Breach("it has more of the delta than it was sent"));
                 }
-                let more = state.made_durable(len);
+                let more = self.made_durable(&mut state, len);
                 if let Some(adaptive) = self.adaptive {
                     adaptive.became_durable(more);
                 }
             }
+            Message::Stored { root } => {
+                if self.is_over(&mut state, Finish::Stored)? {
+                    return Ok(true);
+                }
+                if state.base.is_some_and(|base| !base.relayed) {
+                    return Err(SessionError::Breach("it keeps what it was to apply, and is no relay"));
+                }
+                // It has everything, and the source may forget it.
+                let end = state.end.map_or(state.durable, |(len, _)| len);
+                self.made_durable(&mut state, end);
+                (state.sent, state.end_sent) = (end, true);
+                state.relay_has = Some(root);
+                self.changed.notify_all();
+                return Ok(self.finish == Finish::Stored);
+            }
             Message::Done { root } => {
-                if state.end.is_none() {
+                if self.is_over(&mut state, Finish::Applied)? {
+                    return Ok(true);
+                }
+                if self.expected(&state).is_none() {
                     return Err(SessionError::Breach("it is done before the delta is complete"));
                 }
                 state.done = Some(root);
@@ -419,6 +464,50 @@ impl<'a> Pass<'a> {
         Ok(false)
     }
 
+    /// Whether what the target says is that an earlier run of this pass, which this one was to go on with, had sent all of it.
+    fn is_over(&self, state: &mut State, reached: Finish) -> Result<bool, SessionError> {
+        if state.end.is_some() || self.stored.is_some() {
+            return Ok(false);
+        }
+        if state.base.is_some() || state.until == 0 {
+            return Err(SessionError::Breach("it is done before the delta is complete"));
+        }
+        state.arrived_before = Some(reached);
+        state.let_go();
+        self.changed.notify_all();
+        Ok(true)
+    }
+
+    /// A relay has the delta, and is to say when the target has it: takes over the connection.
+    pub(super) fn waiting(&self, sender: &Sender) {
+        let mut state = self.lock();
+        state.connections += 1;
+        state.sender = Some(sender.clone());
+    }
+
+    /// The next piece to be sent, if there is one.
+    fn piece(&self, state: &State) -> Option<Result<Vec<u8>, JobError>> {
+        if let Some(stored) = &self.stored {
+            // Only what a target has accepted is sent.
+            let (end, _) = state.end?;
+            let left = usize::try_from(end - state.sent).unwrap_or(usize::MAX).min(DATA_MAX);
+            return (left > 0).then(|| stored.read(state.sent, left));
+        }
+        let start = usize::try_from(state.sent - state.durable).expect("the window fits in memory");
+        let end = state.window.len().min(start + DATA_MAX);
+        (start < end).then(|| Ok(state.window.range(start..end).copied().collect()))
+    }
+
+    /// Returns how much more that is than before.
+    fn made_durable(&self, state: &mut State, len: u64) -> u64 {
+        let more = len - state.durable;
+        if self.stored.is_none() {
+            state.window.drain(..usize::try_from(more).expect("the window fits in memory"));
+        }
+        state.durable = len;
+        more
+    }
+
     /// The pass cannot go on.
     pub(super) fn fail(&self, error: SessionError) {
         let mut state = self.lock();
@@ -427,11 +516,34 @@ impl<'a> Pass<'a> {
         self.changed.notify_all();
     }
 
+    /// Somebody wants the pass to stop. What it waits for may have come already.
+    pub(super) fn interrupt(&self) {
+        let state = self.lock();
+        if self.reached(&state).is_some() {
+            return;
+        }
+        let why = if state.relay_has.is_some() {
+            "the relay has this pass, durably, and sends it on by itself; whether the target has applied it is not known"
+        } else if state.end_sent {
+            "the pass is sent, and whether it was applied is not known; begin it again to find out, or to go on"
+        } else {
+            "the pass is unfinished; begin it again to go on"
+        };
+        drop(state);
+        self.fail(JobError::Interrupted(why.into()).into());
+    }
+
     /// Waits for `time` unless the pass ends before. `true` if it has ended.
     pub(super) fn pause(&self, time: Duration) -> bool {
         let state = self.lock();
         let over = |state: &mut State| !state.ended && state.failure.is_none();
         let (state, _) = self.changed.wait_timeout_while(state, time, over).unwrap_or_else(PoisonError::into_inner);
+        state.ended || state.failure.is_some()
+    }
+
+    /// Whether nothing more is to be done.
+    pub(super) fn has_ended(&self) -> bool {
+        let state = self.lock();
         state.ended || state.failure.is_some()
     }
 
@@ -460,14 +572,6 @@ impl State {
     /// How much of the delta there is.
     fn end(&self) -> u64 {
         self.durable + self.window.len() as u64
-    }
-
-    /// Returns how much more that is than before.
-    fn made_durable(&mut self, len: u64) -> u64 {
-        let more = len - self.durable;
-        self.window.drain(..usize::try_from(more).expect("the window fits in memory"));
-        self.durable = len;
-        more
     }
 }
 

@@ -12,11 +12,12 @@ use failback_delta::{FreeBlocks, Identity, PointKind};
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{
     ApplyOptions, BaseTree, BlockSize, ByteCount, Compression, DeltaInput, DiffOptions, DiskBinding, FreeMap, Intent,
-    IntentError, IntentStore, JobError, LocalBase, Progress, Silent, StoredTree, advance_tree, apply, build_tree,
+    IntentError, IntentStore, JobError, LocalBase, Progress, Silent, StoredTree, VerifyingKey, advance_tree, apply,
+    build_tree,
 };
 use failback_replication::{
-    Backoff, Connector, Link, Offer, Offered, PassOptions, PassReport, Replica, SessionError, SessionReport, Spool,
-    send_pass, serve_session,
+    Backoff, Connector, Finish, Link, Offer, Offered, PassOptions, PassReport, Replica, SessionError, SessionReport,
+    Spool, send_pass, serve_session,
 };
 use failback_units::ByteOffset;
 use std::fs::{self, File};
@@ -62,6 +63,8 @@ pub struct Target {
     /// The delta that was applied last.
     applied: Mutex<Option<([u8; 32], Root)>>,
     pub applies: AtomicU64,
+    /// Who has to have signed what is applied.
+    pub trusted: Mutex<Option<VerifyingKey>>,
 }
 
 pub fn disk_of(content: &[u8]) -> SimDisk {
@@ -77,7 +80,14 @@ impl Target {
         let shape = Shape::new(ByteCount::of_memory(content.len()), BlockSize::MIN);
         build_tree(&disk, shape, free, &directory.path().join("tree"), 1, &Silent).unwrap();
         let spool = Mutex::new(Spool::open(&directory.path().join("spool")).unwrap());
-        Arc::new(Self { disk, directory, spool, applied: Mutex::default(), applies: AtomicU64::new(0) })
+        Arc::new(Self {
+            disk,
+            directory,
+            spool,
+            applied: Mutex::default(),
+            applies: AtomicU64::new(0),
+            trusted: Mutex::default(),
+        })
     }
 
     fn tree_path(&self) -> PathBuf {
@@ -136,7 +146,9 @@ impl Replica for Served<'_> {
     fn apply(&mut self, expected: Root) -> Result<Root, JobError> {
         let target = self.target;
         let mut file = File::open(target.spool_path()).unwrap();
-        let options = ApplyOptions { disk: DiskBinding { id: [7; 32], certain: true }, ..ApplyOptions::default() };
+        let trusted = *target.trusted.lock().unwrap();
+        let disk = DiskBinding { id: [7; 32], certain: true };
+        let options = ApplyOptions { disk, trusted, ..ApplyOptions::default() };
         let mut intents = MemoryIntents::default();
         let report = apply(&target.disk, DeltaInput::File(&mut file), &mut intents, &options, &Silent)?;
         assert_eq!(report.result_root, expected);
@@ -263,6 +275,7 @@ pub fn options(free: Option<&FreeMap>, id: u8) -> PassOptions<'_> {
         },
         journal: None,
         moment: Some([1; 32]),
+        finish: Finish::Applied,
     }
 }
 

@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["control", "credentials", "machine", "nbd", "orchestrate", "replication", "transport", "units"]),
     ("control", &["credentials", "delta", "hostdev", "orchestrate", "replication", "units"]),
     ("orchestrate", &["blockio", "delta", "hashtree", "hostdev", "image", "retention", "units", "volumes"]),
+    ("relay", &["delta", "hashtree", "orchestrate", "replication", "units"]),
     ("replication", &["delta", "hashtree", "orchestrate", "units"]),
     ("transport", &["credentials", "replication"]),
     ("machine", &["hostdev", "units"]),

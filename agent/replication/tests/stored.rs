@@ -181,7 +181,7 @@ fn questions_are_answered_with_and_without_a_delta() {
         broken.ended();
         let offer = offer(base.len());
         let answer = |base: &dyn BaseTree| questions.answer_one(base, Duration::from_secs(20));
-        assert!(ask_target(&near, &offer, &how().backoff, &Silent, answer).unwrap());
+        assert!(ask_target(&near, &offer, &how().backoff, false, &Silent, answer).unwrap());
         assert_eq!(asked.join().unwrap(), right);
     });
     assert!(questions.is_empty());
@@ -189,7 +189,8 @@ fn questions_are_answered_with_and_without_a_delta() {
     // And the whole tree is asked for in the same way.
     let copy = target.directory.path().join("copy");
     near.ended();
-    let root = ask_target(&near, &offer(base.len()), &how().backoff, &Silent, |base| store_tree(base, &copy, &Silent));
+    let keep = |base: &dyn BaseTree| store_tree(base, &copy, &Silent);
+    let root = ask_target(&near, &offer(base.len()), &how().backoff, true, &Silent, keep);
     assert_eq!(root.unwrap(), Root::of(&base));
     assert!(fs::read(&copy).unwrap() == fs::read(target.directory.path().join("tree")).unwrap());
 }
@@ -477,7 +478,7 @@ fn whoever_forwards_or_asks_is_stopped_while_the_target_is_silent() {
     };
     let started = Instant::now();
     let forwarded = send_stored(&silent, &delta, &how(), &Questions::new(), &stops()).unwrap_err();
-    let asked = ask_target(&silent, &offer(base.len()), &how().backoff, &stops(), |_| Ok(())).unwrap_err();
+    let asked = ask_target(&silent, &offer(base.len()), &how().backoff, false, &stops(), |_| Ok(())).unwrap_err();
     assert_eq!((forwarded.outcome(), asked.outcome()), (Outcome::Interrupted, Outcome::Interrupted));
     assert!(started.elapsed() < Duration::from_secs(20));
 }

@@ -34,6 +34,9 @@ pub(super) fn keep_connected(
         if pass.pause(Duration::ZERO) {
             return;
         }
+        if progress.stop_requested() {
+            return pass.interrupt();
+        }
         // A connection that moved nothing on counts as one that was not made.
         let now = pass.moved();
         if now == before {

@@ -59,12 +59,16 @@ impl Questions {
             if let Some(at) = state.answered.iter().position(|(answered, _)| *answered == id) {
                 return Some(state.answered.swap_remove(at).1);
             }
-            if cancelled() {
+            drop(self.changed.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner));
+            // Whoever says so may hold locks of his own.
+            let is_cancelled = cancelled();
+            state = self.lock();
+            if is_cancelled {
                 state.asked.retain(|(asked, _)| *asked != id);
                 state.taken.retain(|taken| *taken != id);
+                state.answered.retain(|(answered, _)| *answered != id);
                 return None;
             }
-            state = self.changed.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -137,7 +141,8 @@ impl Questions {
 }
 
 /// Connects to a target as if for a pass, and hands its base to `job`, which may ask for values for as long as it likes, also from
-/// several threads. Nothing is sent to the target, but what it keeps of an unfinished pass of this pair is thrown away by it.
+/// several threads. Nothing is sent to the target, but what it keeps of an unfinished pass of this pair is thrown away by it. What
+/// the base has free is asked for only if `wants_map`; otherwise nothing is free by what the base says of itself.
 ///
 /// # Errors
 ///
@@ -146,6 +151,7 @@ pub fn ask_target<T>(
     connector: &dyn Connector,
     offer: &Offer,
     backoff: &Backoff,
+    wants_map: bool,
     progress: &dyn Progress,
     job: impl FnOnce(&dyn BaseTree) -> Result<T, JobError>,
 ) -> Result<T, SessionError> {
@@ -154,8 +160,14 @@ pub fn ask_target<T>(
     thread::scope(|scope| {
         let pass = &pass;
         attend(scope, connector, pass, backoff, &traffic, progress);
-        let done = RemoteBase::meet(pass, None, offer.size).and_then(|base| {
-            let base = base.ok_or(SessionError::Breach("it has had a delta that was never sent"))?;
+        let met = if wants_map {
+            let never_sent = SessionError::Breach("it has had a delta that was never sent");
+            RemoteBase::meet(pass, None, offer.size).and_then(|base| base.ok_or(never_sent))
+        } else {
+            let fail = || pass.failure().unwrap_or(SessionError::Breach("it was given up"));
+            RemoteBase::without_map(pass).ok_or_else(fail)
+        };
+        let done = met.and_then(|base| {
             // What the connection met is the reason, and not that a question failed.
             job(&base).map_err(|error| pass.failure().unwrap_or(SessionError::Job(error)))
         });

@@ -63,6 +63,8 @@ pub struct Target {
     /// The delta that was applied last.
     applied: Mutex<Option<([u8; 32], Root)>>,
     pub applies: AtomicU64,
+    /// The pair that it belongs to.
+    pub pair: Mutex<String>,
     /// Who has to have signed what is applied.
     pub trusted: Mutex<Option<VerifyingKey>>,
 }
@@ -87,6 +89,7 @@ impl Target {
             applied: Mutex::default(),
             applies: AtomicU64::new(0),
             trusted: Mutex::default(),
+            pair: Mutex::new("pair".into()),
         })
     }
 
@@ -125,7 +128,7 @@ struct Served<'a> {
 
 impl Replica for Served<'_> {
     fn offer(&mut self, offer: &Offer) -> Result<Offered, JobError> {
-        if offer.pair != "pair" {
+        if offer.pair != *self.target.pair.lock().unwrap() {
             return Err(JobError::Refused(format!("there is no pair {}: add it with pair add", offer.pair)));
         }
         let applied = *self.target.applied.lock().unwrap();

@@ -28,6 +28,9 @@ pub enum JobError {
     /// A sentence that says what to do.
     #[error("{0}")]
     Refused(String),
+    /// A delta is not signed by whom it has to be; a sentence that says what to do.
+    #[error("{0}")]
+    Untrusted(String),
     /// A VMDK is not what it should be; a sentence that says what to do.
     #[error("{0}")]
     DamagedDisk(String),
@@ -115,7 +118,9 @@ impl JobError {
             Self::Source(error) if error.is_io() => Outcome::Io,
             Self::Claim(error) if error.is_io() => Outcome::Io,
             Self::Lock(error) if error.is_io() => Outcome::Io,
-            Self::Refused(_) | Self::Source(_) | Self::Claim(_) | Self::Lock(_) => Outcome::Refused,
+            Self::Refused(_) | Self::Untrusted(_) | Self::Source(_) | Self::Claim(_) | Self::Lock(_) => {
+                Outcome::Refused
+            }
             Self::WrongBase { .. } | Self::Mismatch(_) => Outcome::Mismatch,
             Self::Device(error) if Damage::caused(error) || is_damaged_link(error) => Outcome::Damaged,
             Self::Device(_) | Self::File { .. } => Outcome::Io,

@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
             return Err(JobError::Refused(why.into()));
         }
         if begun.signer.is_some() && trailer.signed_by != begun.signer {
-            return Err(JobError::Refused(format!(
+            return Err(JobError::Untrusted(format!(
                 "pair {} takes only what its source has signed with the key that is known here, and this delta is not: sign it with \
                  that key, or give the pair the right one",
                 begun.pair.name

@@ -189,7 +189,7 @@ impl Session<'_> {
         }
         let (len, root) = arrived?;
         self.complete(len)?;
-        let reached = self.replica.apply(root)?;
+        let reached = self.replica.apply(root).map_err(|error| self.judged(error))?;
         if self.replica.relays() {
             return self.stored(receiver, reached);
         }
@@ -355,6 +355,21 @@ impl Session<'_> {
             other => return Err(unexpected(&other)),
         }
         Ok(None)
+    }
+
+    /// What cannot be applied since of what it is itself is of no use. If it stayed, the source's next offer would go on behind it, and come
+    /// to the same end: it may have been damaged here, or on its way by somebody who wants just that.
+    fn judged(&self, error: JobError) -> JobError {
+        let is_worthless = match &error {
+            JobError::Format(error) => !error.is_io(),
+            JobError::Untrusted(_) => true,
+            _ => false,
+        };
+        if is_worthless {
+            // If this fails too, the first error is the one to be told.
+            let _ = self.lock_spool().cut(0);
+        }
+        error
     }
 
     /// Waits until more of the delta may come. The source sees that nothing is taken from it, and hears that this side is there.

@@ -49,10 +49,10 @@ pub(crate) fn check_signer(options: &ApplyOptions, signed_by: Option<VerifyingKe
     match (options.trusted, signed_by) {
         (None, _) => Ok(()),
         (Some(trusted), Some(signer)) if trusted == signer => Ok(()),
-        (Some(_), Some(_)) => Err(JobError::Refused(
+        (Some(_), Some(_)) => Err(JobError::Untrusted(
             "this delta is signed by another key than the trusted one: get it from its source again".into(),
         )),
-        (Some(_), None) => Err(JobError::Refused(
+        (Some(_), None) => Err(JobError::Untrusted(
             "this delta is not signed, and a trusted key is demanded: make it with --signing-key".into(),
         )),
     }

@@ -240,8 +240,9 @@ impl Relay {
         for pair in self.pairs() {
             let state = pair.lock();
             if let Some((_, token, breaker)) = &state.session {
-                token.supersede();
+                // The connection first, so that nobody is refused.
                 breaker();
+                token.supersede();
             }
             if let Some(breaker) = &state.upstream {
                 breaker();

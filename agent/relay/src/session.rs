@@ -61,6 +61,12 @@ impl<'a> Session<'a> {
         self.pair.as_ref().expect("a session begins with an offer")
     }
 
+    /// Another connection has come, or the relay stops. The source is not refused but loses its connection: it may come again.
+    fn superseded(&self) -> JobError {
+        (self.breaker)();
+        JobError::Interrupted("another connection has come for this pair, or the relay stops".into())
+    }
+
     /// Ends the session that the pair has, if there is one, and takes its place. The newest wins: the connection of the one before
     /// may be dead without anybody knowing.
     fn take_over(&self, pair: &Arc<Pair>) -> Result<(u64, Arc<Token>, u64), JobError> {
@@ -72,13 +78,12 @@ impl<'a> Session<'a> {
                 return Err(JobError::Refused(broken.clone()));
             }
             if self.relay.is_stopping() || state.wanted != id {
-                return Err(JobError::Interrupted(
-                    "another connection has come for this pair, or the relay stops".into(),
-                ));
+                return Err(self.superseded());
             }
             let Some((_, token, breaker)) = &state.session else { break };
-            token.supersede();
+            // The connection first, so that nobody is refused.
             breaker();
+            token.supersede();
             state = pair.wait(state, LOOK_EVERY);
         }
         let token = Arc::<Token>::default();
@@ -96,9 +101,7 @@ impl<'a> Session<'a> {
                 return Ok(Arc::clone(tree));
             }
             if begun.token.is_superseded() {
-                return Err(JobError::Interrupted(
-                    "another connection has come for this pair, or the relay stops".into(),
-                ));
+                return Err(self.superseded());
             }
             if Instant::now() >= until {
                 let why = state.last_error.clone().unwrap_or_else(|| "the target has not answered yet".into());
@@ -238,7 +241,7 @@ impl Replica for Session<'_> {
         let begun = self.begun();
         begun.pair.lock().check(&begun.pair.name, begun.generation)?;
         if begun.token.is_superseded() {
-            return Err(JobError::Interrupted("another connection has come for this pair, or the relay stops".into()));
+            return Err(self.superseded());
         }
         let ledger = self.relay.ledger();
         let room = ledger.reserve(&begun.pair.name, begun.pair.spooled(), more, patience);
@@ -260,9 +263,7 @@ impl Replica for Session<'_> {
         loop {
             state.check(&begun.pair.name, begun.generation)?;
             if begun.token.is_superseded() {
-                return Err(JobError::Interrupted(
-                    "another connection has come for this pair, or the relay stops".into(),
-                ));
+                return Err(self.superseded());
             }
             let number = begun.stored.unwrap_or(u64::MAX);
             let waits = state.waiting.iter().any(|waiting| waiting.number == number);

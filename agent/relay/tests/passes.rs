@@ -486,3 +486,36 @@ fn a_directory_has_one_relay_and_limits_that_fit() {
     let error = Relay::open(&site.directory.path().join("other"), options, hooks()).err().unwrap();
     assert!(error.to_string().contains("a pair may have 2 bytes"), "{error}");
 }
+
+#[test]
+fn a_relay_that_stops_refuses_nobody() {
+    let base = noise(1, DISK);
+    let (mut site, far, target) = Site::with(&base);
+    let running = site.running();
+    store(&site, &disk_of(&base), 1).unwrap();
+    settled(&site, &target, 1);
+    drop(running);
+    site.restart();
+    far.set_up(false);
+    // Two sources of one pair: one has its place, the other waits for it or has taken it. And the relay stops.
+    let result = changed(&base, 900_000);
+    let ended: Vec<_> = thread::scope(|scope| {
+        let send = |id: u8| {
+            let near = Near::new(&site);
+            let mut how = pass("pair", id, Finish::Applied);
+            how.backoff.attempts = 1;
+            let ended = send_pass(&near, &disk_of(&result), &how, &Silent);
+            (ended, near.made.load(Ordering::Relaxed))
+        };
+        let one = scope.spawn(move || send(2));
+        wait_for("a source", || site.status("pair").has_source);
+        let other = scope.spawn(move || send(3));
+        thread::sleep(Duration::from_millis(100));
+        site.relay.stop();
+        [one.join().unwrap(), other.join().unwrap()].into()
+    });
+    for (ended, made) in ended {
+        let error = ended.unwrap_err();
+        assert!(error.is_link() && made > 1, "a source tries again: {error}");
+    }
+}

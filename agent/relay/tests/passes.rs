@@ -519,3 +519,63 @@ fn a_relay_that_stops_refuses_nobody() {
         assert!(error.is_link() && made > 1, "a source tries again: {error}");
     }
 }
+
+#[test]
+fn two_deltas_that_do_not_fit_together_are_both_stored() {
+    let mut options = relay_options();
+    // One of them fits, and half of the other.
+    options.limits = Limits { total: 7 << 20, pair: 5 << 20 };
+    let site = Site::new(options);
+    let pairs = ["one", "other"].map(|pair| (pair, site.add(pair, &noise(1, DISK))));
+    let running = site.running();
+    let send = |pair: &str, seed: u64, finish| {
+        let how = pass(pair, u8::try_from(seed).unwrap(), finish);
+        send_pass(&Near::new(&site), &disk_of(&noise(seed, DISK)), &how, &Silent).unwrap()
+    };
+    for (pair, _) in &pairs {
+        send(pair, 2, Finish::Applied);
+    }
+    wait_for("the end", || site.relay.status().bytes == 0);
+    for (_, (far, _)) in &pairs {
+        far.set_up(false);
+    }
+    thread::scope(|scope| {
+        let passes = pairs.each_ref().map(|(pair, _)| scope.spawn(|| send(pair, 3, Finish::Applied)));
+        wait_for("one delta", || site.relay.status().pairs.iter().map(|pair| pair.deltas).sum::<u64>() == 1);
+        wait_for("a source that is held", || site.relay.status().pairs.iter().any(|pair| pair.held.is_some()));
+        assert!(site.relay.status().bytes <= 7 << 20);
+        for (_, (far, _)) in &pairs {
+            far.set_up(true);
+        }
+        for pass in passes {
+            assert_eq!(pass.join().unwrap().reached, Finish::Applied);
+        }
+    });
+    assert!(pairs.iter().all(|(_, (_, target))| target.disk.content() == noise(3, DISK)));
+    drop(running);
+}
+
+#[test]
+fn a_spool_that_fails_is_not_touched_before_it_was_read_again() {
+    let base = noise(1, DISK);
+    let (site, _far, target) = Site::with(&base);
+    let running = site.running();
+    store(&site, &disk_of(&base), 1).unwrap();
+    settled(&site, &target, 1);
+    // The next delta cannot get its name.
+    let taken = site.pair_path("pair").join("00000000000000000002.delta");
+    std::fs::create_dir(&taken).unwrap();
+    let error = store(&site, &disk_of(&base), 2).unwrap_err().to_string();
+    assert!(error.contains("cannot rename"), "{error}");
+    let told = site.status("pair").last_error.unwrap();
+    assert!(told.contains("the spool of pair pair failed") && told.contains("start the relay again"), "{told}");
+    std::fs::remove_dir(&taken).unwrap();
+    let error = store(&site, &disk_of(&base), 3).unwrap_err().to_string();
+    assert!(error.contains("start the relay again"), "{error}");
+    drop(running);
+    let mut site = site;
+    site.restart();
+    let _running = site.running();
+    store(&site, &disk_of(&base), 4).unwrap();
+    settled(&site, &target, 2);
+}

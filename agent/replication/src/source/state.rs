@@ -177,7 +177,8 @@ impl<'a> Pass<'a> {
         let id = state.next_question;
         state.next_question = id.wrapping_add(1);
         state.questions.insert(id, Question { runs: runs.to_vec(), answer: None });
-        let sender = state.sender.clone();
+        // Behind the end of a delta nobody answers. If there is another connection, it is asked there.
+        let sender = state.sender.clone().filter(|_| !state.end_sent);
         drop(state);
         let _ = sender.map(|sender| sender.send(&Message::AskValues { id, runs: runs.into() }));
         let answer = self.wait(|state| state.questions.get_mut(&id).and_then(|question| question.answer.take()));

@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{DISK, Far, Near, Site, Target, changed, disk_of, noise, pass, store, wait_for};
+use common::{DISK, Far, Near, Site, Target, changed, disk_of, noise, pass, store, target::until, wait_for};
 use failback_hashtree::Root;
 use failback_orchestrate::Silent;
 use failback_relay::Step;
+use failback_replication::wire::kind;
 use failback_replication::{Finish, send_pass};
 use std::fs;
 use std::path::PathBuf;
@@ -226,17 +227,12 @@ fn a_source_that_was_stopped_after_its_end_begins_its_next_pass() {
     // It had sent all of its delta, and did not hear that it is stored.
     let journal = stopped.site.directory.path().join("journal");
     let next = changed(&stopped.states[3], 800_000);
-    let whole = {
-        let near = Near::new(&stopped.site);
-        let mut how = pass("pair", 50, Finish::Stored);
-        how.journal = Some(&journal);
-        let report = send_pass(&near, &disk_of(&next), &how, &Silent).unwrap();
-        report.sent + report.received
-    };
-    let again = changed(&next, 800_000);
-    let near = Near::lasting(&stopped.site, move |_| whole - 30);
-    let mut how = pass("pair", 51, Finish::Stored);
+    let mut how = pass("pair", 50, Finish::Stored);
     how.journal = Some(&journal);
+    send_pass(&Near::new(&stopped.site), &disk_of(&next), &how, &Silent).unwrap();
+    let again = changed(&next, 800_000);
+    let near = Near::lasting(&stopped.site, |_| until(kind::STORED));
+    how.diff.id = [51; 16];
     how.backoff.attempts = 0;
     let error = send_pass(&near, &disk_of(&again), &how, &Silent).unwrap_err();
     assert!(error.is_link() && journal.exists(), "{error}");

@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{Near, Notes, Target, disk_of, noise, options, send};
+use common::{Near, Notes, Target, disk_of, noise, options, send, until};
 use failback_delta::FreeBlocks;
 use failback_hashtree::{Root, Shape};
 use failback_orchestrate::{BlockSize, ByteCount, FreeMap, free_blocks};
+use failback_replication::wire::kind;
 use failback_replication::{Connector, Link, PassReport, SessionError, SessionReport, send_pass};
 use failback_units::{ByteOffset, ByteRange};
 use failback_volumes::FreeMapBuilder;
@@ -283,11 +284,8 @@ fn a_journal_counts_up_to_its_first_damage() {
 fn a_lost_end_is_not_applied_twice() {
     let base = noise(1, 1 << 20);
     let result = changed(&base, 100_000);
-    let whole = send(&Near::new(&Target::new(&base, &FreeBlocks::NONE), ALWAYS), &disk_of(&result), 1).unwrap();
     let target = Target::new(&base, &FreeBlocks::NONE);
-    // All but the last byte of the last message.
-    let all = whole.sent + whole.received;
-    let near = Near::new(&target, move |number| if number == 0 { all - 1 } else { u64::MAX });
+    let near = Near::new(&target, |number| if number == 0 { until(kind::DONE) } else { u64::MAX });
     let report = send(&near, &disk_of(&result), 1).unwrap();
     assert_eq!((report.connections, report.root), (1, Root::of(&result)), "the second one only asks what became of it");
     assert_eq!(target.applies.load(Ordering::Relaxed), 1);

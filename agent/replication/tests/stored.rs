@@ -3,12 +3,13 @@
 
 mod common;
 
-use common::{Near, Notes, Target, disk_of, link_over, noise, options, send};
+use common::{Near, Notes, Target, disk_of, link_over, noise, options, send, until};
 use failback_delta::FreeBlocks;
 use failback_hashtree::Root;
 use failback_orchestrate::{
     BaseTree, JobError, LocalBase, NodeRun, Outcome, Progress, Silent, StoredTree, diff_tree, store_tree,
 };
+use failback_replication::wire::kind;
 use failback_replication::{
     Backoff, Connector, Finish, Link, Offer, Offered, Questions, Replica, SessionError, SessionReport, Spool,
     StoredDelta, StoredOptions, StoredReport, ask_target, send_pass, send_stored, serve_session,
@@ -375,12 +376,8 @@ fn what_does_not_say_that_it_is_a_relay_has_nothing_to_store() {
     let base = noise(1, 1 << 20);
     let source = disk_of(&changed(&base, 9000));
     let target = Target::new(&base, &FreeBlocks::NONE);
-    let whole = to_keeper(&target, ALWAYS);
-    whole.keeper.relays.store(false, Ordering::Relaxed);
-    let report = send(&whole, &source, 1).unwrap();
-    let all = report.sent + report.received;
     // Its last message is lost, and then it says something else.
-    let relay = to_keeper(&target, move |number| if number == 0 { all - 20 } else { u64::MAX });
+    let relay = to_keeper(&target, |number| if number == 0 { until(kind::DONE) } else { u64::MAX });
     relay.keeper.relays.store(false, Ordering::Relaxed);
     let error = send(&relay, &source, 1).unwrap_err();
     assert!(error.to_string().contains("is no relay"), "{error}");
@@ -399,11 +396,9 @@ fn stopped_at_the_end(connector: &dyn Connector, source: &failback_blockio::sim:
 fn a_source_that_was_stopped_after_its_last_byte_goes_on_with_the_next_pass() {
     let base = noise(1, 1 << 20);
     let source = disk_of(&changed(&base, 9000));
-    let whole = send(&Near::new(&Target::new(&base, &FreeBlocks::NONE), ALWAYS), &source, 1).unwrap();
-    let all = whole.sent + whole.received;
     let target = Target::new(&base, &FreeBlocks::NONE);
     let journal = target.directory.path().join("journal");
-    let near = Near::new(&target, move |_| all - 10);
+    let near = Near::new(&target, |_| until(kind::DONE));
     stopped_at_the_end(&near, &source, &journal);
     near.ended();
     assert_eq!(target.applies.load(Ordering::Relaxed), 1);

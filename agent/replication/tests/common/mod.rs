@@ -209,8 +209,35 @@ impl Write for Fuse {
     }
 }
 
+/// As many bytes as it takes until a message of this kind would come: how many those are depends on how the delta is cut into messages.
+pub const fn until(kind: u8) -> u64 {
+    u64::MAX - kind as u64
+}
+
+/// Breaks in the place of the first message of a kind.
+struct Until {
+    kind: u8,
+    stream: UnixStream,
+}
+
+impl Read for Until {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read_exact(buffer)?;
+        // The head of a message is read by itself. A length has no such byte there.
+        if buffer.len() == 8 && buffer[4] == self.kind {
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(buffer.len())
+    }
+}
+
 /// A connection over a socket, which breaks after so many bytes.
 pub fn link_over(stream: &UnixStream, bytes: u64) -> Link {
+    if let Some(kind) = u8::try_from(u64::MAX - bytes).ok().filter(|kind| *kind > 0) {
+        let reader = Box::new(Until { kind, stream: stream.try_clone().unwrap() });
+        return Link { reader, ..link_over(stream, u64::MAX) };
+    }
     let left = Arc::new(Mutex::new(bytes));
     let fuse = || Fuse { left: Arc::clone(&left), stream: stream.try_clone().unwrap() };
     let broken = stream.try_clone().unwrap();

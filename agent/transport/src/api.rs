@@ -63,6 +63,9 @@ impl ApiClient {
     ///
     /// When the server cannot be reached, is not the right one, refuses this machine, or does not answer in time.
     pub fn call(&self, method: Method, path: &str, body: impl Into<Bytes>, within: Duration) -> Result<Answer, End> {
+        if !path.starts_with('/') {
+            return Err(End::Because(format!("{path:?} is no path of the API: it begins with a slash")));
+        }
         let body = body.into();
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "failback");
         if !body.is_empty() {

@@ -3,7 +3,7 @@
 //! Sessions of the protocol are blocking threads over any two streams, a [`Link`]. Here are the ways to one:
 //!
 //! - An [`Address`] says where the other side is and how it is reached: over ssh or another command ([`CommandConnector`]), at a Unix
-//!   socket ([`UnixConnector`]), over TLS in the network ([`TlsConnector`]).
+//!   socket ([`UnixConnector`]), over TLS in the network ([`TlsConnector`]). [`Address::connector`] chooses.
 //! - [`stdio_link`] is the other end of a command: this process's own standard input and output.
 //! - A [`Server`] listens in the network and at Unix sockets. It knows who is at the other end before a [`Handler`] gets the link; it
 //!   answers tokens itself, and hands on the requests to the API, which [`ApiClient`] makes. [`enrol`] shows a token.
@@ -19,6 +19,7 @@ mod address;
 mod api;
 mod bridge;
 mod child;
+mod connect;
 mod dial;
 mod end;
 mod enrol;
@@ -34,6 +35,7 @@ mod unix;
 pub use address::{Address, AddressError, DEFAULT_PORT, HostPort, SshAddress};
 pub use api::{Answer, ApiClient};
 pub use child::CommandConnector;
+pub use connect::Network;
 pub use dial::TlsConnector;
 pub use end::End;
 pub use enrol::{EnrolError, enrol};

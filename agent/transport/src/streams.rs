@@ -4,7 +4,7 @@ use crate::End;
 use crate::bridge::{Bridge, Fate, LAST_BYTES, Wish};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, mpsc};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -99,6 +99,8 @@ pub(crate) struct Streams {
     to_near: Mutex<OwnedWriteHalf>,
     /// The number of the chunk that is due from the other side; `u64::MAX` once it has said all.
     due: watch::Sender<u64>,
+    /// How many chunks from the other side were taken by a stream: all before the one that is due, and perhaps that one.
+    taken: AtomicU64,
     /// Whether some stream has failed, which ends all.
     down: watch::Sender<bool>,
     wish: watch::Receiver<Wish>,
@@ -144,6 +146,7 @@ impl Streams {
             from_near: Mutex::new(outward),
             to_near: Mutex::new(to_near),
             due: watch::channel(0).0,
+            taken: AtomicU64::new(0),
             down: watch::channel(false).0,
             wish,
             fate,
@@ -273,12 +276,17 @@ impl Streams {
             }
             last = Some(number);
             from.read_exact(&mut buffer[..len]).await?;
-            let now = due.wait_for(|due| *due >= number).await.map_or(ALL_SAID, |due| *due);
-            if now != number || number == ALL_SAID {
+            drop(due.wait_for(|due| *due >= number).await);
+            // Two streams may both have the chunk that is due, and see that at the same moment.
+            let next = number.checked_add(1).ok_or(Broken::Breach("a chunk has no number"))?;
+            if self.taken.compare_exchange(number, next, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 return Err(Broken::Breach("a chunk comes twice, or behind the end"));
             }
             self.hand_on(&buffer[..len]).await;
-            self.due.send_replace(if len == 0 { ALL_SAID } else { number + 1 });
+            if len == 0 {
+                self.taken.store(ALL_SAID, Ordering::SeqCst);
+            }
+            self.due.send_replace(if len == 0 { ALL_SAID } else { next });
         }
         let others = self.open.fetch_sub(1, Ordering::SeqCst) - 1;
         if others == 0 && *self.due.borrow() != ALL_SAID {

@@ -11,6 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// How long a socket is asked whether somebody listens there.
+const ASKED: Duration = Duration::from_secs(1);
+
 /// Connects to the Unix socket of a daemon on this machine.
 #[derive(Clone, Debug)]
 pub struct UnixConnector {
@@ -34,14 +37,7 @@ impl Connector for UnixConnector {
 
 /// Connects within a time: a daemon that accepts nobody any more would be waited for without end.
 pub(crate) fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
-    let connect = || -> Result<UnixStream, Errno> {
-        let address = UnixAddr::new(path)?;
-        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        setsockopt(&fd, sockopt::SendTimeout, &time_val(within))?;
-        connect(fd.as_raw_fd(), &address)?;
-        Ok(fd.into())
-    };
-    connect().map_err(|error| {
+    try_connect(path, within).map_err(|error| {
         let path = path.display();
         let why = match error {
             Errno::ENOENT | Errno::ECONNREFUSED => {
@@ -56,6 +52,15 @@ pub(crate) fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStre
     })
 }
 
+/// Connects within a time; `EAGAIN` is the end of it.
+fn try_connect(path: &Path, within: Duration) -> Result<UnixStream, Errno> {
+    let address = UnixAddr::new(path)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::SendTimeout, &time_val(within))?;
+    connect(fd.as_raw_fd(), &address)?;
+    Ok(fd.into())
+}
+
 /// Whether somebody is behind a socket that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answers {
@@ -66,10 +71,11 @@ pub(crate) enum Answers {
 
 /// Whether somebody listens at a socket.
 pub(crate) fn who_answers(path: &Path) -> io::Result<Answers> {
-    match UnixStream::connect(path) {
-        Ok(_) => Ok(Answers::Somebody),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Answers::Nobody),
-        Err(error) => Err(error),
+    match try_connect(path, ASKED) {
+        // Whoever takes none of many connections that wait is there too.
+        Ok(_) | Err(Errno::EAGAIN) => Ok(Answers::Somebody),
+        Err(Errno::ECONNREFUSED) => Ok(Answers::Nobody),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -214,4 +214,6 @@ fn a_request_that_takes_long_ends_for_its_client_and_keeps_its_place() {
 fn a_daemon_that_is_not_there_is_named() {
     let nobody = local(Path::new("/nowhere/api")).call(Method::GET, "/", "", SOON);
     assert!(nobody.unwrap_err().to_string().starts_with("nobody listens at /nowhere/api"));
+    let nothing = local(Path::new("/nowhere/api")).call(Method::GET, "v1/jobs", "", SOON);
+    assert!(nothing.unwrap_err().to_string().contains("begins with a slash"));
 }

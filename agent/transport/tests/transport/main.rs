@@ -8,6 +8,7 @@ mod enrolment;
 mod hostile;
 mod machine;
 mod network;
+mod runtime;
 mod sockets;
 mod stdio;
 mod stopping;

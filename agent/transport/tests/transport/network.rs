@@ -5,7 +5,7 @@ use crate::common::{
 };
 use crate::machine::{Machine, Site, connector, connector_with, friends, kinds, name, now};
 use failback_credentials::{NewPeer, Protocol, Role};
-use failback_transport::{Connector, End, Kind, Limits, Runtime, TlsConnector};
+use failback_transport::{Address, Connector, End, Kind, Limits, Network, Runtime, TlsConnector};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
@@ -113,7 +113,6 @@ fn a_refusal_is_heard_though_the_connection_is_reset() {
         shaken.unwrap_err();
         // The refusal is said, and what the client has sent is never read.
         drop(stream.conn.write_tls(&mut stream.sock));
-        thread::sleep(Duration::from_millis(20));
     });
     let connector = connector(&source, &target, at);
     for _ in 0..30 {
@@ -223,6 +222,25 @@ fn who_does_not_answer_is_named() {
     let unknown = sentence(&unknown);
     assert!(unknown.starts_with("no address is known for nowhere.invalid ("), "{unknown}");
     assert!(began.elapsed() < Duration::from_secs(25));
+}
+
+#[test]
+fn every_address_leads_to_what_connects_to_it() {
+    let (source, target) = friends();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("data");
+    let mut options = Site::options(&target);
+    options.unix_data = Some(path.clone());
+    let site = Site::start(options);
+    let runtimes = vec![Arc::new(Runtime::start().unwrap())];
+    let network = Network { tls: source.tls.clone(), server: target.key(), runtimes, streams: 2 };
+    let at = site.data();
+    for text in ["exec:cat", &format!("unix:{}", path.display()), &at.to_string(), &format!("tls:{at}")] {
+        let address: Address = text.parse().unwrap();
+        echoes(address.connector(patient(), Some(network.clone())).unwrap().connect().unwrap(), 100_000);
+        let without = address.connector(patient(), None);
+        assert_eq!(without.is_err(), matches!(address, Address::Tls(_)), "{text}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::common::{SOON, echoes, end_of_reader, patient, wait_until};
 use crate::machine::{Machine, Recorder, Site, connector, friends, is_closed, kinds, now};
 use failback_credentials::Role;
-use failback_transport::{Connector, Link, Server, StillBusy, UnixConnector};
+use failback_transport::{Connector, Limits, Link, Server, StillBusy, UnixConnector};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -131,7 +131,14 @@ fn of_two_servers_at_one_socket_the_second_is_refused_and_what_is_left_is_replac
     // One that answers and has no lock is not replaced either.
     let foreign = UnixListener::bind(&path).unwrap();
     assert!(refused().contains("another failback serves at"), "{}", refused());
-    drop(foreign);
+    // Not even if it takes none of those that wait.
+    let waiting: Vec<_> = std::iter::from_fn(|| {
+        let hurried = Limits { connect: Duration::from_millis(100), ..patient() };
+        UnixConnector::new(path.clone(), hurried).connect().ok()
+    })
+    .collect();
+    assert!(refused().contains("another failback serves at"), "{}", refused());
+    drop((foreign, waiting));
     fs::remove_file(&path).unwrap();
     fs::write(&path, "something else").unwrap();
     assert!(refused().contains("is no socket"), "{}", refused());

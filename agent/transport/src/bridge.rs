@@ -48,7 +48,7 @@ impl Fate {
 struct Carried {
     wish: watch::Sender<Wish>,
     fate: Fate,
-    /// Closed when all that was written has left.
+    /// Closed when all that was written has left and the other side has closed, too.
     left: Mutex<mpsc::Receiver<()>>,
     /// What the bridge runs on, if that is to live as long as the link.
     _runtimes: Vec<Arc<Runtime>>,
@@ -80,7 +80,7 @@ pub(crate) struct Bridge {
     pub(crate) near: UnixStream,
     pub(crate) wish: watch::Receiver<Wish>,
     pub(crate) fate: Fate,
-    /// Dropped when all that was written has left.
+    /// Dropped when the bridge has ended.
     pub(crate) leaving: mpsc::Sender<()>,
 }
 
@@ -102,7 +102,8 @@ impl Bridge {
     /// Carries bytes both ways until both sides have said all, the link is gone or broken off, or the stream fails; of that
     /// `explain` makes a sentence.
     pub(crate) async fn carry<S: AsyncRead + AsyncWrite>(self, far: S, explain: impl Fn(&io::Error) -> End) {
-        let Self { near, mut wish, fate, leaving } = self;
+        // A link that is dropped waits for this: its runtime may go next, and with it what has not left.
+        let Self { near, mut wish, fate, leaving: _leaving } = self;
         let near = match tokio::net::UnixStream::from_std(near) {
             Ok(near) => near,
             Err(error) => return fate.set(explain(&error)),
@@ -110,11 +111,7 @@ impl Bridge {
         let (mut from_far, mut to_far) = split(far);
         let (mut from_near, mut to_near) = near.into_split();
         let wishes = wish.clone();
-        let outward = async {
-            let ended = outward(&mut from_near, &mut to_far, || *wishes.borrow() == Wish::BreakOff).await;
-            drop(leaving);
-            ended
-        };
+        let outward = outward(&mut from_near, &mut to_far, || *wishes.borrow() == Wish::BreakOff);
         let inward = inward(&mut from_far, &mut to_near);
         tokio::pin!(outward, inward);
         let (mut all_sent, mut all_received) = (false, false);

@@ -159,15 +159,11 @@ impl Streams {
     /// Carries what goes over one of the streams, until the link has ended.
     pub(crate) async fn carry<S: AsyncRead + AsyncWrite>(self: Arc<Self>, far: S, explain: impl Fn(&io::Error) -> End) {
         let mut down_with_all = Down { streams: &self, armed: true };
-        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let _leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let (mut from_far, mut to_far) = split(far);
         let mut wish = self.wish.clone();
         let mut down = pin!(is_down(self.down.subscribe()));
-        let mut outward = pin!(async {
-            let ended = self.outward(&mut to_far).await;
-            drop(leaving);
-            ended
-        });
+        let mut outward = pin!(self.outward(&mut to_far));
         let mut inward = pin!(self.inward(&mut from_far));
         let (mut all_sent, mut all_received) = (false, false);
         while !(all_sent && all_received) {

@@ -400,3 +400,33 @@ enum Door {
 fn told(end: &End) -> String {
     End::sentence(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_says_the_same() {
+        let document = include_str!("../../TRANSPORT.md");
+        let bounds = Bounds::default();
+        for (what, all, one) in [
+            ("that have not shown a key", bounds.strangers, format!("{} of an address", bounds.strangers_of_one)),
+            ("of peers", bounds.connections, format!("{} of a peer", bounds.connections_of_one)),
+            ("of this machine", bounds.local, String::new()),
+        ] {
+            let row = document.lines().find(|line| line.starts_with(&format!("| {what}")));
+            assert!(row.is_some_and(|row| row.contains(&format!("| {all} | {one}"))), "{what}: {all}, {one}");
+        }
+        let api = [
+            format!("is there after {} s", bounds.head.as_secs()),
+            format!("is there {} s later", bounds.body.as_secs()),
+            format!("taken within {} s", bounds.answer.as_secs()),
+            format!("at most {} MiB", bounds.body_bytes >> 20),
+        ];
+        for told in api {
+            assert!(document.contains(&told), "{told}");
+        }
+        let handshake = format!("an enrolment's message | {} s |", bounds.handshake.as_secs());
+        assert!(document.contains(&handshake), "{handshake}");
+    }
+}

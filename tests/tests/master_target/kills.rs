@@ -12,7 +12,7 @@ const KILLS: usize = 100;
 
 /// Changes the source a little, in several places.
 fn change(site: &Site, dice: &mut Dice, round: usize) {
-    for piece in 0..1 + dice.below(4) {
+    for piece in 0..=dice.below(4) {
         let len = 1 + dice.below(400_000);
         let at = dice.below(SIZE - len);
         site.write("data", at as u64, &noise(len, (round * 10 + piece) as u64));

@@ -59,5 +59,7 @@ fn several_sources_at_once_come_home_each_to_its_own_disk() {
             scope.spawn(move || site.send(name, to).arg("--streams").arg((1 + number).to_string()).done());
         }
     });
-    names.into_iter().for_each(|name| site.is_home(name));
+    for name in names {
+        site.is_home(name);
+    }
 }

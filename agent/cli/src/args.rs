@@ -1,5 +1,6 @@
 //! What can be said on the command line. The first line of a description is what `--help` shows; the rest is for the man page.
 
+use crate::control::Place;
 use crate::exit;
 use crate::points::args::{CommitArgs, Keeping, MoveArgs, PointArgs, ResumeArgs, Retention, parse_point};
 use crate::report::print_bytes;
@@ -375,6 +376,8 @@ pub(crate) struct ConsoleArgs {
     /// Print everything once, without a menu, and end
     #[arg(long)]
     pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Args)]

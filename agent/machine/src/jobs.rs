@@ -1,6 +1,7 @@
 //! Other failback programs that run now.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::look::LOOK;
 
 /// Verbs that look and do not work.
-const LOOKING: [&str; 6] = ["console", "check", "support-bundle", "completions", "man", LOOK];
+const LOOKING: [&str; 7] = ["console", "check", "support-bundle", "jobs", "completions", "man", LOOK];
+/// The verb of the daemon, which has its work from others and tells of it itself; with this option it is one session.
+const DAEMON: (&str, &str) = ("serve", "--stdio");
 
 /// Where a job keeps a file, named by its process and holding `DONE TOTAL WHAT`, if this directory is there.
 pub const JOBS_DIRECTORY: &str = "/run/failback/jobs";
@@ -70,10 +73,7 @@ pub fn jobs(host: &Host) -> Vec<Job> {
 /// A process, if it is a failback that works; it may end while it is looked at.
 fn job(host: &Host, proc: &Path, pid: u32) -> Option<Job> {
     let place = proc.join(pid.to_string());
-    let exe = fs::read_link(place.join("exe")).ok()?;
-    // So the kernel calls a file that was replaced meanwhile, as by an update.
-    let name = exe.file_name()?.to_str()?.trim_end_matches(" (deleted)");
-    if name != "failback" {
+    if !runs_failback(&place) {
         return None;
     }
     let line = fs::read(place.join("cmdline")).ok()?;
@@ -83,7 +83,8 @@ fn job(host: &Host, proc: &Path, pid: u32) -> Option<Job> {
         words.pop();
     }
     let verb = words.iter().find(|word| !word.starts_with('-'))?;
-    if LOOKING.contains(&verb.as_str()) {
+    let is_daemon = verb == DAEMON.0 && !words.iter().any(|word| word == DAEMON.1);
+    if LOOKING.contains(&verb.as_str()) || is_daemon {
         return None;
     }
     let io = fs::read_to_string(place.join("io")).unwrap_or_default();
@@ -97,6 +98,14 @@ fn job(host: &Host, proc: &Path, pid: u32) -> Option<Job> {
         bytes_read: count("read_bytes:"),
         bytes_written: count("write_bytes:"),
     })
+}
+
+/// Whether the process that this directory of `/proc` is about runs a file with the program's name.
+pub(crate) fn runs_failback(place: &Path) -> bool {
+    let exe = fs::read_link(place.join("exe")).unwrap_or_default();
+    let name = exe.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    // So the kernel calls a file that was replaced meanwhile, as by an update.
+    name.trim_end_matches(" (deleted)") == "failback"
 }
 
 /// A word as a shell would have it, so that where it ends can still be seen: what it holds may be a secret.
@@ -156,6 +165,7 @@ mod tests {
         process(base.path(), 4, "/usr/bin/failback", b"failback\0console\0");
         process(base.path(), 8, "/usr/bin/failback", b"/proc/self/exe\0look\0jobs\0");
         process(base.path(), 5, "/usr/bin/failback", b"failback\0--help\0");
+        process(base.path(), 9, "/usr/bin/failback", b"failback\0serve\0--name\0a\0");
         process(base.path(), 6, "/usr/bin/bash", b"failback\0apply\0");
         process(base.path(), 7, "/opt/failback", format!("failback\0verify\0{}\0", "x".repeat(5000)).as_bytes());
         fs::write(base.path().join("proc/uptime"), "500.25 1000.00\n").unwrap();
@@ -186,5 +196,8 @@ mod tests {
         fs::write(base.path().join("run/failback/jobs/30"), "5 20 writing\n").unwrap();
         old.set_modified(SystemTime::now() - Duration::from_secs(10_000)).unwrap();
         assert_eq!(jobs(&Host::below(base.path()))[1].progress, None);
+        // A session is work, other than the daemon that waits for some.
+        process(base.path(), 31, "/usr/bin/failback", b"failback\0serve\0--stdio\0");
+        assert_eq!(jobs(&Host::below(base.path())).pop().unwrap().call, "serve --stdio");
     }
 }

@@ -1,5 +1,7 @@
 //! What the keys of the console do.
 
+use super::admit;
+use super::daemon::DaemonLines;
 use super::logs;
 use super::terminal::{Terminal, read_line};
 use super::watch::Watch;
@@ -31,6 +33,7 @@ pub(super) fn act(key: u8, host: &Host, watch: &mut Watch, terminal: &mut Termin
         b'n' => network(host, terminal)?,
         b'l' => logs::show(host, terminal)?,
         b's' => shell(host, &watch.state.addresses, terminal)?,
+        b'a' => admit::admit(watch, terminal)?,
         b'p' => power(host, watch, terminal)?,
         b'r' => {}
         b'q' => return Ok(Next::Leave),
@@ -75,9 +78,10 @@ fn power(host: &Host, watch: &mut Watch, terminal: &mut Terminal) -> io::Result<
     terminal.show("")?;
     // What the screen shows may be old.
     let now = watch.jobs_now(PATIENCE);
+    let daemon = of_daemon(watch.daemon_now());
     let seen = watch.state.jobs.as_deref();
     terminal.lend(|| {
-        print!("{}", of_jobs(now.as_deref(), seen));
+        print!("{}{daemon}", of_jobs(now.as_deref(), seen));
         print!("Type `off` to switch this machine off, `reboot` to start it again, or only Enter to go back: ");
         io::stdout().flush()?;
         let systemd = has_systemd(host);
@@ -107,6 +111,18 @@ fn of_jobs(now: Option<&[Job]>, seen: Option<&[Job]>) -> String {
     }
 }
 
+/// What the daemon does, which goes on when it runs again.
+fn of_daemon(told: &DaemonLines) -> String {
+    match &told.working {
+        Some(working) => {
+            let line =
+                |job: &String| format!("The daemon does this now, and would go on with it at the next start: {job}\n");
+            working.iter().map(line).collect()
+        }
+        None => format!("What the daemon does is not known, since it {}.\n", told.state),
+    }
+}
+
 /// Runs a program on the terminal; a program that cannot be started is told.
 fn run(command: &mut Command) -> io::Result<()> {
     match command.status() {
@@ -115,7 +131,7 @@ fn run(command: &mut Command) -> io::Result<()> {
     }
 }
 
-fn pause(sentence: &str) -> io::Result<()> {
+pub(super) fn pause(sentence: &str) -> io::Result<()> {
     print!("{sentence}\nEnter leads back. ");
     io::stdout().flush()?;
     read_line().map(drop)
@@ -124,6 +140,15 @@ fn pause(sentence: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_daemon_does_is_told_before_the_power_goes() {
+        let told = |working| DaemonLines { state: "does not answer".into(), working, ..DaemonLines::default() };
+        assert_eq!(of_daemon(&told(Some(vec![]))), "");
+        let text = of_daemon(&told(Some(vec!["replicate running of web".into()])));
+        assert!(text.ends_with("at the next start: replicate running of web\n"), "{text}");
+        assert_eq!(of_daemon(&told(None)), "What the daemon does is not known, since it does not answer.\n");
+    }
 
     #[test]
     fn nothing_runs_only_if_that_is_known() {

@@ -1,5 +1,7 @@
 //! The verb console: what an administrator who stands before the machine has to see, and a few keys.
 
+mod admit;
+mod daemon;
 mod logs;
 mod menu;
 mod screen;
@@ -10,6 +12,7 @@ mod watch;
 pub(crate) use state::{DiskRow, RetentionLines, rows};
 
 use crate::args::ConsoleArgs;
+use crate::control::Place;
 use crate::look::{LIMIT, Looking, Part};
 use crate::report::print_bytes;
 use anyhow::{Context, Result};
@@ -31,7 +34,7 @@ pub(crate) fn console(args: &ConsoleArgs) -> Result<ExitCode> {
     let host = Host::this();
     if args.once {
         let width = terminal::size().width;
-        let text = render(&look_once(&host)?, Size { width, height: None });
+        let text = render(&look_once(&host, &args.place)?, Size { width, height: None });
         print_bytes(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -40,23 +43,24 @@ pub(crate) fn console(args: &ConsoleArgs) -> Result<ExitCode> {
         return Err(JobError::Refused(sentence.into()).into());
     }
     let mut terminal = Terminal::open()?;
-    let ended = show(&host, &mut terminal);
+    let ended = show(&host, &args.place, &mut terminal);
     drop(terminal);
     Ok(ended?)
 }
 
 /// What one look tells.
-fn look_once(host: &Host) -> Result<State> {
+fn look_once(host: &Host, place: &Place) -> Result<State> {
     let looking = Looking::at(&[Part::Jobs, Part::Screen, Part::Checks]).context("cannot look at this machine")?;
     let mut state = State::default();
     state.ask_kernel(host);
+    state.daemon = Some(daemon::ask_now(place));
     state.unanswered = looking.all(LIMIT, None, |answer| state.take(answer));
     Ok(state)
 }
 
 /// Shows the state until somebody leaves.
-fn show(host: &Host, terminal: &mut Terminal) -> io::Result<ExitCode> {
-    let mut watch = Watch::new();
+fn show(host: &Host, place: &Place, terminal: &mut Terminal) -> io::Result<ExitCode> {
+    let mut watch = Watch::new(place);
     let mut shown = String::new();
     loop {
         watch.step(host);

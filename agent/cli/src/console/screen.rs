@@ -1,5 +1,6 @@
 //! The state as lines of text that fit on a screen.
 
+use super::daemon::DaemonLines;
 use super::state::{DiskRow, State};
 use crate::look::FIX;
 use crate::points::report::span;
@@ -9,13 +10,13 @@ use failback_orchestrate::HumanBytes;
 use std::fmt::Write;
 
 /// What every screen ends with.
-const MENU: &str = "[n]etwork  [l]ogs  [s]hell  [p]ower  [r]efresh  [q]uit";
+const MENU: &str = "[n]etwork  [l]ogs  [s]hell  [a]dmit  [p]ower  [r]efresh  [q]uit";
 /// The width of the names of sections.
 const NAMES: usize = 11;
 /// Where a look has not told yet.
 const UNKNOWN: &str = "not known yet";
 /// No screen is taken for narrower or lower than this.
-const LEAST: (usize, usize) = (40, 12);
+const LEAST: (usize, usize) = (40, 14);
 
 /// The size of a terminal, in characters; without a height everything is printed, and no menu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,11 @@ fn sections(state: &State, width: usize) -> Vec<Section> {
     all.push(section("addresses", addresses, 1, "ip address"));
     all.push(section("retention", retention, 1, "failback point list"));
     all.push(section("runs now", running, 2, "ps"));
+    let (daemon, pairs) = daemon_lines(state.daemon.as_ref(), width);
+    all.push(section("serve", daemon, 1, "failback enroll show"));
+    if !pairs.is_empty() {
+        all.push(section("pairs", pairs, 1, "failback pair list, failback jobs"));
+    }
     if !unfinished.is_empty() {
         all.push(section("unfinished", unfinished, 2, "failback point list"));
     }
@@ -123,6 +129,17 @@ fn job_line(job: &Job) -> String {
         let _ = write!(line, ", {} read and {} written in all", HumanBytes(read), HumanBytes(written));
     }
     line
+}
+
+/// What is told of the daemon, and of its pairs.
+fn daemon_lines(told: Option<&DaemonLines>, width: usize) -> (Vec<String>, Vec<String>) {
+    let Some(told) = told else { return (vec![UNKNOWN.to_owned()], Vec::new()) };
+    let mut daemon = wrapped_lines(&told.state, width);
+    match &told.key {
+        Some(key) => daemon.extend(wrapped_lines(&format!("key {key}"), width)),
+        None => daemon.push("this machine has no key yet: the daemon makes one when it starts".into()),
+    }
+    (daemon, told.pairs.iter().flat_map(|pair| wrapped_lines(pair, width)).collect())
 }
 
 fn disk_lines(state: &State, width: usize) -> Vec<String> {
@@ -211,6 +228,13 @@ mod tests {
             addresses: vec!["ens192 192.0.2.10/24".into()],
             retention: Some(RetentionLines { lines, unfinished: vec![] }),
             jobs: Some(vec![job]),
+            daemon: Some(DaemonLines {
+                runs: true,
+                state: "runs, version 1, 2 machines let in, 1 job at work".into(),
+                key: Some("k".repeat(59)),
+                pairs: vec!["web: nvme1n1 -> 6000c29; replicate running".into()],
+                working: Some(vec!["replicate running of web".into()]),
+            }),
             disks: Some((0..disks).map(disk).collect()),
             findings,
             unanswered: None,
@@ -257,7 +281,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_said_to_be_nothing() {
         let text = on(&State::default(), 80, 24);
-        assert_eq!(text.matches("not known yet").count(), 3, "{text}");
+        assert_eq!(text.matches("not known yet").count(), 4, "{text}");
         assert!(text.contains("wrong      not everything has been looked at yet\n"), "{text}");
         assert!(!text.contains("nothing") && !text.contains("no answer"), "{text}");
     }

@@ -1,5 +1,6 @@
 //! What is to be seen, as looks at the machine tell it. Every text in it is plain.
 
+use super::daemon::DaemonLines;
 use crate::files;
 use crate::look::Answer;
 use crate::points::report;
@@ -23,6 +24,7 @@ pub(super) struct State {
     pub(super) addresses: Vec<String>,
     pub(super) retention: Option<RetentionLines>,
     pub(super) jobs: Option<Vec<Job>>,
+    pub(super) daemon: Option<DaemonLines>,
     pub(super) disks: Option<Vec<DiskRow>>,
     /// All that is found, the good with the bad.
     pub(super) findings: Findings,

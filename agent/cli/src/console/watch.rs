@@ -1,6 +1,8 @@
 //! One look at the machine after the other, beside the screen: the screen waits for none.
 
+use super::daemon::{self, Asking, DaemonLines};
 use super::state::{State, minute};
+use crate::control::Place;
 use crate::files;
 use crate::look::{Answer, LIMIT, Looking, Next, Part};
 use failback_machine::{Host, Job};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often everything is checked, which takes longer.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// How often the daemon is asked, whose jobs go on all the time.
+const ASK_EVERY: Duration = Duration::from_secs(3);
 
 /// How a look is begun.
 pub(super) type Begin = fn(&[Part]) -> io::Result<Looking>;
@@ -27,32 +31,63 @@ pub(super) struct Watch {
     /// When the last look ended, and when the last that checked everything began.
     looked: Option<Instant>,
     checked: Option<Instant>,
+    /// The control plane of this machine, the question to its daemon that is under way, and when the last one was over.
+    place: Place,
+    daemon: Option<Asking>,
+    asked: Option<Instant>,
 }
 
 impl Watch {
     /// Nothing is known yet.
-    pub(super) fn new() -> Self {
-        Self::with(Looking::at, LIMIT)
+    pub(super) fn new(place: &Place) -> Self {
+        Self::with(Looking::at, LIMIT, place)
     }
 
-    fn with(begin: Begin, limit: Duration) -> Self {
-        let state = State::default();
-        Self { state, begin, limit, looking: None, asking: None, looked: None, checked: None }
+    fn with(begin: Begin, limit: Duration, place: &Place) -> Self {
+        let (state, place) = (State::default(), place.clone());
+        let (looking, asking, daemon) = (None, None, None);
+        Self { state, begin, limit, looking, asking, looked: None, checked: None, place, daemon, asked: None }
+    }
+
+    /// Where the control plane is.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Lets the next look begin at once, and check everything.
     pub(super) fn hurry(&mut self) {
-        (self.looked, self.checked) = (None, None);
+        (self.looked, self.checked, self.asked) = (None, None, None);
     }
 
     /// Whether answers are on their way.
     pub(super) fn is_looking(&self) -> bool {
-        self.looking.is_some()
+        self.looking.is_some() || self.daemon.is_some()
+    }
+
+    /// Begins to ask the daemon if it is time and no question is under way, and takes what has come. Never waits.
+    fn step_daemon(&mut self) {
+        if self.daemon.is_none() && self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
+            self.daemon = Some(Asking::begin(&self.place));
+        }
+        let Some(asking) = &self.daemon else { return };
+        let (told, over) = asking.look(&self.place);
+        if told.is_some() {
+            self.state.daemon = told;
+        }
+        if over {
+            (self.daemon, self.asked) = (None, Some(Instant::now()));
+        }
+    }
+
+    /// What the daemon says now.
+    pub(super) fn daemon_now(&mut self) -> &DaemonLines {
+        self.state.daemon.insert(daemon::ask_now(&self.place))
     }
 
     /// Begins a look if it is time and none is under way, and takes what has come. Never waits.
     pub(super) fn step(&mut self, host: &Host) {
         self.state.ask_kernel(host);
+        self.step_daemon();
         let is_due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
         if self.looking.is_none() && is_due(self.looked, LOOK_EVERY) {
             let mut parts = vec![Part::Jobs, Part::Screen];
@@ -115,6 +150,10 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
+    fn nowhere() -> Place {
+        Place { state: "/nonexistent".into() }
+    }
+
     fn sh(script: &str) -> io::Result<Looking> {
         Looking::by(Command::new("sh").args(["-c", script]))
     }
@@ -135,7 +174,7 @@ mod tests {
             BEGUN.fetch_add(1, Ordering::Relaxed);
             sh(r#"echo '{"Jobs":[]}'; echo '{"At":"/dev/sdb"}'; exec sleep 60"#)
         }
-        let mut watch = Watch::with(begin, Duration::from_millis(300));
+        let mut watch = Watch::with(begin, Duration::from_millis(300), &nowhere());
         assert_eq!(watch.state.jobs, None);
         steps(&mut watch, |watch| watch.state.unanswered.is_some());
         let told = watch.state.unanswered.clone().unwrap();
@@ -156,7 +195,7 @@ mod tests {
             assert_eq!(parts.contains(&Part::Checks), count == 0, "not everything is checked each time");
             sh(if count == 0 { "exit 1" } else { r#"echo '{"Jobs":[]}'; echo '"Done"'"# })
         }
-        let mut watch = Watch::with(begin, Duration::from_secs(20));
+        let mut watch = Watch::with(begin, Duration::from_secs(20), &nowhere());
         steps(&mut watch, |watch| !watch.is_looking() && watch.looked.is_some());
         assert!(watch.state.unanswered.as_ref().unwrap().contains("broke off at this machine"));
         watch.looked = None;
@@ -172,7 +211,7 @@ mod tests {
             let scripts = [r#"echo '{"Jobs":[]}'; echo '"Done"'"#, "exec sleep 2", r#"echo '{"Jobs":[]}'"#];
             sh(scripts[BEGUN.fetch_add(1, Ordering::Relaxed)])
         }
-        let mut watch = Watch::with(begin, LIMIT);
+        let mut watch = Watch::with(begin, LIMIT, &nowhere());
         assert_eq!(watch.jobs_now(Duration::from_secs(20)), Some(vec![]));
         let over =
             |watch: &mut Watch| while !matches!(watch.asking.as_mut().unwrap().next(LIMIT), Next::Over { .. }) {};

@@ -6,13 +6,14 @@ use failback_control::MasterTarget;
 use failback_control::Settings;
 use failback_control::api::types::Failure;
 use failback_control::api::{Request, Response};
-use failback_credentials::{Directory, Identity, Role, TrustStore};
+use failback_credentials::{Directory, Fingerprint, Identity, Role, TrustStore};
 use failback_orchestrate::JobError;
 use failback_transport::http::Method;
 use failback_transport::{ApiClient, Limits, Runtime};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ impl Place {
     }
 
     /// Where the daemon's API is.
-    pub(super) fn control_socket(&self) -> PathBuf {
+    pub(crate) fn control_socket(&self) -> PathBuf {
         self.state.join("control.sock")
     }
 
@@ -68,6 +69,13 @@ impl Place {
     pub(crate) fn credentials(&self) -> Result<Directory> {
         self.directory()?;
         Directory::open(self.state.join("credentials")).map_err(|error| refused(&error))
+    }
+
+    /// This machine's key, if it has one; nothing is made to know that.
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        let directory = self.state.join("credentials");
+        let directory = directory.is_dir().then(|| Directory::open(directory))?.ok()?;
+        Some(*Identity::load(&directory).ok()?.fingerprint())
     }
 }
 
@@ -88,7 +96,7 @@ pub(super) fn open_master(place: &Place, settings: Settings) -> Result<Arc<Maste
 }
 
 /// Who answers.
-pub(super) enum Control {
+pub(crate) enum Control {
     /// The daemon that has the state.
     Daemon(ApiClient),
     /// The state itself, which nobody else has.
@@ -104,7 +112,21 @@ impl Control {
         Ok(Self::Here(open_master(place, Settings::default())?))
     }
 
-    fn send(&self, method: Method, path: &str, query: &str, body: &[u8]) -> Result<Response> {
+    /// The daemon, if one takes connections.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be known. This waits for a daemon that has stopped taking them.
+    pub(crate) fn of_daemon(place: &Place) -> io::Result<Option<Self>> {
+        let socket = place.control_socket();
+        match UnixStream::connect(&socket) {
+            Ok(_) => Ok(Some(Self::Daemon(ApiClient::unix(socket, Limits::default(), Arc::new(Runtime::start()?))))),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send(&self, method: Method, path: &str, query: &str, body: &[u8], within: Duration) -> Result<Response> {
         match self {
             Self::Here(master) => {
                 Ok(master.answer(&Request { method: method.as_str(), path, query, body, local: true }, Role::Admin))
@@ -112,7 +134,7 @@ impl Control {
             Self::Daemon(client) => {
                 let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
                 let answer = client
-                    .call(method, &path, body.to_vec(), ANSWER_WITHIN)
+                    .call(method, &path, body.to_vec(), within)
                     .map_err(|error| JobError::Refused(error.to_string()))?;
                 let (status, body) = (answer.status.as_u16(), answer.body.to_vec());
                 Ok(Response { status, content_type: "application/json", body })
@@ -122,12 +144,17 @@ impl Control {
 
     /// Asks, and understands the answer.
     pub(super) fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, query: &str) -> Result<T> {
-        understood(&self.send(method, path, query, &[])?)
+        understood(&self.send(method, path, query, &[], ANSWER_WITHIN)?)
+    }
+
+    /// Asks what is so, and does not wait longer for the answer.
+    pub(crate) fn look<T: DeserializeOwned>(&self, path: &str, query: &str, within: Duration) -> Result<T> {
+        understood(&self.send(Method::GET, path, query, &[], within)?)
     }
 
     /// Asks with a body.
     pub(super) fn ask_with<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        understood(&self.send(Method::POST, path, "", &serde_json::to_vec(body)?)?)
+        understood(&self.send(Method::POST, path, "", &serde_json::to_vec(body)?, ANSWER_WITHIN)?)
     }
 }
 

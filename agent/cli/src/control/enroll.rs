@@ -1,6 +1,6 @@
 //! The verb `enroll`: who may speak to whom.
 
-use super::args::{EnrollArgs, EnrollCommand, JoinArgs, ListArgs, RevokeArgs, TokenArgs};
+use super::args::{EnrollArgs, EnrollCommand, JoinArgs, ListArgs, Place, RevokeArgs, TokenArgs};
 use super::client::refused;
 use crate::files;
 use crate::report::{Lines, print};
@@ -13,6 +13,7 @@ use serde_json::json;
 use std::io::{self, Read};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The most that a token with blanks has, in bytes.
 const TOKEN_MAX: u64 = 1024;
@@ -45,29 +46,47 @@ fn name(text: &str) -> Result<PeerName, JobError> {
     PeerName::new(text).map_err(|error| JobError::Refused(error.to_string()))
 }
 
-fn token(args: &TokenArgs) -> Result<ExitCode> {
-    let (directory, identity) = opened(&args.list)?;
+/// A token, and the key of the machine that gave it out.
+pub(crate) struct Issued {
+    pub(crate) token: Token,
+    pub(crate) fingerprint: Fingerprint,
+    /// When it ends, in seconds since 1970.
+    expires: i64,
+}
+
+/// Gives out a token that lets a machine of this name in, once.
+pub(crate) fn issue(
+    place: &Place,
+    called: &str,
+    role: Role,
+    expires: Duration,
+    trusted_for: Option<Duration>,
+) -> Result<Issued> {
+    let called = name(called)?;
+    let directory = place.credentials()?;
+    let identity = Identity::load_or_create(&directory).map_err(|error| refused(&error))?;
     let now = files::now();
-    let seconds = |time: std::time::Duration| now.saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-    let new = NewToken {
-        name: name(&args.name)?,
-        role: role(&args.role),
-        expires: seconds(args.expires),
-        peer_expires: args.trusted_for.map(seconds),
-    };
+    let seconds = |time: Duration| now.saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    let expires = seconds(expires);
+    let new = NewToken { name: called, role, expires, peer_expires: trusted_for.map(seconds) };
     let token = TrustStore::new(directory).issue(identity.fingerprint(), &new, now).map_err(|error| refused(&error))?;
-    let text = token.reveal();
+    Ok(Issued { token, fingerprint: *identity.fingerprint(), expires })
+}
+
+fn token(args: &TokenArgs) -> Result<ExitCode> {
+    let issued = issue(&args.list.place, &args.name, role(&args.role), args.expires, args.trusted_for)?;
+    let text = issued.token.reveal();
     let object = json!({
         "token": &**text,
         "name": args.name,
         "role": args.role,
-        "expires": new.expires,
-        "fingerprint": identity.fingerprint().to_string(),
+        "expires": issued.expires,
+        "fingerprint": issued.fingerprint.to_string(),
     });
     let mut lines = Lines::default();
     lines.add("token", &*text).add("for", format!("{} ({})", args.name, args.role));
     lines.add("ends in", format!("{} min, or when it is used", args.expires.as_secs() / 60));
-    lines.add("fingerprint of this machine", identity.fingerprint());
+    lines.add("fingerprint of this machine", issued.fingerprint);
     lines.add("next", "failback enroll join ADDRESS on the other machine, with the token on its standard input");
     print(args.list.json, &object, &lines)?;
     Ok(ExitCode::SUCCESS)

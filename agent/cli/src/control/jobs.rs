@@ -61,7 +61,8 @@ fn title(job: &Job) -> String {
     format!("{} {subject}", job.id)
 }
 
-fn line(job: &Job) -> String {
+/// How a job stands; what went wrong comes in a line of its own.
+pub(crate) fn line(job: &Job) -> String {
     let mut parts = vec![format!("{} {}", job.kind, job.state)];
     if job.ended.is_none() && !job.phase.is_empty() {
         let total = job.total.map(|total| format!(" of {}", HumanBytes(total))).unwrap_or_default();

@@ -9,10 +9,11 @@ mod pairs;
 mod serve;
 mod state;
 
-pub(crate) use args::{ConnectArgs, EnrollArgs, GroupArgs, JobsArgs, PairArgs, ServeArgs, StateArgs};
+pub(crate) use args::{ConnectArgs, EnrollArgs, GroupArgs, JobsArgs, PairArgs, Place, ServeArgs, StateArgs};
+pub(crate) use client::Control;
 pub(crate) use connect::connector;
-pub(crate) use enroll::enroll;
-pub(crate) use jobs::jobs;
-pub(crate) use pairs::{group, pair};
+pub(crate) use enroll::{enroll, issue};
+pub(crate) use jobs::{jobs, line as job_line};
+pub(crate) use pairs::{group, line as pair_line, pair};
 pub(crate) use serve::serve;
 pub(crate) use state::state;

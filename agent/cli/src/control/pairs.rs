@@ -86,7 +86,8 @@ fn target_of(pair: &Pair) -> &str {
     pair.target_path.as_deref().or(pair.target_uuid.as_deref()).unwrap_or_default()
 }
 
-fn line(pair: &Pair) -> String {
+/// What a pair binds to what.
+pub(crate) fn line(pair: &Pair) -> String {
     let arrow = if pair.direction == "send" { "<-" } else { "->" };
     format!("{} {arrow} {}", source_of(pair), target_of(pair))
 }

@@ -185,7 +185,12 @@ impl Handler for Serving {
             local,
         };
         let Response { status, content_type, body } = self.0.answer(&asked, role);
-        tracing::info!(caller = %caller_of(&caller), method = asked.method, path = asked.path, status, "request");
+        if local && asked.method == "GET" {
+            // The console looks all the time, and changes nothing.
+            tracing::debug!(path = asked.path, status, "request on this machine");
+        } else {
+            tracing::info!(caller = %caller_of(&caller), method = asked.method, path = asked.path, status, "request");
+        }
         let mut response = http::Response::new(Bytes::from(body));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));

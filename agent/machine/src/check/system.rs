@@ -12,6 +12,7 @@ use nix::sys::statvfs::statvfs;
 
 use crate::command::{Stays, run_bounded};
 use crate::finding::{Finding, Level};
+use crate::jobs::runs_failback;
 use crate::running::{has_systemd, is_live};
 
 /// What went wrong while this system started, a sentence on each line; written by what starts it.
@@ -30,7 +31,7 @@ const OLDEST_KERNEL: (u32, u32) = (5, 14);
 const SANE_FROM: u64 = 1_704_067_200;
 /// 2100-01-01.
 const SANE_UNTIL: u64 = 4_102_444_800;
-/// HTTPS, and the port that replication over a network is to have.
+/// Where `failback serve` has its API, and where sources connect to it, unless it is told otherwise.
 const PORTS: [u16; 2] = [443, 9443];
 
 /// `refusal` says why it is not used.
@@ -99,25 +100,41 @@ fn clock_at(now: u64, synchronised: Option<bool>, systemd: bool) -> Vec<Finding>
     }]
 }
 
-/// Who listens where failback may listen one day.
+/// Who listens where `failback serve` does unless it is told otherwise.
 pub(super) fn ports(host: &Host) -> Vec<Finding> {
     const NAME: &str = "ports";
-    let mut taken = Vec::new();
+    let (mut found, mut ours, mut free) = (Vec::new(), Vec::new(), Vec::new());
     for port in PORTS {
         let sockets = listening(host, port);
-        if !sockets.is_empty() {
-            let by = holder(host, &sockets).unwrap_or_else(|| "a program that this user may not see".into());
-            taken.push(Finding::warn(
+        if sockets.is_empty() {
+            free.push(port);
+            continue;
+        }
+        let holders = holders(host, &sockets);
+        match holders.iter().find(|holder| !holder.is_failback) {
+            Some(Holder { name, .. }) => found.push(Finding::warn(
                 NAME,
-                format!("port {port} is taken by {by}; nothing of failback's listens there"),
-                "leave it, or stop that program if nobody needs it: this version of failback works without a network",
-            ));
+                format!("port {port} is taken by {name}, so that failback serve cannot listen there"),
+                "stop that program, or start failback serve with other addresses (--listen, --control); it tries again by itself",
+            )),
+            None if holders.is_empty() => found.push(Finding::warn(
+                NAME,
+                format!("port {port} is taken by a program that this user may not see"),
+                "run this as root, to learn whether that is failback serve",
+            )),
+            None => ours.push(port),
         }
     }
-    if taken.is_empty() {
-        taken.push(Finding::ok(NAME, "ports 443 and 9443 are free; this version of failback listens on none"));
-    }
-    taken
+    let mut ok = |text: &str, ports: &[u16]| {
+        if !ports.is_empty() {
+            let list = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
+            let ports = if ports.len() == 1 { "port" } else { "ports" };
+            found.push(Finding::ok(NAME, format!("{ports} {list}: {text}")));
+        }
+    };
+    ok("failback listens", &ours);
+    ok("free, failback does not listen", &free);
+    found
 }
 
 /// The inodes of the sockets that listen on a TCP port, from the tables of both families.
@@ -135,19 +152,28 @@ fn listener(line: &str, port: u16) -> Option<u64> {
     if listens { fields.get(9)?.parse().ok() } else { None }
 }
 
-/// The process that has one of these sockets.
-fn holder(host: &Host, sockets: &BTreeSet<u64>) -> Option<String> {
+/// A process that has a socket.
+struct Holder {
+    name: String,
+    /// By the file that it runs; the name it may choose itself.
+    is_failback: bool,
+}
+
+/// The processes that have one of these sockets, as far as this user may see.
+fn holders(host: &Host, sockets: &BTreeSet<u64>) -> Vec<Holder> {
     let wanted: BTreeSet<_> = sockets.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    for entry in fs::read_dir(host.path("/proc")).ok()?.flatten() {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(host.path("/proc")).into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let open = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
         let mut links = open.filter_map(|fd| fs::read_link(fd.path()).ok());
         if links.any(|link| link.to_str().is_some_and(|link| wanted.contains(link))) {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (process {pid})", name.trim()));
+            let name = format!("{} (process {pid})", name.trim());
+            found.push(Holder { name, is_failback: runs_failback(&entry.path()) });
         }
     }
-    None
+    found
 }
 
 pub(super) fn custom_changes(host: &Host) -> Finding {

@@ -301,15 +301,33 @@ fn io_uring_as_the_kernel_has_it() {
 #[test]
 fn ports_that_are_taken() {
     let machine = Machine::new();
-    machine.one("ports", Level::Ok);
-    let line = "  1: 0000000000000000:01BB 0:0000 0A 0:0 0:0 0 0 0 4711 1\n";
-    machine.write("proc/net/tcp6", &format!("title\n{line}"));
-    assert!(machine.one("ports", Level::Warn).0.contains("by a program that this user may not see"));
-    fs::create_dir_all(machine.at("proc/77/fd")).unwrap();
-    symlink("socket:[4711]", machine.at("proc/77/fd/3")).unwrap();
-    machine.write("proc/77/comm", "nginx\x1b[2J\n");
-    let (message, _) = machine.one("ports", Level::Warn);
-    assert!(message.starts_with(r"port 443 is taken by nginx\u{1b}[2J (process 77)"), "{message}");
+    assert_eq!(machine.one("ports", Level::Ok).0, "ports 443 and 9443: free, failback does not listen");
+    let line = |port, inode| format!("  1: 0000000000000000:{port} 0:0000 0A 0:0 0:0 0 0 0 {inode} 1\n");
+    machine.write("proc/net/tcp6", &format!("title\n{}{}", line("01BB", 4711), line("24E3", 4712)));
+    let unseen = machine.of("ports");
+    assert_eq!(unseen.len(), 2);
+    assert!(unseen.iter().all(|found| found.level == Level::Warn && found.message.contains("may not see")));
+    // The daemon, in whatever state its file is.
+    let process = |pid: u32, exe: &str, comm: &str, inodes: &[u32]| {
+        let place = format!("proc/{pid}");
+        fs::create_dir_all(machine.at(&place).join("fd")).unwrap();
+        symlink(exe, machine.at(&place).join("exe")).unwrap();
+        machine.write(&format!("{place}/comm"), comm);
+        for inode in inodes {
+            symlink(format!("socket:[{inode}]"), machine.at(&place).join("fd").join(inode.to_string())).unwrap();
+        }
+    };
+    process(76, "/usr/bin/failback (deleted)", "failback\n", &[4711, 4712]);
+    assert_eq!(machine.one("ports", Level::Ok).0, "ports 443 and 9443: failback listens");
+    // Another one, also one that calls itself so.
+    machine.write("proc/net/tcp", &format!("title\n{}", line("01BB", 4713)));
+    process(77, "/usr/sbin/nginx", "nginx\x1b[2J\n", &[4713]);
+    let found = machine.of("ports");
+    assert!(found[0].message.starts_with(r"port 443 is taken by nginx\u{1b}[2J (process 77)"), "{found:?}");
+    assert!(found[0].level == Level::Warn && found[0].fix.as_ref().is_some_and(|fix| fix.contains("--control")));
+    assert_eq!((found[1].level, found[1].message.as_str()), (Level::Ok, "port 9443: failback listens"));
+    machine.write("proc/77/comm", "failback\n");
+    assert!(machine.of("ports")[0].message.starts_with("port 443 is taken by failback (process 77)"));
 }
 
 #[test]

@@ -56,13 +56,13 @@ set_retention() {
         '[retention]' "directory = \"$drive\"" >/etc/failback/failback.toml
 }
 
-# The check of the appliance at each start; its screens need nothing, since their unit takes the place of the logins there.
+# The daemon of the appliance and its check at each start; its screens need nothing, since their unit takes the place of the logins there.
 enable_units() {
     local unit
-    for unit in failback-console@.service failback-check.service; do
+    for unit in failback-console@.service failback-check.service failback-serve.service; do
         [[ -e /usr/lib/systemd/system/$unit ]] || refuse "the package failback-appliance has no unit $unit."
     done
-    systemctl enable failback-check.service
+    systemctl enable failback-check.service failback-serve.service
     systemctl set-default multi-user.target
 }
 

@@ -90,6 +90,7 @@ stage_appliance() {
     ln -s failback-console@.service "$units/getty@tty1.service"
     ln -s failback-console@.service "$units/serial-getty@ttyS0.service"
     put 644 "$package/units/80-failback-appliance.preset" "$1/usr/lib/systemd/system-preset/80-failback-appliance.preset"
+    put 644 "$package/files/firewalld.xml" "$1/usr/lib/firewalld/services/failback.xml"
     put 644 "$package/man/failback-appliance.7" "$1/usr/share/man/man7/failback-appliance.7"
     date_pages "$1/usr/share/man/man7/failback-appliance.7"
     squeeze "$1/usr/share/man/man7/failback-appliance.7"

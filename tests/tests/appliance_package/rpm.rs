@@ -29,10 +29,14 @@ const DOCUMENTS: [&str; 5] = ["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "d
 const LICENCES: [&str; 4] = ["LICENSE", "LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY"];
 
 /// What `failback-appliance` installs besides what `apply-custom-changes` installs in turn.
-const APPLIANCE: [&str; 10] = [
+const APPLIANCE: [&str; 14] = [
+    "/usr/lib/firewalld 755",
+    "/usr/lib/firewalld/services 755",
+    "/usr/lib/firewalld/services/failback.xml 644",
     "/usr/lib/systemd/system-preset/80-failback-appliance.preset 644",
     "/usr/lib/systemd/system/failback-check.service 644",
     "/usr/lib/systemd/system/failback-console@.service 644",
+    "/usr/lib/systemd/system/failback-serve.service 644",
     "/usr/lib/systemd/system/getty@tty1.service 777",
     "/usr/lib/systemd/system/serial-getty@ttyS0.service 777",
     "/usr/libexec/failback 755",
@@ -157,7 +161,19 @@ fn the_appliance_has_all_that_is_there() {
     assert!(!needed.iter().any(|needed| needed == "/usr/bin/env"), "{needed:?}");
     let scripts = asked(&rpms.appliance, &["--scripts"]);
     let heads: Vec<_> = scripts.iter().filter(|line| line.contains("scriptlet")).map(String::as_str).collect();
-    assert_eq!(heads, ["postinstall scriptlet (using /bin/sh):", "preuninstall scriptlet (using /bin/sh):"]);
+    assert_eq!(
+        heads,
+        ["postinstall", "preuninstall", "postuninstall"].map(|of| format!("{of} scriptlet (using /bin/sh):"))
+    );
+    // Both units are taken care of, the firewall learns of its service, and the daemon is that of the package.
+    for line in [
+        "install-system-units failback-check.service failback-serve.service",
+        "remove-system-units failback-check.service failback-serve.service",
+        "mark-restart-system-units failback-serve.service",
+        "firewall-cmd --reload",
+    ] {
+        assert!(scripts.iter().any(|script| script.contains(line)), "{line} is not in {scripts:#?}");
+    }
     assert!(!scripts.iter().any(|line| line.contains('%')), "a macro was not known: {scripts:#?}");
 }
 
@@ -191,8 +207,10 @@ fn the_rpms_install_and_go_again() {
         let root = format!("--root={}", root.display());
         tool(program, &[&[root.as_str()], arguments].concat())
     };
-    systemd("systemctl", &["preset", "failback-check.service"]);
-    assert_eq!(systemd("systemctl", &["is-enabled", "failback-check.service"]), "enabled");
+    for unit in ["failback-check.service", "failback-serve.service"] {
+        systemd("systemctl", &["preset", unit]);
+        assert_eq!(systemd("systemctl", &["is-enabled", unit]), "enabled");
+    }
     systemd("systemd-tmpfiles", &["--create", "failback.conf"]);
     assert_eq!(mode(&root.join("run/failback")), 0o755);
 
@@ -204,10 +222,11 @@ fn the_rpms_install_and_go_again() {
     rpm(&["-e", "--nodeps", "failback-appliance", "failback"], &[]);
     let left = installed(&root, &["/bin", "/var/lib/rpm", "/var/tmp", "/usr/lib/sysimage", "/run"]);
     let files: Vec<_> = left.iter().filter(|line| !line.ends_with(" 755")).collect();
-    // systemctl enabled it, and there was no systemd in there to disable it.
-    let enabled = "/etc/systemd/system/multi-user.target.wants/failback-check.service -> \
-                   /usr/lib/systemd/system/failback-check.service";
-    assert_eq!(files, ["/etc/failback/failback.toml.rpmsave 644", enabled]);
+    // systemctl enabled them, and there was no systemd in there to disable them.
+    let enabled =
+        |unit| format!("/etc/systemd/system/multi-user.target.wants/{unit} -> /usr/lib/systemd/system/{unit}");
+    let units = ["failback-check.service", "failback-serve.service"].map(enabled);
+    assert_eq!(files, ["/etc/failback/failback.toml.rpmsave 644", &units[0], &units[1]]);
 }
 
 #[test]

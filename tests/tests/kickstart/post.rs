@@ -19,6 +19,7 @@ fn installed(retention: &str) -> Option<Machine> {
     machine.write("own/sysctl.d/60-failback.conf", "kernel.io_uring_disabled = 1\n");
     machine.write("own/systemd/system/failback-console@.service", "");
     machine.write("own/systemd/system/failback-check.service", "");
+    machine.write("own/systemd/system/failback-serve.service", "");
     machine.write("etc/fstab", "UUID=0 / ext4 defaults 1 1\n");
     // It needs the list of own disks.
     let changes = "#!/bin/sh\n[ -s /etc/failback/own-disks ] || exit 1\necho apply-custom-changes >>/calls\n";
@@ -68,7 +69,7 @@ fn a_system_without_a_retention_drive_is_finished() {
     assert!(machine.read("etc/failback/own-disks").contains(&format!("\nsystem {SYSTEM}\n")));
     assert_eq!(machine.read("etc/fstab"), "UUID=0 / ext4 defaults 1 1\n");
     let calls: Vec<_> = outcome.calls.lines().collect();
-    assert!(calls.contains(&"systemctl enable failback-check.service"), "{calls:?}");
+    assert!(calls.contains(&"systemctl enable failback-check.service failback-serve.service"), "{calls:?}");
     assert!(calls.contains(&"apply-custom-changes"), "{calls:?}");
     assert!(calls.iter().all(|call| !call.starts_with("mount ") && !call.starts_with("mkfs")), "{calls:?}");
 }
@@ -153,6 +154,9 @@ fn a_system_that_is_not_complete_is_an_error() {
     let mut machine = installed("").unwrap();
     std::fs::remove_file(machine.path("own/systemd/system/failback-check.service")).unwrap();
     fails(&mut machine, "the package failback-appliance has no unit failback-check.service");
+    let mut machine = installed("").unwrap();
+    std::fs::remove_file(machine.path("own/systemd/system/failback-serve.service")).unwrap();
+    fails(&mut machine, "the package failback-appliance has no unit failback-serve.service");
     let mut machine = installed("").unwrap();
     machine.write(CHANGES, "#!/bin/sh\nexit 1\n");
     fails(&mut machine, "apply-custom-changes failed");

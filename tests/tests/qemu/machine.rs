@@ -165,14 +165,16 @@ impl Machine {
             }
         }
         // Nobody listens there for long; a test that runs beside this one asks for its own.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let [port, data_port] = [free(), free()].map(|listener| listener.local_addr().unwrap().port());
         for number in 0..self.cards {
-            let forwarded = if number == 0 { format!(",hostfwd=tcp:127.0.0.1:{port}-:22") } else { String::new() };
+            let forward = |from, to| format!(",hostfwd=tcp:127.0.0.1:{from}-:{to}");
+            let forwarded = if number == 0 { forward(port, 22) + &forward(data_port, 9443) } else { String::new() };
             let name = card_name(number);
             command.args(["-netdev", &format!("user,id={name},restrict=on{forwarded}")]);
             command.args(["-device", &format!("vmxnet3,netdev={name}")]);
         }
-        RunningMachine { guest: RunningGuest::start(command, self.place, LIMITS), disks: self.disks, port }
+        RunningMachine { guest: RunningGuest::start(command, self.place, LIMITS), disks: self.disks, port, data_port }
     }
 
     /// Switches it on, and waits until it has switched itself off. Returns what was reported.
@@ -189,6 +191,8 @@ pub(crate) struct RunningMachine {
     disks: Vec<Attached>,
     /// Where its SSH server is reached on 127.0.0.1.
     pub(crate) port: u16,
+    /// Where sources connect to it.
+    pub(crate) data_port: u16,
 }
 
 impl RunningMachine {

@@ -7,6 +7,7 @@ mod home;
 mod image;
 mod interrupted;
 mod iso;
+mod joined;
 mod kernels;
 mod machine;
 mod originals;

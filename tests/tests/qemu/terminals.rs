@@ -29,7 +29,7 @@ fn slow_a_job_that_hangs_keeps_nobody_from_the_console() {
          result name readlink $link\n\
          result again blockdev --getro $link\n\
          echo waiting for somebody\n\
-         until pidof failback >/dev/null; do sleep 0.5; done\n\
+         until ps | grep -q '[f]ailback console'; do sleep 0.5; done\n\
          echo somebody is there\n\
          kill -KILL $(cat /run/failback/job-is-on)\n\
          sleep 600\n",

@@ -13,6 +13,7 @@ log_file=/var/log/failback.log
 drive=/run/failback/drive # where the retention disk is mounted
 kept=$drive/appliance     # what the appliance itself keeps there
 kept_log=$kept/log/failback.log
+most_log=4194304 # bytes of a log, of which one more is kept
 
 # Seconds since the kernel began, with two decimals.
 uptime_now() { cut -d' ' -f1 /proc/uptime; }
@@ -20,12 +21,26 @@ uptime_now() { cut -d' ' -f1 /proc/uptime; }
 # Writes lines from standard input to the log, and to its copy on the retention disk once that is there: durably, as soon as there
 # is no more for the moment.
 to_log() {
+    said=0
     while IFS= read -r line; do
+        said=$((said + 1))
+        [ $((said % 200)) != 0 ] || keep_logs_short
         line="$(date -u +%Y-%m-%dT%H:%M:%SZ) $line"
         printf '%s\n' "$line" >>"$log_file"
         [ ! -d "$kept/log" ] || { printf '%s\n' "$line" >>"$kept_log"; } 2>/dev/null || log_is_not_kept
     done
     [ ! -e "$kept_log" ] || sync "$kept_log" 2>/dev/null || log_is_not_kept
+}
+
+# Begins a new log in the place of one that has become long: there is one who talks for as long as this system runs.
+keep_logs_short() {
+    (
+        # Of two that find it long, the second would put away what the first has begun.
+        flock -n 9 || exit 0
+        for log in "$log_file" "$kept_log"; do
+            [ "$(stat -c %s "$log" 2>/dev/null || echo 0)" -lt "$most_log" ] || mv "$log" "$log.1"
+        done
+    ) 9>/run/failback/logs 2>/dev/null
 }
 
 # Says once that the log does not get to the retention disk, not with each of its lines; these are tried on, as there may be room again.

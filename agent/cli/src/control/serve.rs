@@ -154,19 +154,13 @@ struct Serving(Arc<MasterTarget>);
 /// Who calls, for a session.
 fn caller_of(connected: &Connected) -> Caller {
     match connected {
-        Connected::Peer(peer) => Caller::Peer { key: peer.fingerprint, name: peer.name.to_string() },
+        Connected::Peer(peer) => Caller::Peer { key: peer.fingerprint, name: peer.name.to_string(), role: peer.role },
         Connected::Local { .. } => Caller::Local,
     }
 }
 
 impl Handler for Serving {
     fn session(&self, link: Link, caller: Connected) {
-        if let Connected::Peer(peer) = &caller
-            && !matches!(peer.role, Role::Source)
-        {
-            tracing::warn!(peer = %peer.name, role = peer.role.name(), "refused: only sources send to a master target");
-            return;
-        }
         // What became of it is in the log and in the job.
         let _ = self.0.session(link, &caller_of(&caller));
     }

@@ -13,9 +13,11 @@ pub use job::LiveJob;
 pub use locate::{describe_target, target_of};
 
 use crate::state::{Direction, JobId, JobKind, Lookup, Pair, State, StateError};
-use failback_credentials::{Fingerprint, TrustStore};
-use failback_orchestrate::{Engine, JobError, Pending, Policy, look_at_points};
-use failback_replication::{Link, Offer, SessionError, SessionReport, Traffic, serve_session};
+use failback_credentials::{Fingerprint, Role, TrustStore};
+use failback_orchestrate::{Engine, JobError, Pending, Policy, VerifyingKey, look_at_points};
+use failback_replication::{
+    Link, Offer, SessionError, SessionReport, Standing, Traffic, required_signer, serve_session,
+};
 use job::Ending;
 use opening::Opening;
 use replica::Served;
@@ -32,29 +34,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub enum Caller {
     /// Somebody who may act on this machine, such as through ssh: it may send to every pair.
     Local,
-    /// A machine that is known by its key: it may send to its own pairs.
+    /// A machine that is known by its key. A source may send to its own pairs; a relay to all that ask for their source's signature.
     Peer {
         /// The key.
         key: Fingerprint,
         /// The name that it is known by here.
         name: String,
+        /// What it may do.
+        role: Role,
     },
-}
-
-impl Caller {
-    const fn key(&self) -> Option<&Fingerprint> {
-        match self {
-            Self::Local => None,
-            Self::Peer { key, .. } => Some(key),
-        }
-    }
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local => f.write_str("this machine"),
-            Self::Peer { key, name } => write!(f, "{name} ({key})"),
+            Self::Peer { key, name, .. } => write!(f, "{name} ({key})"),
         }
     }
 }
@@ -215,8 +210,24 @@ impl MasterTarget {
 
     /// The pair that a caller names, if it may send to it now.
     fn pair_for(&self, caller: &Caller, name: &str) -> Result<Pair, JobError> {
-        match self.state().pair_for(caller.key(), name).map_err(|error| refused(&error))? {
-            Lookup::Bound(pair) => Ok(*pair),
+        let whose = match caller {
+            Caller::Local | Caller::Peer { role: Role::Relay, .. } => None,
+            Caller::Peer { key, role: Role::Source, .. } => Some(key),
+            Caller::Peer { role: Role::Admin | Role::Target, .. } => {
+                return Err(JobError::Refused(
+                    "only sources and relays send to a master target: enroll this machine with --role source there"
+                        .into(),
+                ));
+            }
+        };
+        match self.state().pair_for(whose, name).map_err(|error| refused(&error))? {
+            Lookup::Bound(pair) => {
+                if matches!(caller, Caller::Peer { role: Role::Relay, .. }) {
+                    let signer = pair.is.signer.and_then(|key| VerifyingKey::from_bytes(&key));
+                    required_signer(Standing::Relay, name, signer)?;
+                }
+                Ok(*pair)
+            }
             Lookup::Unbound(why) => {
                 tracing::warn!(pair = name, %caller, "refused: {}", why.for_the_log());
                 Err(JobError::Refused(why.to_string()))

@@ -3,7 +3,7 @@
 use crate::{Lab, Near, noise, send, send_by_name};
 use failback_control::Caller;
 use failback_control::state::{Direction, JobQuery, NewPair};
-use failback_credentials::Fingerprint;
+use failback_credentials::{Fingerprint, Role};
 use failback_orchestrate::PointKind;
 use std::fs;
 
@@ -19,7 +19,8 @@ fn only_whom_a_pair_is_for_may_send_and_only_its_own_disk() {
     let lab = Lab::new();
     let master = lab.master();
     let key = |number| Fingerprint::from_bytes([number; 32]);
-    let peer = |number| Caller::Peer { key: key(number), name: "web".into() };
+    let known = |number, role| Caller::Peer { key: key(number), name: "web".into(), role };
+    let peer = |number| known(number, Role::Source);
     let mut near = Near::new(&master);
     near.caller = peer(1);
     assert!(refusal(&near, &lab).contains("no pair of that name for this source"), "a pair for this machine alone");
@@ -29,6 +30,13 @@ fn only_whom_a_pair_is_for_may_send_and_only_its_own_disk() {
     master.state().add_pair(&NewPair { peer: Some(key(1)), ..lab.pair() }, 0).unwrap();
     near.caller = peer(2);
     assert!(refusal(&near, &lab).contains("no pair of that name for this source"), "another's pair");
+    near.caller = peer(1);
+    for role in [Role::Admin, Role::Target] {
+        near.caller = known(1, role);
+        assert!(refusal(&near, &lab).contains("only sources and relays send"), "{role:?}");
+    }
+    near.caller = known(3, Role::Relay);
+    assert!(refusal(&near, &lab).contains("only what the source has signed"), "a relay could make up content");
     near.caller = peer(1);
     let other = send_by_name(&near, &lab.path("source.img"), PointKind::Crash, "/dev/other").unwrap_err().to_string();
     assert!(other.contains("the source of the pair \"pair\" is") && other.contains("this is /dev/other"), "{other}");

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::failback;
-use failback_tests::lab::Place;
+use failback_tests::lab::{Place, Program};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -31,11 +32,15 @@ impl Console {
 
     /// In this process group, as a shell with job control starts it (0: one of its own), or in that of the test.
     fn in_group(columns: u16, rows: u16, terminal: &str, group: Option<i32>) -> Self {
+        Self::of(&failback!("console"), columns, rows, terminal, group)
+    }
+
+    fn of(program: &Program, columns: u16, rows: u16, terminal: &str, group: Option<i32>) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let before = tcgetattr(&pty.slave).unwrap();
         let end = || pty.slave.try_clone().unwrap();
-        let mut command = failback!("console").command();
+        let mut command = program.command();
         if let Some(group) = group {
             command.process_group(group);
         }
@@ -106,7 +111,7 @@ impl Drop for Console {
 fn everything_once_in_plain_text() {
     let text = String::from_utf8(failback!("console", "--once").done()).unwrap();
     assert!(text.starts_with("failback "), "{text}");
-    for section in ["addresses", "retention", "runs now", "wrong", "disks"] {
+    for section in ["addresses", "retention", "runs now", "serve", "wrong", "disks"] {
         assert!(text.lines().any(|line| line.starts_with(section)), "{section}\n{text}");
     }
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
@@ -248,4 +253,62 @@ fn what_runs_is_asked_anew_before_the_machine_is_switched_off() {
     console.press("q");
     console.ends(0);
     drop(running);
+}
+
+/// The daemon is shown as it is: at work, without an answer, and ended; and a machine that the console has let in joins it.
+#[test]
+fn the_daemon_is_shown_and_a_machine_is_let_in() {
+    let place = Place::new();
+    let (state, other) = (place.path("state"), place.path("other"));
+    let [data, control] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [data, control] = [data, control].map(|listener| listener.local_addr().unwrap().to_string());
+    let once = || String::from_utf8(failback!("console", "--once", "--state", state).done()).unwrap();
+    let section = |text: &str| text.lines().find(|line| line.starts_with("serve ")).unwrap_or_default().to_owned();
+    assert!(section(&once()).starts_with("serve      does not run: no machine can join"), "{}", once());
+    assert!(!state.exists(), "to look makes nothing");
+
+    let mut daemon = failback!("serve", "--state", state, "--listen", data, "--control", control).start();
+    assert!(daemon.wait_until(|| section(&once()).contains("runs, version")));
+    let shown = failback!("enroll", "show", "--state", state).json();
+    let key = shown["fingerprint"].as_str().unwrap();
+    let flowing: String = once().split_whitespace().collect();
+    assert!(flowing.contains(&format!("0machinesletin,0jobsatworkkey{key}")), "{flowing}");
+
+    let mut console = Console::of(&failback!("console", "--state", state), 200, 50, "vt100", None);
+    console.until("runs, version");
+    console.wait_for_keys(true);
+    // What is no name lets nobody in.
+    console.press("a");
+    console.until("to go back: ");
+    console.wait_for_keys(false);
+    console.press("no name\x1b\n");
+    let text = console.until("Enter leads back. ");
+    assert!(!text.contains("The token"), "{text}");
+    console.press("\n");
+    console.until("[q]uit");
+    console.wait_for_keys(true);
+    console.press("a");
+    console.until("to go back: ");
+    console.wait_for_keys(false);
+    console.press("web\n");
+    let text = console.until("Enter leads back. ");
+    assert!(text.contains(key) && text.contains("failback enroll join ") && !text.contains("cannot join"), "{text}");
+    let token = text.split_once("as web:").unwrap().1.trim_start().lines().next().unwrap().trim();
+    let joined = failback!("enroll", "join", data, "--state", other).fed(token.into()).json();
+    assert_eq!((joined["name"].as_str(), joined["role"].as_str()), (Some("web"), Some("source")), "{joined:#}");
+    console.press("\n");
+    console.until("1 machine let in");
+    console.press("q");
+    console.ends(0);
+
+    daemon.signal("STOP");
+    let begun = Instant::now();
+    assert!(section(&once()).contains("does not answer within 2 s"), "{}", once());
+    println!("{:?}", begun.elapsed());
+    daemon.signal("CONT");
+    assert!(daemon.wait_until(|| section(&once()).contains("1 machine let in")));
+    daemon.signal("TERM");
+    assert_eq!(daemon.finish().code, 0);
+    let text = once();
+    assert!(section(&text).contains("does not run") && text.contains(&key[..20]), "{text}");
 }

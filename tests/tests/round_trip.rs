@@ -201,7 +201,7 @@ fn text_reports_name_the_root() {
 #[test]
 fn content_is_compressed_unless_it_is_not_to_be() {
     let place = Place::new();
-    let (old, new) = (place.sparse("old.img", 3 << 20, &[]), place.file("new.img", &[b'x'; 3 * MIB]));
+    let (old, new) = (place.sparse("old.img", 3 << 20, &[]), place.file("new.img", &vec![b'x'; 3 * MIB]));
     let signature = place.signature("old.sig", &old, "4K");
     let length = |compression: &str| {
         let delta = place.path(compression);

@@ -136,10 +136,25 @@ fn daemon_lines(told: Option<&DaemonLines>, width: usize) -> (Vec<String>, Vec<S
     let Some(told) = told else { return (vec![UNKNOWN.to_owned()], Vec::new()) };
     let mut daemon = wrapped_lines(&told.state, width);
     match &told.key {
-        Some(key) => daemon.extend(wrapped_lines(&format!("key {key}"), width)),
+        Some(key) => daemon.extend(key_lines(key, width)),
         None => daemon.push("this machine has no key yet: the daemon makes one when it starts".into()),
     }
     (daemon, told.pairs.iter().flat_map(|pair| wrapped_lines(pair, width)).collect())
+}
+
+/// A fingerprint in full, however narrow the screen is: it is compared by eye.
+fn key_lines(key: &str, width: usize) -> Vec<String> {
+    let mut lines = vec!["key ".to_owned()];
+    for group in key.split_inclusive(':') {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last + group.chars().count() > width {
+            lines.push("    ".into());
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(group);
+        }
+    }
+    lines
 }
 
 fn disk_lines(state: &State, width: usize) -> Vec<String> {
@@ -231,7 +246,7 @@ mod tests {
             daemon: Some(DaemonLines {
                 runs: true,
                 state: "runs, version 1, 2 machines let in, 1 job at work".into(),
-                key: Some("k".repeat(59)),
+                key: Some(["0f1e"; 16].join(":")),
                 pairs: vec!["web: nvme1n1 -> 6000c29; replicate running".into()],
                 working: Some(vec!["replicate running of web".into()]),
             }),
@@ -266,6 +281,12 @@ mod tests {
         }
         assert!(!text.contains("more lines"), "{text}");
         assert!(on(&state(0, 0), 80, 24).contains("wrong      nothing\n"));
+        // A fingerprint is there in full.
+        for width in [40, 80, 132] {
+            let text: String = on(&state(0, 0), width, 50).split_whitespace().collect();
+            assert!(text.contains(&["0f1e"; 16].join(":")), "{text}");
+            assert!(text.contains("pairsweb:nvme1n1->6000c29;replicaterunning"), "{text}");
+        }
     }
 
     #[test]

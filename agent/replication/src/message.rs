@@ -2,8 +2,8 @@
 
 use crate::SessionError;
 use crate::wire::{
-    DATA_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawOffer, RawQuestion, RawRun, SENTENCE_MAX, SOURCE_MAX,
-    VALUES_MAX, kind,
+    DATA_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawOffer, RawProgress, RawQuestion, RawRun, SENTENCE_MAX,
+    SOURCE_MAX, VALUES_MAX, kind,
 };
 use failback_delta::{Coverage, DeltaHeader, Identity, PointKind};
 use failback_hashtree::{ChainingValue, Root};
@@ -67,6 +67,7 @@ pub(crate) enum Message<'a> {
     AskValues { id: u32, runs: Cow<'a, [NodeRun]> },
     Data { at: u64, bytes: Cow<'a, [u8]> },
     End { len: u64, root: Root },
+    Progress { compared: u64, total: u64 },
     Accept(Accept),
     Map { last: bool, packed: Cow<'a, [u8]> },
     Values { id: u32, values: Cow<'a, [ChainingValue]> },
@@ -87,6 +88,7 @@ impl Message<'_> {
             kind::ASK_VALUES => size_of::<RawQuestion>() + size_of::<RawRun>() * RUNS_MAX as usize,
             kind::DATA => 8 + DATA_MAX,
             kind::END => size_of::<RawEnd>(),
+            kind::PROGRESS => size_of::<RawProgress>(),
             kind::ACCEPT => size_of::<RawAccept>(),
             kind::MAP => 1 + MAP_MAX,
             kind::VALUES => crate::wire::MESSAGE_MAX,
@@ -109,6 +111,10 @@ impl Message<'_> {
             }
             Self::Data { at, bytes } => (kind::DATA, [&at.to_le_bytes(), &**bytes].concat()),
             Self::End { len, root } => (kind::END, RawEnd { len: (*len).into(), root: root.0 }.as_bytes().to_vec()),
+            Self::Progress { compared, total } => {
+                let raw = RawProgress { compared: (*compared).into(), total: (*total).into() };
+                (kind::PROGRESS, raw.as_bytes().to_vec())
+            }
             Self::Accept(accept) => (kind::ACCEPT, accept.to_bytes()),
             Self::Map { last, packed } => (kind::MAP, [&[u8::from(*last)], &**packed].concat()),
             Self::Values { id, values } => {
@@ -146,6 +152,10 @@ impl Message<'_> {
             kind::END => {
                 let end: RawEnd = whole(bytes)?;
                 Message::End { len: end.len.get(), root: Root(end.root) }
+            }
+            kind::PROGRESS => {
+                let raw: RawProgress = whole(bytes)?;
+                Message::Progress { compared: raw.compared.get(), total: raw.total.get() }
             }
             kind::ACCEPT => Message::Accept(Accept::from_bytes(bytes)?),
             kind::MAP => {
@@ -317,6 +327,7 @@ mod tests {
             Message::AskValues { id: 5, runs: vec![run, run].into() },
             Message::Data { at: 1 << 50, bytes: vec![1; DATA_MAX].into() },
             Message::End { len: 12, root: Root([4; 32]) },
+            Message::Progress { compared: 5, total: u64::MAX },
             Message::Accept(accept),
             Message::Map { last: true, packed: vec![3; MAP_MAX].into() },
             Message::Values { id: 6, values: vec![ChainingValue([9; 32]); 4096].into() },

@@ -87,6 +87,11 @@ pub trait Replica: Send + Sync {
         Ok(Some(root))
     }
 
+    /// The source has compared so many bytes of so many, as it says.
+    fn progress(&self, compared: u64, total: u64) {
+        let _ = (compared, total);
+    }
+
     /// Nobody waits for values of the base any more: where they are being waited for, that may fail now.
     fn no_more_questions(&self) {}
 }
@@ -342,6 +347,7 @@ impl Session<'_> {
                 // The thread that answers is gone if it failed, which is looked at next.
                 let _ = ask.send((id, runs.into_owned()));
             }
+            Message::Progress { compared, total } => self.replica.progress(compared, total),
             Message::AskMap => {
                 let packed = pack(base.free()).map_err(SessionError::Link)?;
                 let mut pieces = packed.chunks(MAP_MAX).peekable();

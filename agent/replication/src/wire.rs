@@ -58,6 +58,8 @@ pub mod kind {
     pub const DATA: u8 = 4;
     /// The delta is complete.
     pub const END: u8 = 5;
+    /// How far the source is.
+    pub const PROGRESS: u8 = 6;
     /// The offer is taken.
     pub const ACCEPT: u8 = 16;
     /// A piece of the base's map.
@@ -144,6 +146,16 @@ pub struct RawRun {
     pub reserved: [u8; 3],
 }
 
+/// How much of the source has been compared.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RawProgress {
+    /// Bytes of it that have been.
+    pub compared: U64,
+    /// Bytes that will be.
+    pub total: U64,
+}
+
 /// The delta's length, and its root.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -160,6 +172,7 @@ const _: () = assert!(size_of::<RawOffer>() == 68);
 const _: () = assert!(size_of::<RawAccept>() == 88);
 const _: () = assert!(size_of::<RawQuestion>() == 8);
 const _: () = assert!(size_of::<RawRun>() == 16);
+const _: () = assert!(size_of::<RawProgress>() == 16);
 const _: () = assert!(size_of::<RawEnd>() == 40);
 
 /// Values in an answer, and so in a question: 128 KiB; below the nodes that are stored, 16 MiB are read for them.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_replication::wire::{
-    RawAccept, RawEnd, RawHead, RawOffer, RawPreface, RawQuestion, RawRun, SENTENCE_MAX, kind,
+    RawAccept, RawEnd, RawHead, RawOffer, RawPreface, RawProgress, RawQuestion, RawRun, SENTENCE_MAX, kind,
 };
 use std::mem::offset_of;
 
@@ -40,6 +40,7 @@ fn fields_stand_where_the_document_says() {
     fields!(RawRun: first, count, level, reserved);
     code.push((0, 8, "at".to_owned()));
     fields!(RawEnd: len, root);
+    fields!(RawProgress: compared, total);
     assert_eq!(fields.collect::<Vec<_>>(), code);
 }
 
@@ -60,6 +61,7 @@ fn kinds_have_the_numbers_and_limits_of_the_document() {
         (kind::ASK_VALUES, "ASK_VALUES", size_of::<RawQuestion>() + size_of::<RawRun>() * RUNS_MAX as usize),
         (kind::DATA, "DATA", 8 + DATA_MAX),
         (kind::END, "END", size_of::<RawEnd>()),
+        (kind::PROGRESS, "PROGRESS", size_of::<RawProgress>()),
         (kind::ACCEPT, "ACCEPT", size_of::<RawAccept>()),
         (kind::MAP, "MAP", 1 + MAP_MAX),
         (kind::VALUES, "VALUES", MESSAGE_MAX),

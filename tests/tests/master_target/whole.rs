@@ -63,3 +63,25 @@ fn several_sources_at_once_come_home_each_to_its_own_disk() {
         site.is_home(name);
     }
 }
+
+#[test]
+fn whoever_looks_sees_how_far_a_pass_is() {
+    let site = Site::new();
+    let daemon = site.serve();
+    site.enroll(&daemon, "web");
+    site.pair("data", 16 * MIB, Some("web"));
+    site.write("data", 0, &noise(8 * MIB, 5));
+    let mut sending = site.send("data", &daemon.data).args("--limit 2M --compression off").start();
+    let seen = sending.wait_until(|| {
+        site.jobs().iter().any(|job| {
+            let number = |name: &str| job[name].as_u64().unwrap_or(0);
+            let compared = number("source_size") == 16 * MIB as u64 && number("source_compared") > 0;
+            job["state"] == "running" && compared && number("durable") > 0 && number("rate") > 0
+        })
+    });
+    assert!(seen, "it was done before it was seen at work: {:#?}", site.jobs());
+    assert_eq!(sending.finish().code, 0);
+    site.is_home("data");
+    let job = &site.jobs()[0];
+    assert_eq!((&job["state"], &job["kind"]), (&"done".into(), &"final".into()));
+}

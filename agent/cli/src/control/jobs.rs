@@ -68,6 +68,9 @@ pub(crate) fn line(job: &Job) -> String {
         let total = job.total.map(|total| format!(" of {}", HumanBytes(total))).unwrap_or_default();
         parts.push(format!("{}: {}{total}", job.phase, HumanBytes(job.durable)));
     }
+    if let (Some(compared), Some(size)) = (job.source_compared, job.source_size) {
+        parts.push(format!("{} of {} of the source compared", HumanBytes(compared), HumanBytes(size)));
+    }
     parts.extend(job.rate.map(|rate| format!("{}/s", HumanBytes(rate))));
     parts.extend(job.eta_seconds.map(|eta| format!("{eta} s left")));
     let error = job.error.as_ref().map(|error| format!("\n{error}"));

@@ -29,6 +29,8 @@ fn told(job: state::Job, live: &BTreeMap<JobId, Arc<LiveJob>>) -> Job {
         total: facts.map_or(job.total.map(ByteCount::get), |facts| facts.total),
         rate: facts.and_then(|facts| facts.rate),
         eta_seconds: facts.and_then(|facts| facts.eta).map(|eta| eta.as_secs()),
+        source_compared: facts.and_then(|facts| facts.compared).map(|(compared, _)| compared),
+        source_size: facts.and_then(|facts| facts.compared).map(|(_, size)| size),
         queued: job.queued,
         started: job.started,
         updated: job.updated,

@@ -123,6 +123,12 @@ pub struct Job {
     /// How many seconds this takes at that rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<u64>,
+    /// Bytes of the source that have been compared, while something is received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_compared: Option<u64>,
+    /// How many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_size: Option<u64>,
     /// When it was asked for, in seconds since 1970.
     pub queued: i64,
     /// When it began.

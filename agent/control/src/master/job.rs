@@ -35,6 +35,9 @@ struct Facts {
     done: u64,
     total: Option<u64>,
     rate: RateMeter,
+    /// What the source says that it has compared, of how much, and how fast that is.
+    compared: Option<(u64, u64)>,
+    comparing: RateMeter,
     noted: Instant,
 }
 
@@ -49,14 +52,25 @@ pub struct JobFacts {
     pub total: Option<u64>,
     /// Bytes per second over the last minute.
     pub rate: Option<u64>,
-    /// How long this takes at that rate.
+    /// How long this takes at that rate; of what is received, until the source has compared all of its disk.
     pub eta: Option<Duration>,
+    /// How much of the source has been compared, and how much there is.
+    pub compared: Option<(u64, u64)>,
 }
 
 impl LiveJob {
     fn new(id: JobId, subject: Subject, stop: Arc<AtomicBool>, breaker: Breaker) -> Self {
         let began = Instant::now();
-        let facts = Facts { began, phase: "", done: 0, total: None, rate: RateMeter::new(), noted: began };
+        let facts = Facts {
+            began,
+            phase: "",
+            done: 0,
+            total: None,
+            rate: RateMeter::new(),
+            compared: None,
+            comparing: RateMeter::new(),
+            noted: began,
+        };
         Self { id, subject, facts: Mutex::new(facts), stop, cancelled: AtomicBool::new(false), breaker }
     }
 
@@ -92,12 +106,18 @@ impl LiveJob {
     pub fn facts(&self) -> JobFacts {
         let facts = self.lock();
         let now = facts.began.elapsed();
+        let size = |bytes| ByteCount::new(bytes).unwrap_or(ByteCount::ZERO);
         JobFacts {
             phase: facts.phase,
             done: facts.done,
             total: facts.total,
             rate: facts.rate.rate(now),
-            eta: facts.total.and_then(ByteCount::new).and_then(|total| facts.rate.eta(now, total)),
+            eta: match (facts.total, facts.compared) {
+                (Some(total), _) => facts.rate.eta(now, size(total)),
+                (None, Some((_, total))) => facts.comparing.eta(now, size(total)),
+                (None, None) => None,
+            },
+            compared: facts.compared,
         }
     }
 
@@ -107,6 +127,16 @@ impl LiveJob {
         facts.done = done;
         let at = facts.began.elapsed();
         facts.rate.record(at, ByteCount::new(done).unwrap_or(ByteCount::ZERO));
+    }
+
+    /// The source says how far it is. It is a peer: what makes no sense is not taken.
+    pub(super) fn source_is_at(&self, compared: u64, total: u64) {
+        let mut facts = self.lock();
+        if let Some(done) = ByteCount::new(compared.min(total)).filter(|_| ByteCount::new(total).is_some()) {
+            let at = facts.began.elapsed();
+            facts.compared = Some((done.get(), total));
+            facts.comparing.record(at, done);
+        }
     }
 
     /// What the state should learn, if it is time for that.
@@ -140,6 +170,7 @@ impl Progress for LiveJob {
     fn phase(&self, what: &'static str, total: Option<u64>) {
         let mut facts = self.lock();
         (facts.phase, facts.done, facts.total, facts.rate) = (what, 0, total, RateMeter::new());
+        facts.compared = None;
         drop(facts);
         tracing::info!(job = self.id.get(), subject = self.subject.name(), total, "{what}");
     }

@@ -213,6 +213,10 @@ impl Replica for Served {
         Ok(self.opened())
     }
 
+    fn progress(&self, compared: u64, total: u64) {
+        self.opened().job.source_is_at(compared, total);
+    }
+
     fn spool(&self) -> &Mutex<Spool> {
         &self.opened().spool
     }

@@ -8,8 +8,12 @@ use crate::{ALIVE_EVERY, Backoff, Role, SessionError, Traffic};
 use failback_hashtree::Root;
 use failback_orchestrate::Progress;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How often the target is told how far this is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Connects, and connects again, until the pass has ended.
 pub(super) fn keep_connected(
@@ -93,7 +97,20 @@ fn talk(pass: &Pass<'_>, sender: &Sender, receiver: &mut Receiver) -> Result<(),
                 pass.sent_for(started.elapsed());
             }
         });
+        let (stop, stopped) = channel::<()>();
+        let teller = sender.clone();
+        scope.spawn(move || {
+            let mut told = 0;
+            while stopped.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let (compared, total) = pass.compared();
+                if compared != told && teller.send(&Message::Progress { compared, total }).is_err() {
+                    return;
+                }
+                told = compared;
+            }
+        });
         let ended = receive(pass, receiver);
+        drop(stop);
         if ended.is_err() {
             pass.disconnected();
         }

@@ -287,7 +287,7 @@ fn run(
     };
     let frames = goes_on.map(|earlier| earlier.frames(durable)).transpose()?.into_iter().flatten();
     let told = frames.map(|frame| frame.map(|frame| (frame.table, frame.len)));
-    let report = match diff_tree(&base, device, out, &how, told, progress) {
+    let report = match diff_tree(&base, device, out, &how, told, &Compared { pass, progress }) {
         Ok(report) => report,
         // What the connection met is the reason, and not that its streams failed.
         Err(error) => return Err(pass.failure().unwrap_or(SessionError::Job(error))),
@@ -304,4 +304,30 @@ struct Found {
     created: i64,
     kind: PointKind,
     went_on: bool,
+}
+
+/// Counts how much of the source has been compared, for whoever looks at the target.
+struct Compared<'a> {
+    pass: &'a Pass<'a>,
+    progress: &'a dyn Progress,
+}
+
+impl Progress for Compared<'_> {
+    fn phase(&self, what: &'static str, total: Option<u64>) {
+        self.pass.comparing(total.unwrap_or(0));
+        self.progress.phase(what, total);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.pass.compared_more(bytes);
+        self.progress.advance(bytes);
+    }
+
+    fn note(&self, sentence: &str) {
+        self.progress.note(sentence);
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.progress.stop_requested()
+    }
 }

@@ -9,6 +9,7 @@ use failback_hashtree::{ChainingValue, Root};
 use failback_orchestrate::{Coverage, JobError, NodeRun};
 use failback_units::ByteCount;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(super) struct Pass<'a> {
     finish: Finish,
     /// What is sent, if it is a delta in a file. Nothing is held in the window then.
     stored: Option<Arc<StoredDelta>>,
+    /// Bytes of the source that have been compared, and that will be.
+    compared: (AtomicU64, AtomicU64),
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -123,7 +126,7 @@ impl<'a> Pass<'a> {
     fn new(offer: Offer, finish: Finish, stored: Option<Arc<StoredDelta>>, earlier: Option<([u8; 32], u64)>) -> Self {
         let (key, until) = earlier.map_or((None, 0), |(key, until)| (Some(key), until));
         let state = Mutex::new(State { until, key, ..State::default() });
-        Self { offer, adaptive: None, finish, stored, state, changed: Condvar::new() }
+        Self { offer, adaptive: None, finish, stored, state, compared: Default::default(), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -347,6 +350,21 @@ impl<'a> Pass<'a> {
     pub(super) fn disconnected(&self) {
         self.lock().break_off();
         self.changed.notify_all();
+    }
+
+    /// So many bytes will be compared.
+    pub(super) fn comparing(&self, total: u64) {
+        self.compared.1.store(total, Ordering::Relaxed);
+    }
+
+    /// So many more have been.
+    pub(super) fn compared_more(&self, bytes: u64) {
+        self.compared.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How far the comparison is, for people.
+    pub(super) fn compared(&self) -> (u64, u64) {
+        (self.compared.0.load(Ordering::Relaxed), self.compared.1.load(Ordering::Relaxed))
     }
 
     /// What is to be sent next over the connection with this number; waits for it for at most `patience`.

@@ -134,12 +134,14 @@ pub fn serve_session(
         drop(stop);
         ended
     });
-    if let Err(error) = &ended
-        && !error.is_link()
-    {
-        let _ = sender.send(&Message::Refuse(sentence_of(error).into()));
+    match &ended {
+        // The connection is closed when this goes, and not broken: what was said last would be lost.
+        Ok(_) => {}
+        Err(error) if !error.is_link() => {
+            let _ = sender.send(&Message::Refuse(sentence_of(error).into()));
+        }
+        Err(_) => sender.break_off(),
     }
-    sender.break_off();
     ended
 }
 

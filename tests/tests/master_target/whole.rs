@@ -70,8 +70,9 @@ fn whoever_looks_sees_how_far_a_pass_is() {
     let daemon = site.serve();
     site.enroll(&daemon, "web");
     site.pair("data", 16 * MIB, Some("web"));
-    site.write("data", 0, &noise(8 * MIB, 5));
-    let mut sending = site.send("data", &daemon.data).args("--limit 2M --compression off").start();
+    site.write("data", 0, &noise(16 * MIB, 5));
+    // What has arrived is made durable after every 8 MiB.
+    let mut sending = site.send("data", &daemon.data).args("--limit 4M --compression off").start();
     let seen = sending.wait_until(|| {
         site.jobs().iter().any(|job| {
             let number = |name: &str| job[name].as_u64().unwrap_or(0);

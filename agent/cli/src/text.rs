@@ -1,7 +1,6 @@
 //! Texts for people: bytes as digits, sentences in lines of a given width.
 
-use std::error::Error;
-use std::iter::successors;
+pub(crate) use failback_orchestrate::with_causes;
 
 /// As wide as a line of a report gets.
 pub(crate) const WIDTH: usize = 100;
@@ -42,12 +41,6 @@ pub(crate) fn hanging(prefix: &str, sentence: &str, width: usize) -> String {
     let lines = wrapped(sentence, width.saturating_sub(indent), 0);
     let line = |(index, line)| if index == 0 { format!("{prefix}{line}\n") } else { format!("{:indent$}{line}\n", "") };
     lines.lines().enumerate().map(line).collect()
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let causes: Vec<_> = successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
-    causes.join(": ")
 }
 
 #[cfg(test)]

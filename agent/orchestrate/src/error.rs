@@ -22,6 +22,18 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// An error with its causes in one line.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        sentence = format!("{sentence}: {error}");
+        cause = error.source();
+    }
+    sentence
+}
+
 /// Why a job did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {

@@ -33,7 +33,7 @@ pub use diff::{
     BaseTree, Compression, CompressionError, DiffOptions, DiffReport, Effort, NodeRun, Packed, TreeDiffReport, diff,
     diff_tree, tree_header,
 };
-pub use error::{JobError, Outcome};
+pub use error::{JobError, Outcome, with_causes};
 pub use free::free_blocks;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};

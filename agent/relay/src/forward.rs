@@ -1,9 +1,9 @@
 //! The way to the target: what waits is sent on, and what is not known is asked.
 
+use crate::Relay;
 use crate::files::Waiting;
 use crate::pair::{Pair, PairState};
-use crate::{Relay, sentence_of};
-use failback_orchestrate::{BaseTree, JobError, Progress, store_tree};
+use failback_orchestrate::{BaseTree, JobError, Progress, store_tree, with_causes};
 use failback_replication::{
     Backoff, Connector, Link, Offer, SessionError, StoredDelta, StoredOptions, ask_target, send_stored,
 };
@@ -95,7 +95,7 @@ impl Relay {
             }
             Err(error) => {
                 let backoff = self.options().backoff;
-                state.failed(sentence_of(&error), |failed| backoff.wait(failed));
+                state.failed(with_causes(&error), |failed| backoff.wait(failed));
                 Step::Failed
             }
         };

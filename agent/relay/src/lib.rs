@@ -29,7 +29,7 @@ use crate::ledger::Ledger;
 use crate::pair::Pair;
 use crate::session::Session;
 use failback_orchestrate::{ByteCount, JobError, VerifyingKey};
-use failback_replication::{Backoff, Link, Offer, SessionError, SessionReport, SpoolError, Traffic, serve_session};
+use failback_replication::{Backoff, Link, Offer, SessionError, SessionReport, Traffic, serve_session};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
@@ -364,22 +364,4 @@ impl Relay {
     fn poke(&self) {
         self.work_there.notify_all();
     }
-}
-
-fn spool_failed(error: SpoolError) -> JobError {
-    match error {
-        SpoolError::Io { action, path, source } => JobError::File { action, path, source },
-        SpoolError::Format(error) => error.into(),
-    }
-}
-
-/// An error with its causes in one line.
-fn sentence_of(error: &dyn std::error::Error) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        sentence = format!("{sentence}: {error}");
-        cause = error.source();
-    }
-    sentence
 }

@@ -100,7 +100,7 @@ impl Pair {
     ) -> Result<(Self, Vec<String>), JobError> {
         let files = PairFiles::open(path)?;
         let Found { waiting, aside, tree, applied, last, remarks } = files.recover()?;
-        let spool = Spool::open(&files.arriving()).map_err(crate::spool_failed)?;
+        let spool = Spool::open(&files.arriving())?;
         let sum = |lens: &mut dyn Iterator<Item = u64>| lens.fold(0_u64, |sum, len| sum.saturating_add(charge(len)));
         ledger.change(name, |share| {
             share.waiting = sum(&mut waiting.iter().map(|waiting| waiting.len));
@@ -162,7 +162,7 @@ impl Pair {
         let old = state.tree_number;
         let stored = (|| {
             self.files.put_delta(number)?;
-            let next = Spool::open(&self.files.arriving()).map_err(crate::spool_failed)?;
+            let next = Spool::open(&self.files.arriving())?;
             *self.spool.lock().unwrap_or_else(PoisonError::into_inner) = next;
             self.files.put_tree(number, old)
         })();
@@ -284,7 +284,7 @@ impl PairState {
     fn give_up(&mut self, pair: &str, error: JobError) -> JobError {
         let sentence = format!(
             "the spool of pair {pair} failed: {}; look at the disk of the relay, and start the relay again",
-            crate::sentence_of(&error)
+            failback_orchestrate::with_causes(&error)
         );
         (self.broken, self.last_error) = (Some(sentence.clone()), Some(sentence));
         error

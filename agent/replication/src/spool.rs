@@ -1,6 +1,8 @@
 //! Where a target keeps a delta that is on its way: a file that is believed as far as its hashes reach.
 
+use crate::SessionError;
 use failback_delta::{DeltaReader, FormatError, Item, Parts};
+use failback_orchestrate::JobError;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,21 @@ pub enum SpoolError {
     /// What arrives is no delta.
     #[error(transparent)]
     Format(#[from] FormatError),
+}
+
+impl From<SpoolError> for JobError {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::Io { action, path, source } => Self::File { action, path, source },
+            SpoolError::Format(error) => error.into(),
+        }
+    }
+}
+
+impl From<SpoolError> for SessionError {
+    fn from(error: SpoolError) -> Self {
+        Self::Job(error.into())
+    }
 }
 
 /// A delta that arrives, in a file.

@@ -6,7 +6,7 @@ use crate::message::{Accept, Message, Offer};
 use crate::wire::MAP_MAX;
 use crate::{ALIVE_EVERY, Link, Role, SessionError, Spool, SpoolError, Traffic};
 use failback_hashtree::Root;
-use failback_orchestrate::{BaseTree, JobError, NodeRun};
+use failback_orchestrate::{BaseTree, JobError, NodeRun, with_causes};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,22 +138,11 @@ pub fn serve_session(
         // The connection is closed when this goes, and not broken: what was said last would be lost.
         Ok(_) => {}
         Err(error) if !error.is_link() => {
-            let _ = sender.send(&Message::Refuse(sentence_of(error).into()));
+            let _ = sender.send(&Message::Refuse(with_causes(error).into()));
         }
         Err(_) => sender.break_off(),
     }
     ended
-}
-
-/// An error with its causes in one line.
-fn sentence_of(error: &SessionError) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        sentence = format!("{sentence}: {error}");
-        cause = error.source();
-    }
-    sentence
 }
 
 struct Session<'a> {
@@ -227,7 +216,7 @@ impl Session<'_> {
                     }
                     Err(error) => {
                         let error = SessionError::Job(error);
-                        let _ = self.sender.send(&Message::Refuse(sentence_of(&error).into()));
+                        let _ = self.sender.send(&Message::Refuse(with_causes(&error).into()));
                         break Err(error);
                     }
                 }
@@ -246,7 +235,7 @@ impl Session<'_> {
             _ => 0,
         };
         if keep < spool.len() {
-            spool.cut(keep).map_err(spool_failed)?;
+            spool.cut(keep)?;
         }
         Ok(spool.len())
     }
@@ -260,7 +249,7 @@ impl Session<'_> {
             let give_up = |error: SessionError| {
                 // The source may be waiting for just what will not come now, and this side for the source: both are told.
                 if !error.is_link() {
-                    let _ = self.sender.send(&Message::Refuse(sentence_of(&error).into()));
+                    let _ = self.sender.send(&Message::Refuse(with_causes(&error).into()));
                 }
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 broken.store(true, Ordering::Release);
@@ -282,7 +271,7 @@ impl Session<'_> {
                     }
                 }
             });
-            let flusher = self.lock_spool().flusher().map_err(spool_failed)?;
+            let flusher = self.lock_spool().flusher()?;
             // One flush may wait while another is under way; a third would have nothing more to say.
             let (flush, to_flush) = sync_channel::<u64>(1);
             scope.spawn(move || {
@@ -336,7 +325,7 @@ impl Session<'_> {
                 if at != spool.len() {
                     return Err(SessionError::Breach("a piece of the delta does not follow the last one"));
                 }
-                spool.append(&bytes).map_err(spool_failed)?;
+                spool.append(&bytes)?;
                 let is_due = at / FLUSH_EVERY != spool.len() / FLUSH_EVERY;
                 let len = spool.whole();
                 drop(spool);
@@ -419,7 +408,7 @@ impl Session<'_> {
         if spool.len() != len || !spool.is_complete() {
             return Err(SessionError::Breach("the delta is longer or shorter than its end says"));
         }
-        let file = spool.flusher().map_err(spool_failed)?;
+        let file = spool.flusher()?;
         drop(spool);
         self.flush(&file, len)
     }
@@ -427,13 +416,6 @@ impl Session<'_> {
     fn lock_spool(&self) -> std::sync::MutexGuard<'_, Spool> {
         self.replica.spool().lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn spool_failed(error: SpoolError) -> SessionError {
-    SessionError::Job(match error {
-        SpoolError::Io { action, path, source } => JobError::File { action, path, source },
-        SpoolError::Format(error) => error.into(),
-    })
 }
 
 fn unexpected(message: &Message<'_>) -> SessionError {

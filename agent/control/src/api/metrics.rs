@@ -6,15 +6,10 @@ use crate::state::{JobQuery, JobState, Subject};
 use std::fmt::Write;
 
 pub(super) fn show(master: &MasterTarget, _: &Request<'_>, _: &str) -> Answer {
-    let mut text = String::new();
     let state = master.state();
     let pairs = state.pairs()?;
     let jobs = state.jobs(&JobQuery::default())?;
     drop(state);
-    let mut head = |name: &str, kind: &str, help: &str| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        std::mem::take(&mut text)
-    };
     let mut out = head("failback_build_info", "gauge", "The version of the program.");
     let _ = writeln!(out, "failback_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     out += &head("failback_uptime_seconds", "counter", "How long the master target has been running.");
@@ -48,6 +43,11 @@ pub(super) fn show(master: &MasterTarget, _: &Request<'_>, _: &str) -> Answer {
         }
     }
     Ok(Response { status: 200, content_type: "text/plain; version=0.0.4", body: out.into_bytes() })
+}
+
+/// What stands before the values of a number.
+fn head(name: &str, kind: &str, help: &str) -> String {
+    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
 }
 
 /// The value of a label: backslash, quotation mark and line feed are escaped, as the format wants it.

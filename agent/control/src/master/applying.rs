@@ -1,6 +1,6 @@
 //! Applying a delta that is complete in the spool, and what follows from it.
 
-use super::desk::{AppliedDelta, Desk, spool_failed};
+use super::desk::{AppliedDelta, Desk};
 use super::{LiveJob, MasterTarget, now};
 use crate::state::{Pair, SourceDisk};
 use failback_delta::{DeltaHeader, DeltaReader};
@@ -102,7 +102,7 @@ pub(super) fn finish_files(
     if let Some(key) = spool.key() {
         desk.note_applied(AppliedDelta { key, root })?;
     }
-    spool.cut(0).map_err(spool_failed)
+    Ok(spool.cut(0)?)
 }
 
 fn open(path: &Path) -> Result<File, JobError> {

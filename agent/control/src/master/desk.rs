@@ -9,7 +9,7 @@
 //! DISK is the name of the disk's own directory in RETENTION, whose lock is held by whoever uses these files.
 
 use failback_orchestrate::{JobError, Root, StoredTree};
-use failback_replication::{Spool, SpoolError};
+use failback_replication::Spool;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Desk {
     }
 
     pub(super) fn spool(&self) -> Result<Spool, JobError> {
-        let spool = Spool::open(&self.spool_path()).map_err(spool_failed)?;
+        let spool = Spool::open(&self.spool_path())?;
         sync(&self.directory).map_err(|source| JobError::File {
             action: "write to",
             path: self.directory.clone(),
@@ -107,13 +107,6 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
-}
-
-pub(super) fn spool_failed(error: SpoolError) -> JobError {
-    match error {
-        SpoolError::Io { action, path, source } => JobError::File { action, path, source },
-        SpoolError::Format(error) => error.into(),
-    }
 }
 
 #[cfg(test)]

@@ -5,28 +5,25 @@ use super::client::refused;
 use anyhow::Result;
 use failback_credentials::{Fingerprint, Identity, Peer, Role, Tls, TrustStore};
 use failback_orchestrate::JobError;
-use failback_transport::{Address, CommandConnector, Connector, Limits, Runtime, TlsConnector, UnixConnector};
+use failback_transport::{Address, Connector, Limits, Network, Runtime};
 use std::sync::Arc;
 
 /// What connects to an address. In the network, the server has to be a peer that this machine trusts: the one that is named, or the only one that
 /// there is.
 pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -> Result<Box<dyn Connector>> {
-    Ok(match address {
-        Address::Ssh(ssh) => Box::new(CommandConnector::ssh(ssh, limits)),
-        Address::Exec(command) => Box::new(CommandConnector::exec(command, limits)),
-        Address::Unix(path) => Box::new(UnixConnector::new(path.clone(), limits)),
-        Address::Tls(host) => {
-            let credentials = args.place.credentials()?;
-            let trust = TrustStore::new(credentials.clone());
-            let server = server_among(&trust.peers().map_err(|error| refused(&error))?, args.server.as_deref())?;
-            let tls =
-                Tls::new(&Identity::load_or_create(&credentials).map_err(|error| refused(&error))?, Arc::new(trust));
-            let connector = TlsConnector::new(host.clone(), tls, server, limits, Arc::new(Runtime::start()?));
-            // One thread encrypts for one of them, so there are more of both.
-            let more = (1..args.streams.min(4)).map(|_| Runtime::start().map(Arc::new)).collect::<Result<_, _>>()?;
-            Box::new(connector.streams(args.streams, more))
-        }
-    })
+    let network = if let Address::Tls(_) = address { Some(network(args)?) } else { None };
+    Ok(address.connector(limits, network).map_err(|error| refused(&error))?)
+}
+
+/// This machine's key, and the server that is meant.
+fn network(args: &ConnectArgs) -> Result<Network> {
+    let credentials = args.place.credentials()?;
+    let trust = TrustStore::new(credentials.clone());
+    let server = server_among(&trust.peers().map_err(|error| refused(&error))?, args.server.as_deref())?;
+    let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
+    // One thread encrypts for one connection, so there are more of both.
+    let runtimes = (0..args.streams.clamp(1, 4)).map(|_| Runtime::start().map(Arc::new)).collect::<Result<_, _>>()?;
+    Ok(Network { tls: Tls::new(&identity, Arc::new(trust)), server, runtimes, streams: args.streams })
 }
 
 /// The key that the other side has to show.

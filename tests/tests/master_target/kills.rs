@@ -4,10 +4,10 @@ use crate::site::{MIB, Site};
 use failback_tests::failback;
 use failback_tests::lab::{Dice, noise};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SIZE: usize = 8 * MIB;
-/// Each of the two is killed so often.
+/// Each of the two is killed so often before a pass is done.
 const KILLS: usize = 100;
 
 /// Changes the source a little, in several places.
@@ -19,8 +19,20 @@ fn change(site: &Site, dice: &mut Dice, round: usize) {
     }
 }
 
-/// The time within which a kill lands somewhere in a pass, in ms.
-const PASS: usize = 250;
+/// How long a pass takes from its start to its end, on this machine and now.
+fn a_whole_pass(site: &Site, dice: &mut Dice, round: usize, to: &str) -> Duration {
+    change(site, dice, round);
+    let began = Instant::now();
+    site.send("data", to).args("--threads 1").done();
+    let took = began.elapsed();
+    site.is_home("data");
+    took
+}
+
+/// Any moment of a pass.
+fn any_moment(dice: &mut Dice, pass: Duration) -> Duration {
+    pass.mul_f64(dice.below(1000) as f64 / 1000.0)
+}
 
 #[test]
 fn slow_a_source_is_killed_at_any_moment() {
@@ -29,22 +41,25 @@ fn slow_a_source_is_killed_at_any_moment() {
     site.enroll(&daemon, "web");
     site.pair("data", SIZE, Some("web"));
     let mut dice = Dice::new(1);
-    let mut landed = 0;
-    for round in 0..KILLS {
-        change(&site, &mut dice, round);
+    let (mut landed, mut rounds) = (0, 0);
+    let mut pass = Duration::ZERO;
+    while landed < KILLS {
+        if rounds % 10 == 0 {
+            pass = a_whole_pass(&site, &mut dice, rounds, &daemon.data);
+        }
+        assert!(rounds < 3 * KILLS, "{landed} of {rounds} were killed before they were done");
+        rounds += 1;
+        change(&site, &mut dice, rounds);
         let mut sending = site.send("data", &daemon.data).args("--threads 1").start();
-        thread::sleep(Duration::from_millis(dice.below(PASS) as u64));
+        thread::sleep(any_moment(&mut dice, pass));
         if sending.is_running() {
             landed += 1;
             sending.signal("KILL");
         }
         let _ = sending.finish();
-        if round % 10 == 9 {
-            site.send("data", &daemon.data).done();
-            site.is_home("data");
-        }
     }
-    assert!(landed > KILLS / 4, "{landed} of {KILLS} were killed before they were done");
+    site.send("data", &daemon.data).done();
+    site.is_home("data");
     let jobs = site.jobs();
     assert!(jobs.iter().all(|job| job["state"] != "running"), "{jobs:#?}");
 }
@@ -57,11 +72,19 @@ fn slow_a_master_target_is_killed_at_any_moment() {
     let socket = format!("unix:{}", site.place.path("site/data.sock").display());
     let mut dice = Dice::new(2);
     let retention = site.place.path("retention");
-    for round in 0..KILLS {
+    let (mut landed, mut round) = (0, 0);
+    let mut pass = Duration::ZERO;
+    while landed < KILLS {
+        if round % 10 == 0 {
+            pass = a_whole_pass(&site, &mut dice, round, &socket);
+        }
+        assert!(round < 3 * KILLS, "{landed} of {round} were killed before a pass was done");
+        round += 1;
         change(&site, &mut dice, round);
         // The source outlives it, and goes on by itself.
-        let sending = site.send("data", &socket).args("--threads 1 --retry 60s").start();
-        thread::sleep(Duration::from_millis(dice.below(PASS) as u64));
+        let mut sending = site.send("data", &socket).args("--threads 1 --retry 60s").start();
+        thread::sleep(any_moment(&mut dice, pass));
+        landed += usize::from(sending.is_running());
         daemon.running.signal("KILL");
         let _ = daemon.running.finish();
         if round % 3 == 0 {

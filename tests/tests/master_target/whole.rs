@@ -44,6 +44,32 @@ fn whoever_comes_through_a_command_gets_there_with_a_daemon_and_without() {
 }
 
 #[test]
+fn what_counts_may_become_all_of_the_disk_and_its_used_space_again() {
+    let site = Site::new();
+    site.pair("data", 16 * MIB, None);
+    // Free space that holds zeroes: all of the disk and its used space have the same root.
+    let made = std::fs::read(site.place.ext4("made.img", 16 << 20, &[])).unwrap();
+    for disk in [site.source("data"), site.target("data")] {
+        std::fs::write(disk, &made).unwrap();
+    }
+    let to = site.by_command();
+    let tree = |site: &Site| {
+        let mut disks = std::fs::read_dir(site.place.path("retention/replication")).unwrap();
+        disks.next().unwrap().unwrap().path().join("tree")
+    };
+    for options in ["--whole", "--whole", "", "--whole", "", ""] {
+        for is_lost in [false, true] {
+            if is_lost {
+                std::fs::remove_file(tree(&site)).unwrap();
+            }
+            let report = &site.send("data", &to).args(options).json()[0];
+            assert!(report["delta_bytes"].as_u64().unwrap() < 8192, "{options}: {report}");
+        }
+        site.is_home("data");
+    }
+}
+
+#[test]
 fn several_sources_at_once_come_home_each_to_its_own_disk() {
     let site = Site::new();
     let daemon = site.serve();

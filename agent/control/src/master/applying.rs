@@ -89,7 +89,7 @@ pub(super) fn finish_files(
     root: Root,
 ) -> Result<(), JobError> {
     match tree {
-        Some(tree) if tree.root() == root => {}
+        Some(tree) if is_tree_of(tree, desk, root)? => {}
         Some(tree) => {
             // A cache: without it the next pass reads the disk.
             if let Err(error) = advance_tree(tree, open(&desk.spool_path())?, &desk.tree_path()) {
@@ -103,6 +103,12 @@ pub(super) fn finish_files(
         desk.note_applied(AppliedDelta { key, root })?;
     }
     Ok(spool.cut(0)?)
+}
+
+/// Whether a tree is that of the result of the delta in the spool: with the same content, another size or coverage make it another one.
+fn is_tree_of(tree: &StoredTree, desk: &Desk, root: Root) -> Result<bool, JobError> {
+    let header = header_of(&desk.spool_path())?;
+    Ok(tree.root() == root && tree.shape() == header.shapes.result && tree.coverage() == header.result_coverage)
 }
 
 fn open(path: &Path) -> Result<File, JobError> {

@@ -5,7 +5,7 @@ use super::desk::Desk;
 use super::{LiveJob, MasterTarget, now};
 use crate::state::Pair;
 use failback_orchestrate::{
-    Catalogue, ClaimedTarget, DiskIdentity, HumanBytes, JobError, Opened, Pending, Root, StoredTree,
+    Catalogue, ClaimedTarget, Coverage, DiskIdentity, HumanBytes, JobError, Opened, Pending, Root, StoredTree,
     build_tree_of_disk, intents_of, is_unknown, name_of_points, points_for_changes, points_made_for_changes,
     refuse_unrecorded,
 };
@@ -102,8 +102,10 @@ impl Opening<'_> {
         if let Some(tree) = desk.tree().filter(is_present) {
             return Ok(tree);
         }
-        let tree =
-            build_tree_of_disk(claimed.device(), size, &desk.tree_path(), self.master.settings.threads, self.job)?;
+        // A disk that is known is recorded as whole or by its used space, and that is what it is compared with.
+        let coverage = if unknown { Coverage::Used } else { present.coverage };
+        let threads = self.master.settings.threads;
+        let tree = build_tree_of_disk(claimed.device(), size, coverage, &desk.tree_path(), threads, self.job)?;
         if !is_present(&tree) && !catalogue.links().is_empty() {
             desk.forget_tree();
             return Err(JobError::Mismatch(format!(

@@ -7,7 +7,7 @@ use crate::output::sync_directory_of;
 use crate::scan::{Chunk, ChunkContent, ScanOptions, scan};
 use crate::{BaseTree, JobError, NodeRun, Progress, likeness};
 use failback_blockio::Device;
-use failback_delta::{Content, DeltaReader, Extent, FreeBlocks, Item, SealedFrame, Shapes, Trailer};
+use failback_delta::{Content, Coverage, DeltaReader, Extent, FreeBlocks, Item, SealedFrame, Shapes, Trailer};
 use failback_hashtree::{ChainingValue, Cover, Frontier, LeafHasher, Node, Root, RootBuilder, Shape};
 use failback_units::{BlockCount, BlockIndex, BlockRange, BlockSize, ByteCount};
 use std::fs::{self, File};
@@ -50,8 +50,8 @@ pub fn build_tree(
     Ok(writer.finish()?)
 }
 
-/// Reads the first `size` bytes of a disk that nobody else writes to, but for its free space, and stores their tree at `path` in blocks of
-/// 4 KiB.
+/// Reads the first `size` bytes of a disk that nobody else writes to, and stores their tree at `path` in blocks of 4 KiB. Where only used
+/// space counts, free space is not read.
 ///
 /// # Errors
 ///
@@ -59,12 +59,17 @@ pub fn build_tree(
 pub fn build_tree_of_disk(
     device: &dyn Device,
     size: ByteCount,
+    coverage: Coverage,
     path: &Path,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<StoredTree, JobError> {
     let shape = Shape::new(size, BlockSize::MIN);
-    build_tree(device, shape, &free_blocks(&likeness::free_of(device)?, shape), path, threads, progress)?;
+    let free = match coverage {
+        Coverage::Whole => FreeBlocks::NONE,
+        Coverage::Used => free_blocks(&likeness::free_of(device)?, shape),
+    };
+    build_tree(device, shape, &free, path, threads, progress)?;
     Ok(StoredTree::open(path)?)
 }
 

@@ -6,6 +6,8 @@
 //!
 //! - [`send_pass`] is the source's side, over connections that a [`Connector`] makes; [`send_stored`] is that of a relay, which has
 //!   the delta in a file.
+//! - [`meet`] takes part in the common mark of a group, so that the last passes of several disks are of one moment; a [`Seat`] is the target's
+//!   side of that.
 //! - How hard it compresses is chosen by [`Adaptive`], how fast it sends by a [`Throttle`], how often by [`Passes`] and [`Follow`].
 //! - [`serve_session`] is the target's side of one connection; what it does to a disk is a [`Replica`]'s business.
 //!
@@ -20,6 +22,7 @@ mod error;
 mod follow;
 mod link;
 mod map;
+mod meeting;
 mod message;
 mod passes;
 mod peers;
@@ -36,13 +39,14 @@ pub use clock::{Clock, SystemClock};
 pub use error::SessionError;
 pub use follow::{Alarm, Follow};
 pub use link::{Link, Role, Traffic};
-pub use message::{Offer, Resumed};
+pub use meeting::{Order, Seat, Stage};
+pub use message::{GroupMark, Meet, Offer, Resumed};
 pub use passes::{Enough, PassDone, Passes, Plan, Small};
 pub use peers::{Standing, required_signer};
 pub use schedule::{Schedule, ScheduleError};
 pub use source::{
-    Connector, Finish, PassOptions, PassReport, Questions, StoredDelta, StoredOptions, StoredReport, ask_target,
-    send_pass, send_stored,
+    Connector, Finish, Marking, PassOptions, PassReport, Questions, StoredDelta, StoredOptions, StoredReport,
+    ask_target, meet, send_pass, send_stored,
 };
 pub use spool::{Spool, SpoolError};
 pub use target::{Offered, Replica, SessionReport, serve_session};

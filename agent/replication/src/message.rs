@@ -2,8 +2,8 @@
 
 use crate::SessionError;
 use crate::wire::{
-    DATA_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawOffer, RawProgress, RawQuestion, RawRun, SENTENCE_MAX,
-    SOURCE_MAX, VALUES_MAX, kind,
+    DATA_MAX, GROUP_MAX, MAP_MAX, PAIR_MAX, RUNS_MAX, RawAccept, RawEnd, RawMeet, RawOffer, RawProgress, RawQuestion,
+    RawRelease, RawRun, SENTENCE_MAX, SOURCE_MAX, VALUES_MAX, kind,
 };
 use failback_delta::{Coverage, DeltaHeader, Identity, PointKind};
 use failback_hashtree::{ChainingValue, Root};
@@ -29,6 +29,30 @@ pub struct Offer {
     pub kind: PointKind,
     /// The delta that is to go on.
     pub resumed: Option<Resumed>,
+    /// The mark of a group that it was read at: it is applied with those of the others of the group, or not at all.
+    pub mark: Option<[u8; 16]>,
+}
+
+/// Who wants to take part in the common mark of a protection group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meet {
+    /// The name of the group: 1 to 64 bytes.
+    pub group: String,
+    /// The name of the replication pair: 1 to 64 bytes.
+    pub pair: String,
+    /// The SCSI UUID of the source, if it shows one.
+    pub scsi_uuid: Option<[u8; 16]>,
+    /// The name that the source has where it is: at most 255 bytes, perhaps none.
+    pub source: String,
+}
+
+/// A mark that all of a group have taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupMark {
+    /// Random; the offers of its passes bear it.
+    pub id: [u8; 16],
+    /// When it was taken, in seconds since 1970 by the target's clock.
+    pub time: i64,
 }
 
 /// A delta that was sent in part.
@@ -68,6 +92,13 @@ pub(crate) enum Message<'a> {
     Data { at: u64, bytes: Cow<'a, [u8]> },
     End { len: u64, root: Root },
     Progress { compared: u64, total: u64 },
+    Meet(Meet),
+    Quiesced,
+    Marked,
+    Quiesce,
+    Mark,
+    Release(GroupMark),
+    Waits(Cow<'a, str>),
     Accept(Accept),
     Map { last: bool, packed: Cow<'a, [u8]> },
     Values { id: u32, values: Cow<'a, [ChainingValue]> },
@@ -94,8 +125,10 @@ impl Message<'_> {
             kind::VALUES => crate::wire::MESSAGE_MAX,
             kind::DURABLE => 8,
             kind::DONE | kind::STORED => 32,
-            kind::ASK_MAP | kind::ALIVE => 0,
-            kind::REFUSE => SENTENCE_MAX,
+            kind::MEET => size_of::<RawMeet>() + GROUP_MAX + PAIR_MAX + SOURCE_MAX,
+            kind::RELEASE => size_of::<RawRelease>(),
+            kind::ASK_MAP | kind::ALIVE | kind::QUIESCED | kind::MARKED | kind::QUIESCE | kind::MARK => 0,
+            kind::REFUSE | kind::WAITS => SENTENCE_MAX,
             _ => return Err(SessionError::Breach("there is no such kind of message")),
         })
     }
@@ -125,6 +158,15 @@ impl Message<'_> {
             Self::Durable { len } => (kind::DURABLE, len.to_le_bytes().to_vec()),
             Self::Done { root } => (kind::DONE, root.0.to_vec()),
             Self::Stored { root } => (kind::STORED, root.0.to_vec()),
+            Self::Meet(meet) => (kind::MEET, meet.to_bytes()),
+            Self::Quiesced => (kind::QUIESCED, Vec::new()),
+            Self::Marked => (kind::MARKED, Vec::new()),
+            Self::Quiesce => (kind::QUIESCE, Vec::new()),
+            Self::Mark => (kind::MARK, Vec::new()),
+            Self::Release(mark) => {
+                (kind::RELEASE, RawRelease { mark: mark.id, time: mark.time.into() }.as_bytes().to_vec())
+            }
+            Self::Waits(sentence) => (kind::WAITS, cut(sentence, SENTENCE_MAX).as_bytes().to_vec()),
             Self::Alive => (kind::ALIVE, Vec::new()),
             Self::Refuse(sentence) => (kind::REFUSE, cut(sentence, SENTENCE_MAX).as_bytes().to_vec()),
         }
@@ -174,15 +216,19 @@ impl Message<'_> {
             kind::DURABLE => Message::Durable { len: u64::from_le_bytes(bytes.try_into().map_err(|_| BREACH)?) },
             kind::DONE => Message::Done { root: Root(bytes.try_into().map_err(|_| BREACH)?) },
             kind::STORED => Message::Stored { root: Root(bytes.try_into().map_err(|_| BREACH)?) },
-            kind::ALIVE => Message::Alive,
-            kind::REFUSE => {
-                // It is printed: nothing in it may move a cursor or begin a line.
-                let sentence: String = String::from_utf8_lossy(bytes)
-                    .chars()
-                    .map(|character| if character.is_control() { ' ' } else { character })
-                    .collect();
-                Message::Refuse(sentence.into())
+            kind::MEET => Message::Meet(Meet::from_bytes(bytes)?),
+            kind::QUIESCED => Message::Quiesced,
+            kind::MARKED => Message::Marked,
+            kind::QUIESCE => Message::Quiesce,
+            kind::MARK => Message::Mark,
+            kind::RELEASE => {
+                let raw: RawRelease = whole(bytes)?;
+                let mark = GroupMark { id: raw.mark, time: raw.time.get() };
+                Message::Release(Some(mark).filter(|mark| mark.id != [0; 16]).ok_or(BREACH)?)
             }
+            kind::WAITS => Message::Waits(sentence(bytes).into()),
+            kind::ALIVE => Message::Alive,
+            kind::REFUSE => Message::Refuse(sentence(bytes).into()),
             _ => return Err(SessionError::Breach("there is no such kind of message")),
         })
     }
@@ -193,7 +239,7 @@ impl Offer {
     pub(crate) fn new(pair: &str, identity: &Identity, size: ByteCount, coverage: Coverage, kind: PointKind) -> Self {
         let source = identity.name.clone().unwrap_or_default().replace(char::is_control, " ");
         let scsi_uuid = identity.scsi_uuid;
-        Self { pair: pair.into(), scsi_uuid, source, size, coverage, kind, resumed: None }
+        Self { pair: pair.into(), scsi_uuid, source, size, coverage, kind, resumed: None, mark: None }
     }
 
     /// The offer of a delta that begins with this header.
@@ -214,6 +260,7 @@ impl Offer {
             scsi_uuid: self.scsi_uuid.unwrap_or_default(),
             delta: self.resumed.map_or([0; 32], |resumed| resumed.delta),
             until: self.resumed.map_or(0, |resumed| resumed.until).into(),
+            mark: self.mark.unwrap_or_default(),
         };
         [raw.as_bytes(), pair.as_bytes(), source.as_bytes()].concat()
     }
@@ -233,7 +280,37 @@ impl Offer {
             coverage: Coverage::from_code(raw.coverage).ok_or(BREACH)?,
             kind: PointKind::from_code(raw.kind).ok_or(BREACH)?,
             resumed: (resumed.delta != [0; 32]).then_some(resumed),
+            mark: (raw.mark != [0; 16]).then_some(raw.mark),
         })
+    }
+}
+
+impl Meet {
+    /// Of a source.
+    #[must_use]
+    pub fn new(group: &str, pair: &str, identity: &Identity) -> Self {
+        let source = identity.name.clone().unwrap_or_default().replace(char::is_control, " ");
+        Self { group: group.into(), pair: pair.into(), scsi_uuid: identity.scsi_uuid, source }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let names = [cut(&self.group, GROUP_MAX), cut(&self.pair, PAIR_MAX), cut(&self.source, SOURCE_MAX)];
+        let [group_len, pair_len, source_len] = names.map(|name| u8::try_from(name.len()).expect("it was cut"));
+        let scsi_uuid = self.scsi_uuid.unwrap_or_default();
+        let raw = RawMeet { group_len, pair_len, source_len, reserved: [0; 5], scsi_uuid };
+        [raw.as_bytes(), names.concat().as_bytes()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, SessionError> {
+        let (raw, names) = start::<RawMeet>(bytes)?;
+        let (group, names) = names.split_at_checked(raw.group_len.into()).ok_or(BREACH)?;
+        let (pair, source) = names.split_at_checked(raw.pair_len.into()).ok_or(BREACH)?;
+        let fits = group.len() <= GROUP_MAX && pair.len() <= PAIR_MAX && source.len() == raw.source_len.into();
+        if !fits || group.is_empty() || pair.is_empty() || raw.reserved != [0; 5] {
+            return Err(BREACH);
+        }
+        let scsi_uuid = (raw.scsi_uuid != [0; 16]).then_some(raw.scsi_uuid);
+        Ok(Self { group: name(group)?, pair: name(pair)?, scsi_uuid, source: name(source)? })
     }
 }
 
@@ -267,6 +344,12 @@ impl Accept {
             relayed: raw.relayed == 1,
         })
     }
+}
+
+/// What is printed: nothing in it may move a cursor or begin a line.
+fn sentence(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 /// A name that may be printed.
@@ -315,14 +398,27 @@ mod tests {
         let size = ByteCount::new(1 << 41).unwrap();
         let (coverage, kind) = (Coverage::Used, PointKind::Fuzzy);
         let (pair, source) = ("web-01 ü".into(), "/dev/nvme1n1".into());
-        let offer = Offer { pair, scsi_uuid: Some([8; 16]), source, size, coverage, kind, resumed: None };
+        let offer = Offer { pair, scsi_uuid: Some([8; 16]), source, size, coverage, kind, resumed: None, mark: None };
         let resumed = Some(Resumed { delta: [7; 32], until: 99 });
         let block_size = BlockSize::MIN;
         let accept =
             Accept { size, block_size, coverage, root: Root([1; 32]), map: [2; 32], durable: 3, relayed: true };
         vec![
             Message::Offer(offer.clone()),
-            Message::Offer(Offer { resumed, scsi_uuid: None, source: String::new(), ..offer }),
+            Message::Offer(Offer {
+                resumed,
+                scsi_uuid: None,
+                source: String::new(),
+                mark: Some([6; 16]),
+                ..offer.clone()
+            }),
+            Message::Meet(Meet { group: "shop".into(), pair: offer.pair, scsi_uuid: None, source: offer.source }),
+            Message::Quiesced,
+            Message::Marked,
+            Message::Quiesce,
+            Message::Mark,
+            Message::Release(GroupMark { id: [3; 16], time: -5 }),
+            Message::Waits("for db".into()),
             Message::AskMap,
             Message::AskValues { id: 5, runs: vec![run, run].into() },
             Message::Data { at: 1 << 50, bytes: vec![1; DATA_MAX].into() },
@@ -356,7 +452,10 @@ mod tests {
                 if let Ok(other) = Message::from_bytes(code, &bytes[..len]) {
                     // Only what is bytes to the end may be cut anywhere.
                     assert!(
-                        matches!(other, Message::Data { .. } | Message::Map { .. } | Message::Refuse(_)),
+                        matches!(
+                            other,
+                            Message::Data { .. } | Message::Map { .. } | Message::Refuse(_) | Message::Waits(_)
+                        ),
                         "{other:?}"
                     );
                 }
@@ -379,7 +478,7 @@ mod tests {
                 && let Ok(message) = Message::from_bytes(code, &bytes)
             {
                 // What is understood is said again in the same words; a sentence was cleaned.
-                if !matches!(message, Message::Refuse(_)) {
+                if !matches!(message, Message::Refuse(_) | Message::Waits(_)) {
                     prop_assert_eq!(message.to_bytes(), (code, bytes));
                 }
             }

@@ -2,7 +2,8 @@
 
 use crate::link::{Receiver, Sender};
 use crate::map::{map_hash, pack};
-use crate::message::{Accept, Message, Offer};
+use crate::meeting::{Seat, hold};
+use crate::message::{Accept, GroupMark, Meet, Message, Offer};
 use crate::wire::MAP_MAX;
 use crate::{ALIVE_EVERY, Link, Role, SessionError, Spool, SpoolError, Traffic};
 use failback_hashtree::Root;
@@ -92,6 +93,18 @@ pub trait Replica: Send + Sync {
         let _ = (compared, total);
     }
 
+    /// Lets a source take part in the common mark of a group.
+    ///
+    /// # Errors
+    ///
+    /// When it may not, or groups do not meet here: the sentence goes to the source.
+    fn meet(&mut self, meet: &Meet) -> Result<Box<dyn Seat>, JobError> {
+        let _ = meet;
+        Err(JobError::Refused(
+            "a group meets at the master target and not at a relay: send its last pass to the address of the master target".into(),
+        ))
+    }
+
     /// Nobody waits for values of the base any more: where they are being waited for, that may fail now.
     fn no_more_questions(&self) {}
 }
@@ -105,6 +118,8 @@ pub enum SessionReport {
     AppliedBefore(Root),
     /// A relay has the pass, durably. The source did not wait for more.
     Stored(Root),
+    /// The group of the source has a common mark.
+    Marked(GroupMark),
 }
 
 /// Serves one source over one connection.
@@ -155,6 +170,7 @@ impl Session<'_> {
         let offer = loop {
             match receiver.receive()? {
                 Message::Offer(offer) => break offer,
+                Message::Meet(meet) => return hold(&*self.replica.meet(&meet)?, self.sender, receiver),
                 Message::Alive => {}
                 other => return Err(unexpected(&other)),
             }

@@ -1,6 +1,6 @@
 //! The bytes of the protocol: see `PROTOCOL.md`. Constants and structures only.
 
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// What each side sends first, before it has heard anything. It is the same in all versions.
@@ -60,6 +60,12 @@ pub mod kind {
     pub const END: u8 = 5;
     /// How far the source is.
     pub const PROGRESS: u8 = 6;
+    /// The source wants to take part in the common mark of a group.
+    pub const MEET: u8 = 7;
+    /// The source is at rest.
+    pub const QUIESCED: u8 = 8;
+    /// The source has its mark.
+    pub const MARKED: u8 = 9;
     /// The offer is taken.
     pub const ACCEPT: u8 = 16;
     /// A piece of the base's map.
@@ -72,6 +78,14 @@ pub mod kind {
     pub const DONE: u8 = 20;
     /// A relay has the delta, proven and durable. The disk does not have it yet.
     pub const STORED: u8 = 21;
+    /// All of the group are here: come to rest.
+    pub const QUIESCE: u8 = 22;
+    /// All of the group are at rest: take the mark.
+    pub const MARK: u8 = 23;
+    /// All of the group have their marks: go on.
+    pub const RELEASE: u8 = 24;
+    /// What the group waits for.
+    pub const WAITS: u8 = 25;
     /// This side is still there.
     pub const ALIVE: u8 = 32;
     /// This side will not go on, and why.
@@ -98,6 +112,34 @@ pub struct RawOffer {
     pub delta: [u8; 32],
     /// The source can go on from the end of any part of it up to here.
     pub until: U64,
+    /// The mark of a group that is sent, or zeroes.
+    pub mark: [u8; 16],
+}
+
+/// Who wants to take part in the mark of a group. The names of the group, of the pair and of the source follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RawMeet {
+    /// The length of the group's name.
+    pub group_len: u8,
+    /// The length of the pair's name.
+    pub pair_len: u8,
+    /// The length of the source's name.
+    pub source_len: u8,
+    /// 0.
+    pub reserved: [u8; 5],
+    /// The SCSI UUID of the source, or zeroes.
+    pub scsi_uuid: [u8; 16],
+}
+
+/// The mark of a group.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RawRelease {
+    /// Its id, which the offers of its passes bear.
+    pub mark: [u8; 16],
+    /// When it was taken, in seconds since 1970 by the target's clock.
+    pub time: I64,
 }
 
 /// The target's answer to an offer.
@@ -168,7 +210,9 @@ pub struct RawEnd {
 
 const _: () = assert!(size_of::<RawPreface>() == 32);
 const _: () = assert!(size_of::<RawHead>() == 8);
-const _: () = assert!(size_of::<RawOffer>() == 68);
+const _: () = assert!(size_of::<RawOffer>() == 84);
+const _: () = assert!(size_of::<RawMeet>() == 24);
+const _: () = assert!(size_of::<RawRelease>() == 24);
 const _: () = assert!(size_of::<RawAccept>() == 88);
 const _: () = assert!(size_of::<RawQuestion>() == 8);
 const _: () = assert!(size_of::<RawRun>() == 16);
@@ -187,6 +231,8 @@ pub const MAP_MAX: usize = 64 << 10;
 pub const SENTENCE_MAX: usize = 2048;
 /// The name of a pair.
 pub const PAIR_MAX: usize = 64;
+/// The name of a group.
+pub const GROUP_MAX: usize = 64;
 /// The name that a source has where it is.
 pub const SOURCE_MAX: usize = 255;
 /// The longest message of all: that of VALUES.

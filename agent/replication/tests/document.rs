@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_replication::wire::{
-    RawAccept, RawEnd, RawHead, RawOffer, RawPreface, RawProgress, RawQuestion, RawRun, SENTENCE_MAX, kind,
+    RawAccept, RawEnd, RawHead, RawMeet, RawOffer, RawPreface, RawProgress, RawQuestion, RawRelease, RawRun,
+    SENTENCE_MAX, kind,
 };
 use std::mem::offset_of;
 
@@ -34,19 +35,21 @@ fn fields_stand_where_the_document_says() {
     }
     fields!(RawPreface: magic, oldest, newest, role, reserved, program);
     fields!(RawHead: len, kind, reserved);
-    fields!(RawOffer: size, pair_len, coverage, kind, source_len, scsi_uuid, delta, until);
+    fields!(RawOffer: size, pair_len, coverage, kind, source_len, scsi_uuid, delta, until, mark);
     fields!(RawAccept: size, block_shift, coverage, relayed, reserved, root, map, durable);
     fields!(RawQuestion: id, count);
     fields!(RawRun: first, count, level, reserved);
     code.push((0, 8, "at".to_owned()));
     fields!(RawEnd: len, root);
     fields!(RawProgress: compared, total);
+    fields!(RawMeet: group_len, pair_len, source_len, reserved, scsi_uuid);
+    fields!(RawRelease: mark, time);
     assert_eq!(fields.collect::<Vec<_>>(), code);
 }
 
 #[test]
 fn kinds_have_the_numbers_and_limits_of_the_document() {
-    use failback_replication::wire::{DATA_MAX, MAP_MAX, MESSAGE_MAX, PAIR_MAX, RUNS_MAX, SOURCE_MAX};
+    use failback_replication::wire::{DATA_MAX, GROUP_MAX, MAP_MAX, MESSAGE_MAX, PAIR_MAX, RUNS_MAX, SOURCE_MAX};
     let kinds: Vec<_> = rows()
         .into_iter()
         .filter_map(|cells| {
@@ -62,12 +65,19 @@ fn kinds_have_the_numbers_and_limits_of_the_document() {
         (kind::DATA, "DATA", 8 + DATA_MAX),
         (kind::END, "END", size_of::<RawEnd>()),
         (kind::PROGRESS, "PROGRESS", size_of::<RawProgress>()),
+        (kind::MEET, "MEET", size_of::<RawMeet>() + GROUP_MAX + PAIR_MAX + SOURCE_MAX),
+        (kind::QUIESCED, "QUIESCED", 0),
+        (kind::MARKED, "MARKED", 0),
         (kind::ACCEPT, "ACCEPT", size_of::<RawAccept>()),
         (kind::MAP, "MAP", 1 + MAP_MAX),
         (kind::VALUES, "VALUES", MESSAGE_MAX),
         (kind::DURABLE, "DURABLE", 8),
         (kind::DONE, "DONE", 32),
         (kind::STORED, "STORED", 32),
+        (kind::QUIESCE, "QUIESCE", 0),
+        (kind::MARK, "MARK", 0),
+        (kind::RELEASE, "RELEASE", size_of::<RawRelease>()),
+        (kind::WAITS, "WAITS", SENTENCE_MAX),
         (kind::ALIVE, "ALIVE", 0),
         (kind::REFUSE, "REFUSE", SENTENCE_MAX),
     ];

@@ -30,9 +30,15 @@ fn preface(role: u8) -> Vec<u8> {
 fn offer(pair: &str) -> Vec<u8> {
     let mut bytes = (DISK as u64).to_le_bytes().to_vec();
     bytes.extend([u8::try_from(pair.len()).unwrap(), 1, 3, 0]);
-    bytes.extend([0; 56]);
+    bytes.extend([0; 72]);
     bytes.extend(pair.as_bytes());
     message(kind::OFFER, &bytes)
+}
+
+fn meet(group: &str, pair: &str) -> Vec<u8> {
+    let [group_len, pair_len] = [group, pair].map(|name| u8::try_from(name.len()).unwrap());
+    let names = [group.as_bytes(), pair.as_bytes()].concat();
+    message(kind::MEET, &[&[group_len, pair_len, 0, 0, 0, 0, 0, 0][..], &[0; 16], &names].concat())
 }
 
 fn question(first: u64, count: u32, level: u8) -> Vec<u8> {
@@ -77,6 +83,12 @@ fn a_target_refuses_what_does_not_keep_to_the_protocol() {
         ([&preface(1)[..], &offer("other")].concat(), "there is no pair other"),
         ([&preface(1)[..], &offer("")].concat(), "not as its kind has to be"),
         ([&preface(1)[..], &offer("a\nb")].concat(), "not as its kind has to be"),
+        ([&preface(1)[..], &meet("shop", "pair")].concat(), "meets at the master target"),
+        ([&preface(1)[..], &meet("", "pair")].concat(), "not as its kind has to be"),
+        ([&preface(1)[..], &meet("a\nb", "pair")].concat(), "not as its kind has to be"),
+        ([&preface(1)[..], &message(kind::QUIESCED, b"")].concat(), "no place here"),
+        (before(&message(kind::MARKED, b"")), "no place here"),
+        (before(&meet("shop", "pair")), "no place here"),
         (preface(2), "no source"),
         (before(&data(1, b"x")), "does not follow the last one"),
         (before(&data(u64::MAX, b"x")), "does not follow the last one"),

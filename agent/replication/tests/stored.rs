@@ -205,6 +205,7 @@ fn offer(size: usize) -> Offer {
         coverage: failback_delta::Coverage::Whole,
         kind: failback_delta::PointKind::Crash,
         resumed: None,
+        mark: None,
     }
 }
 

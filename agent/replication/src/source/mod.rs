@@ -2,6 +2,7 @@
 
 mod connection;
 mod journal;
+mod meeting;
 mod questions;
 mod remote;
 mod state;
@@ -15,6 +16,7 @@ use failback_orchestrate::{
     Compression, Device, DiffOptions, Effort, Packed, Progress, TreeDiffReport, diff_tree, tree_header,
 };
 use journal::{Earlier, Journal};
+pub use meeting::{Marking, meet};
 pub use questions::{Questions, ask_target};
 use remote::{PassWriter, RemoteBase};
 use state::{Counts, Pass};
@@ -53,6 +55,8 @@ pub struct PassOptions<'a> {
     pub moment: Option<[u8; 32]>,
     /// When the pass is done, if the other side is a relay.
     pub finish: Finish,
+    /// The mark of a group that is read: the pass is applied with those of the others of the group, or not at all.
+    pub mark: Option<[u8; 16]>,
 }
 
 /// Where a pass has to be before a source lets it go, and where it is then.

@@ -110,6 +110,7 @@ impl<'a> Pass<'a> {
         };
         let identity = &options.diff.identity;
         let offer = Offer::new(&options.pair, identity, size, coverage, options.diff.kind);
+        let offer = Offer { mark: options.mark, ..offer };
         Self { adaptive: options.adaptive, ..Self::new(offer, options.finish, None, earlier) }
     }
 

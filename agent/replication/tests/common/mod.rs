@@ -306,6 +306,7 @@ pub fn options(free: Option<&FreeMap>, id: u8) -> PassOptions<'_> {
         journal: None,
         moment: Some([1; 32]),
         finish: Finish::Applied,
+        mark: None,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod access;
 mod api;
+mod groups;
 mod kills;
 mod moves;
 mod site;

@@ -128,10 +128,19 @@ pub(crate) enum GroupCommand {
     Add(GroupAddArgs),
     /// List the groups
     List(ListArgs),
-    /// Show a group
+    /// Show a group: who waits for its mark, and what became of earlier ones
     Show(NameArgs),
     /// Remove a group; its pairs stay
-    Remove(NameArgs),
+    Remove(GroupRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupRemoveArgs {
+    /// Also if a mark of it is not applied as a whole
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) named: NameArgs,
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +150,7 @@ pub(crate) struct GroupAddArgs {
     /// Its pairs, in the order in which they are taken
     #[arg(required = true, value_name = "PAIR")]
     pub(crate) pairs: Vec<String>,
-    /// How long all of them together may take to come to rest: 100 ms to 10 min
+    /// How long all of them together may take to come to rest and take their mark: 100 ms to 10 min
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_age)]
     pub(crate) quiesce: Duration,
     #[command(flatten)]

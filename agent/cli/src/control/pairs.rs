@@ -5,10 +5,11 @@ use super::client::{Control, absolute, encoded, refused};
 
 use crate::files;
 use crate::points::open::needed_directory;
+use crate::points::report::when;
 use crate::report::{Lines, print};
 use crate::text::hex;
 use anyhow::Result;
-use failback_control::api::types::{Group, Groups, NewPair, Pair, Pairs, Turn};
+use failback_control::api::types::{Group, Groups, Mark, MarkedPair, NewGroup, NewPair, Pair, Pairs, Turn};
 use failback_credentials::{Fingerprint, TrustStore};
 use failback_orchestrate::JobError;
 use failback_transport::http::Method;
@@ -118,7 +119,7 @@ pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
     match &args.command {
         GroupCommand::Add(args) => {
             let quiesce_ms = u64::try_from(args.quiesce.as_millis()).unwrap_or(u64::MAX);
-            let new = Group { name: args.name.clone(), pairs: args.pairs.clone(), quiesce_ms };
+            let new = NewGroup { name: args.name.clone(), pairs: args.pairs.clone(), quiesce_ms };
             group_shown(&Control::open(&args.list.place)?.ask_with("/v1/groups", &new)?, &args.list)
         }
         GroupCommand::List(args) => {
@@ -137,7 +138,9 @@ pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
             group_shown(&Control::open(&args.list.place)?.ask(Method::GET, &path(&args.name), "")?, &args.list)
         }
         GroupCommand::Remove(args) => {
-            group_shown(&Control::open(&args.list.place)?.ask(Method::DELETE, &path(&args.name), "")?, &args.list)
+            let list = &args.named.list;
+            let path = format!("{}?force={}", path(&args.named.name), args.force);
+            group_shown(&Control::open(&list.place)?.ask(Method::DELETE, &path, "")?, list)
         }
     }
 }
@@ -146,6 +149,29 @@ fn group_shown(group: &Group, args: &ListArgs) -> Result<ExitCode> {
     let mut lines = Lines::default();
     lines.add("group", &group.name).add("pairs", group.pairs.join(", "));
     lines.add("time to come to rest", format!("{} ms", group.quiesce_ms));
+    if !group.waiting.is_empty() {
+        lines.add("waiting for the others", group.waiting.join(", "));
+    }
+    for mark in &group.marks {
+        lines.add(&format!("mark of {}", when(mark.time)), line_of(mark));
+    }
     print(args.json, group, &lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of a mark.
+fn line_of(mark: &Mark) -> String {
+    let missing = |is_there: fn(&MarkedPair) -> bool| {
+        let missing: Vec<_> = mark.pairs.iter().filter(|pair| !is_there(pair)).map(|pair| pair.pair.as_str()).collect();
+        missing.join(", ")
+    };
+    match mark.state.as_str() {
+        "marked" => format!("nothing of it is applied: it waits for the passes of {}", missing(|pair| pair.complete)),
+        "decided" => format!("being applied: not yet {}", missing(|pair| pair.point.is_some())),
+        "whole" => {
+            let points = mark.pairs.iter().map(|pair| format!("{} at {}", pair.pair, pair.point.unwrap_or_default()));
+            format!("whole: {}", points.collect::<Vec<_>>().join(", "))
+        }
+        state => state.to_owned(),
+    }
 }

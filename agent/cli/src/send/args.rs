@@ -33,6 +33,12 @@ pub(crate) struct SendArgs {
     /// Nobody may write to the disk then: the hook before-final can see to that, or the hook mark can name a snapshot.
     #[arg(long = "final", conflicts_with_all = ["follow", "fuzzy"])]
     pub(crate) last: bool,
+    /// Make the last pass together with those of this group
+    ///
+    /// It waits until all pairs of the group are there. All come to rest (hook quiesce), then all take their marks (hook mark, or a disk that stays at rest), and
+    /// then all go on (hook release), within the group's time; otherwise none has a mark. Their passes are applied once all have arrived, or none is.
+    #[arg(long, value_name = "NAME", requires = "last", value_parser = parse_pair)]
+    pub(crate) group: Option<String>,
     /// Make a pass each INTERVAL until this is stopped
     #[arg(long, value_name = "INTERVAL", value_parser = parse_age)]
     pub(crate) follow: Option<Duration>,
@@ -54,19 +60,20 @@ pub(crate) struct SendArgs {
     pub(crate) limit: Option<Schedule>,
     /// Run the programs in this directory around passes
     ///
-    /// before-pass, after-pass, before-final, after-final, mark and unmark; others are refused. They get `FAILBACK_HOOK` (the name), `FAILBACK_PAIR`,
-    /// `FAILBACK_DISK` and `FAILBACK_FINAL` (0 or 1); after a pass also `FAILBACK_OUTCOME` (done or failed) and `FAILBACK_ROOT`, unmark also
+    /// before-pass, after-pass, before-final, after-final, quiesce, release, mark and unmark; others are refused. They get `FAILBACK_HOOK` (the name),
+    /// `FAILBACK_PAIR`, `FAILBACK_DISK`, `FAILBACK_FINAL` (0 or 1) and `FAILBACK_GROUP`; after a pass also `FAILBACK_OUTCOME` (done or failed) and `FAILBACK_ROOT`, unmark also
     /// `FAILBACK_MARK`. If a program before a pass fails, the job stops. mark prints the path of the device to be read in the place of the disk,
-    /// such as a snapshot, or nothing; unmark always runs afterwards, after `kill -9` at the next start.
+    /// such as a snapshot, or nothing; unmark always runs afterwards, after `kill -9` at the next start. quiesce runs before mark; release runs once the
+    /// snapshot is there, or without one when the disk was read, also after `kill -9`.
     #[arg(long, value_name = "DIR")]
     pub(crate) hooks: Option<PathBuf>,
     /// The kind of what mark makes
     ///
     /// `crash` is one instant, `filesystem` are file systems that were frozen, and `application` are programs that were brought to rest as well.
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = MarkKind::Crash, hide_possible_values = true)]
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = MarkKind::Crash, hide_possible_values = true, hide_short_help = true)]
     pub(crate) mark_kind: MarkKind,
     /// How long a hook may take
-    #[arg(long, value_name = "TIME", value_parser = parse_age, default_value = "5m")]
+    #[arg(long, value_name = "TIME", value_parser = parse_age, default_value = "5m", hide_short_help = true)]
     pub(crate) hook_timeout: Duration,
     /// Where a pass remembers how far it is
     ///
@@ -135,7 +142,7 @@ impl From<MarkKind> for PointKind {
 /// What the protocol has room for.
 fn parse_pair(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 64 || text.contains(char::is_control) {
-        return Err("the name of a pair has 1 to 64 bytes, and no control characters".into());
+        return Err("a name has 1 to 64 bytes, and no control characters".into());
     }
     Ok(text.to_owned())
 }

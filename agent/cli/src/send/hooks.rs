@@ -32,6 +32,10 @@ pub(crate) enum Hook {
     /// After either, also if the pass failed.
     AfterPass,
     AfterFinal,
+    /// Brings programs and file systems to rest, right before the mark.
+    Quiesce,
+    /// Lets them go on, once the mark is there, or the disk itself was read.
+    Release,
     /// Freezes or takes a snapshot, and prints the path of the device to be read in the place of the disk, or nothing.
     Mark,
     /// Runs after every mark, however that ended.
@@ -39,8 +43,16 @@ pub(crate) enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 6] =
-        [Self::BeforePass, Self::BeforeFinal, Self::AfterPass, Self::AfterFinal, Self::Mark, Self::Unmark];
+    const ALL: [Self; 8] = [
+        Self::BeforePass,
+        Self::BeforeFinal,
+        Self::AfterPass,
+        Self::AfterFinal,
+        Self::Quiesce,
+        Self::Release,
+        Self::Mark,
+        Self::Unmark,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -48,6 +60,8 @@ impl Hook {
             Self::BeforeFinal => "before-final",
             Self::AfterPass => "after-pass",
             Self::AfterFinal => "after-final",
+            Self::Quiesce => "quiesce",
+            Self::Release => "release",
             Self::Mark => "mark",
             Self::Unmark => "unmark",
         }
@@ -55,7 +69,7 @@ impl Hook {
 
     /// Whether it has to run to its end even if the job is to stop: it takes back what another one did.
     const fn takes_back(self) -> bool {
-        matches!(self, Self::AfterPass | Self::AfterFinal | Self::Unmark)
+        matches!(self, Self::AfterPass | Self::AfterFinal | Self::Release | Self::Unmark)
     }
 }
 
@@ -104,6 +118,12 @@ impl Hooks {
                 directory.display()
             )));
         }
+        if hooks.has(Hook::Quiesce) && !hooks.has(Hook::Release) {
+            return Err(JobError::Refused(format!(
+                "{} has quiesce and no release, so programs would stay at rest: add release",
+                directory.display()
+            )));
+        }
         Ok(hooks)
     }
 
@@ -114,7 +134,7 @@ impl Hooks {
 
     /// Whether there is one that may bring a disk to rest.
     pub(crate) fn may_bring_to_rest(&self) -> bool {
-        self.has(Hook::BeforeFinal) || self.has(Hook::Mark)
+        [Hook::BeforeFinal, Hook::Quiesce, Hook::Mark].into_iter().any(|hook| self.has(hook))
     }
 
     /// Runs a hook, if there is one. Returns the first line that it printed, if it printed any.

@@ -3,8 +3,9 @@
 use super::args::{HowHard, SendArgs};
 use super::files::Files;
 use super::hooks::{Hook, Hooks};
+use super::moment::Moment;
 use super::report::Made;
-use crate::compare::{check_unchanged, companions, free_of, open_source};
+use crate::compare::{check_unchanged, companions, free_of};
 use crate::control::connector;
 use crate::files;
 use crate::meter::Meter;
@@ -14,13 +15,14 @@ use failback_orchestrate::{
     SourceDisk, SourceOptions,
 };
 use failback_replication::{
-    Adaptive, Backoff, Connector, Finish, Link, PassOptions, PassReport, SessionError, SystemClock, Throttle, send_pass,
+    Adaptive, Backoff, Connector, Finish, GroupMark, Link, Marking, Meet, PassOptions, PassReport, SessionError,
+    SystemClock, Throttle, meet, send_pass,
 };
 use failback_transport::Limits;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -43,10 +45,10 @@ pub(crate) struct Job<'a> {
     made: u64,
 }
 
-/// A pass that was made, and whether its mark is gone.
+/// A pass that was made, and whether what was done for it is taken back.
 pub(crate) struct Passed {
     pub(crate) made: Made,
-    pub(crate) unmarked: Result<(), JobError>,
+    pub(crate) taken_back: Result<(), JobError>,
 }
 
 impl<'a> Job<'a> {
@@ -75,16 +77,19 @@ impl<'a> Job<'a> {
         refuse_moving(&SourceDisk::open(&self.args.disk, self.source_options())?)
     }
 
-    /// Takes back a mark that an earlier run could not take back, since it was killed.
+    /// Takes back what an earlier run could not take back, since it was killed.
     pub(crate) fn take_back_mark(&self) -> Result<(), JobError> {
         let Some(device) = self.files.left_mark() else { return Ok(()) };
-        if !self.hooks.has(Hook::Unmark) {
+        if !self.has_hook(Hook::Unmark) && !self.has_hook(Hook::Release) {
             return Err(JobError::Refused(format!(
                 "an earlier run was killed while the mark '{}' was there: give its --hooks, so that unmark takes it back",
                 device.escape_debug()
             )));
         }
-        self.unmark(false, &device)
+        let released = self.hook(Hook::Release, false, &[]);
+        self.unmark(false, &device)?;
+        released?;
+        self.end_mark()
     }
 
     /// Makes a pass.
@@ -107,25 +112,16 @@ impl<'a> Job<'a> {
         outcome
     }
 
-    /// Makes a pass of the mark, if a hook makes one; takes it back in any case.
+    /// Makes a pass of a moment, and lets go what was brought to rest or marked for it in any case.
     fn marked(&self, is_last: bool) -> Result<Passed> {
         let begun = files::now();
-        if !self.hooks.has(Hook::Mark) {
-            let made = self.read(is_last, None, begun)?;
-            return Ok(Passed { made, unmarked: Ok(()) });
-        }
-        self.files.begin_mark("")?;
-        let marked = self.hooks.run(Hook::Mark, &self.environment(is_last), self.meter);
-        let device = marked.as_ref().ok().cloned().flatten().unwrap_or_default();
-        let outcome = marked.map_err(anyhow::Error::from).and_then(|device| {
-            self.files.begin_mark(device.as_deref().unwrap_or_default())?;
-            self.read(is_last, device.map(PathBuf::from).as_deref(), begun)
-        });
-        let unmarked = self.unmark(is_last, &device);
+        let mut moment = Moment::new(self, is_last);
+        let outcome = self.of_moment(&mut moment, is_last, begun);
+        let taken_back = moment.let_go();
         match outcome {
-            Ok(made) => Ok(Passed { made, unmarked }),
+            Ok((made, released)) => Ok(Passed { made, taken_back: released.and(taken_back) }),
             Err(error) => {
-                if let Err(error) = unmarked {
+                if let Err(error) = taken_back {
                     self.meter.note(&error.to_string());
                 }
                 Err(error)
@@ -133,28 +129,79 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn unmark(&self, is_last: bool, device: &str) -> Result<(), JobError> {
-        let mut environment = self.environment(is_last);
-        environment.push(("FAILBACK_MARK", device.into()));
-        self.hooks.run(Hook::Unmark, &environment, self.meter)?;
-        self.files.end_mark()
+    fn of_moment(
+        &self,
+        moment: &mut Moment<'_, '_>,
+        is_last: bool,
+        begun: i64,
+    ) -> Result<(Made, Result<(), JobError>)> {
+        let group_mark = match self.args.group.as_ref().filter(|_| is_last) {
+            Some(group) => {
+                let disk = SourceDisk::open(&self.args.disk, SourceOptions { fuzzy: true, ..self.source_options() })?;
+                let mut identity = Identity::default();
+                name_as(&mut identity, disk.identity());
+                drop(disk);
+                let who = Meet::new(group, &self.args.pair, &identity);
+                Some(meet(&self.connector, &who, moment, &self.backoff(), self.meter)?)
+            }
+            None => {
+                moment.quiesce()?;
+                moment.mark()?;
+                None
+            }
+        };
+        // What could not be let go is told once the pass is there.
+        let released = moment.release_early();
+        Ok((self.read(is_last, moment, begun, group_mark)?, released))
     }
 
-    /// Reads the disk, or the mark of it, and sends what differs.
-    fn read(&self, is_last: bool, mark: Option<&Path>, begun: i64) -> Result<Made> {
-        let (args, options) = (self.args, self.source_options());
-        let source = open_source(mark.unwrap_or(&args.disk), options, &self.said)?;
-        if is_last {
-            refuse_moving(&source)?;
-        }
+    /// Runs a hook, if there is one. Returns the first line that it printed.
+    pub(crate) fn hook(
+        &self,
+        hook: Hook,
+        is_last: bool,
+        more: &[(&'static str, OsString)],
+    ) -> Result<Option<String>, JobError> {
+        let mut environment = self.environment(is_last);
+        environment.extend_from_slice(more);
+        self.hooks.run(hook, &environment, self.meter)
+    }
+
+    pub(crate) fn has_hook(&self, hook: Hook) -> bool {
+        self.hooks.has(hook)
+    }
+
+    pub(crate) fn disk(&self) -> &Path {
+        &self.args.disk
+    }
+
+    pub(crate) const fn said(&self) -> &Once<'a> {
+        &self.said
+    }
+
+    /// Remembers what will have to be taken back, if a hook brings anything to rest or makes a mark.
+    pub(crate) fn begin_mark(&self, device: &str) -> Result<(), JobError> {
+        if self.has_hook(Hook::Mark) || self.has_hook(Hook::Quiesce) { self.files.begin_mark(device) } else { Ok(()) }
+    }
+
+    pub(crate) fn end_mark(&self) -> Result<(), JobError> {
+        if self.files.left_mark().is_some() { self.files.end_mark() } else { Ok(()) }
+    }
+
+    pub(crate) fn unmark(&self, is_last: bool, device: &str) -> Result<(), JobError> {
+        self.hook(Hook::Unmark, is_last, &[("FAILBACK_MARK", device.into())]).map(drop)
+    }
+
+    /// Reads a moment of the disk, and sends what differs.
+    fn read(&self, is_last: bool, moment: &Moment<'_, '_>, begun: i64, group_mark: Option<GroupMark>) -> Result<Made> {
+        let (args, options, source) = (self.args, self.source_options(), moment.source());
         let companions = companions(&args.reading.with, options, &self.said)?;
         let content = source.content(&companions);
-        let free = free_of(&source, &content, &args.reading, &self.said);
+        let free = free_of(source, &content, &args.reading, &self.said);
         let (mut identity, mut kind) = (source.identity_with(&content), source.kind());
         name_as(&mut identity, source.identity());
-        if let Some(mark) = mark {
+        if moment.snapshot().is_some() {
             let disk = SourceDisk::open(&args.disk, SourceOptions { fuzzy: true, ..options })?;
-            check_mark(mark, source.identity(), disk.identity())?;
             name_as(&mut identity, disk.identity());
             if kind != PointKind::Fuzzy {
                 kind = args.mark_kind.into();
@@ -169,27 +216,30 @@ impl<'a> Job<'a> {
             diff: DiffOptions {
                 free,
                 kind,
-                created: begun,
+                created: group_mark.map_or(begun, |mark| mark.time),
                 id: [0; 16],
                 identity,
                 compression: effort,
                 threads: args.reading.threads,
                 signer: self.signer.as_ref(),
-                before_end: &|| check_unchanged(&source, &companions),
+                before_end: &|| check_unchanged(source, &companions),
             },
             adaptive: self.adaptive.as_ref(),
-            backoff: Backoff { attempts: u32::MAX, patience: self.patience(), ..Backoff::default() },
-            journal: Some(self.files.journal()),
+            backoff: self.backoff(),
+            // Whoever begins the last pass of a group again takes another mark.
+            journal: group_mark.is_none().then(|| self.files.journal()),
             moment: source.moment(),
             // What is told after a pass, and how old the target is, is told of its disk.
             finish: Finish::Applied,
+            mark: group_mark.map(|mark| mark.id),
         };
-        let report = self.send(&source, &mut options)?;
+        let report = self.send(source, &mut options)?;
         let compression = match args.compression {
             HowHard::Adaptive => "adaptive".to_owned(),
             HowHard::Fixed(compression) => compression.to_string(),
         };
-        Ok(Made { number: self.made + 1, is_last, engine: source.device().engine(), compression, report })
+        let engine = source.device().engine();
+        Ok(Made { number: self.made + 1, is_last, engine, compression, report, group_mark })
     }
 
     /// Sends until it is done. What began from something that is no more is begun again.
@@ -213,12 +263,12 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn backoff(&self) -> Backoff {
         let usual = if self.args.follow.is_some() { Duration::MAX } else { RETRY };
-        self.args.retry.unwrap_or(usual)
+        Backoff { attempts: u32::MAX, patience: self.args.retry.unwrap_or(usual), ..Backoff::default() }
     }
 
-    fn source_options(&self) -> SourceOptions {
+    pub(crate) fn source_options(&self) -> SourceOptions {
         SourceOptions { engine: self.args.common.engine.into(), fuzzy: self.args.fuzzy }
     }
 
@@ -227,12 +277,13 @@ impl<'a> Job<'a> {
             ("FAILBACK_PAIR", self.args.pair.clone().into()),
             ("FAILBACK_DISK", self.args.disk.clone().into()),
             ("FAILBACK_FINAL", if is_last { "1" } else { "0" }.into()),
+            ("FAILBACK_GROUP", self.args.group.clone().filter(|_| is_last).unwrap_or_default().into()),
         ]
     }
 }
 
 /// A disk that somebody may write to while it is read has no moment.
-fn refuse_moving(source: &SourceDisk) -> Result<(), JobError> {
+pub(crate) fn refuse_moving(source: &SourceDisk) -> Result<(), JobError> {
     let Some(writer) = source.writers().first() else { return Ok(()) };
     Err(JobError::Refused(format!(
         "{} is {writer}, so a last pass of it would be no moment of its life: unmount it or mount it read-only, let the hook before-final do \
@@ -242,7 +293,7 @@ fn refuse_moving(source: &SourceDisk) -> Result<(), JobError> {
 }
 
 /// Refuses what cannot be a mark of a disk.
-fn check_mark(mark: &Path, found: &DiskIdentity, disk: &DiskIdentity) -> Result<(), JobError> {
+pub(crate) fn check_mark(mark: &Path, found: &DiskIdentity, disk: &DiskIdentity) -> Result<(), JobError> {
     if found.size == disk.size {
         return Ok(());
     }
@@ -279,7 +330,7 @@ impl Connector for Held {
 }
 
 /// Says everything once: what is so in one pass is so in the next one.
-struct Once<'a> {
+pub(crate) struct Once<'a> {
     meter: &'a Meter,
     said: Mutex<BTreeSet<String>>,
 }

@@ -4,6 +4,7 @@ pub(crate) mod args;
 mod files;
 mod hooks;
 mod job;
+mod moment;
 mod report;
 
 use crate::files::now;
@@ -50,14 +51,14 @@ pub(crate) fn send(args: &SendArgs) -> Result<ExitCode> {
 fn passes(job: &mut Job<'_>, args: &SendArgs, meter: &Meter, made: &mut Vec<Made>) -> Result<()> {
     let mut plan = Passes::new(args.passes);
     let mut tell = |passed: Passed| {
-        let Passed { made: pass, unmarked } = passed;
+        let Passed { made: pass, taken_back } = passed;
         meter.finish();
         if !args.common.json {
             let gap = if made.is_empty() { "" } else { "\n" };
             print_bytes(format!("{gap}{}", pass.lines()).as_bytes())?;
         }
         made.push(pass);
-        unmarked.map_err(anyhow::Error::from)
+        taken_back.map_err(anyhow::Error::from)
     };
     loop {
         let passed = job.pass(false)?;
@@ -124,7 +125,7 @@ fn follow_until_stopped(
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let begun = clock.now();
-        let Passed { made, unmarked } = job.pass(false)?;
+        let Passed { made, taken_back } = job.pass(false)?;
         let age = u64::try_from(now().saturating_sub(made.report.created)).unwrap_or(0);
         lock().applied(clock.now().saturating_sub(Duration::from_secs(age)));
         meter.finish();
@@ -139,7 +140,7 @@ fn follow_until_stopped(
         } else {
             print_bytes(format!("{}\n", made.line()).as_bytes())?;
         }
-        unmarked?;
+        taken_back?;
         let next = lock().next_start(begun, clock.now());
         meter.phase("waiting for the next pass", None);
         while clock.now() < next {

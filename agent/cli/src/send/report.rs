@@ -1,8 +1,9 @@
 //! What is told of a pass.
 
 use crate::report::Lines;
+use crate::text::hex;
 use failback_orchestrate::HumanBytes;
-use failback_replication::{Alarm, PassReport};
+use failback_replication::{Alarm, GroupMark, PassReport};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -16,6 +17,8 @@ pub(crate) struct Made {
     /// How the levels were chosen: adaptive, or one level.
     pub(crate) compression: String,
     pub(crate) report: PassReport,
+    /// The mark of its group that was read.
+    pub(crate) group_mark: Option<GroupMark>,
 }
 
 #[derive(Serialize)]
@@ -31,6 +34,8 @@ pub(crate) struct PassJson<'a> {
     coverage: &'a str,
     size: u64,
     created: i64,
+    /// 32 hexadecimal digits; none if it is no pass of a group.
+    group_mark: Option<String>,
     went_on: bool,
     bytes_read: u64,
     bytes_read_again: u64,
@@ -84,6 +89,7 @@ impl Made {
             coverage: delta.result_coverage.name(),
             size: delta.shapes.result.size().get(),
             created: *created,
+            group_mark: self.group_mark.map(|mark| hex(&mark.id)),
             went_on: *went_on,
             bytes_read: delta.scan.bytes_read,
             bytes_read_again: difference.read_again.bytes_read,
@@ -111,6 +117,9 @@ impl Made {
         let mut lines = Lines::default();
         lines.add(if self.is_last { "last pass" } else { "pass" }, self.number).add("root", root);
         lines.add("kind", kind).add("coverage", delta.result_coverage);
+        if let Some(mark) = self.group_mark {
+            lines.add("mark of the group", hex(&mark.id));
+        }
         lines.bytes("read", delta.scan.bytes_read + difference.read_again.bytes_read);
         lines.bytes("free, not read", delta.scan.bytes_free).bytes("changed", self.changed_bytes());
         lines.bytes("delta", delta.delta_bytes).bytes("sent", self.report.sent).bytes("received", self.report.received);

@@ -1,35 +1,59 @@
 //! Protection groups.
 
-use super::types::{Group, Groups};
-use super::{Answer, Request, body, found, json};
+use super::types::{Group, Groups, Mark, MarkedPair, NewGroup};
+use super::{Answer, Refused, Request, body, found, json, query};
 use crate::{MasterTarget, state};
 use std::time::Duration;
 
-fn told(group: &state::Group) -> Group {
+/// Marks that are told of one group.
+const MARKS_TOLD: usize = 100;
+
+fn told(master: &MasterTarget, group: state::Group, marks: usize) -> Result<Group, Refused> {
     let quiesce_ms = u64::try_from(group.quiesce.as_millis()).unwrap_or(u64::MAX);
-    Group { name: group.name.clone(), pairs: group.pairs.clone(), quiesce_ms }
+    let waiting = master.meeting(&group.name);
+    let found = master.state().marks(&group.name)?;
+    let marks = found.into_iter().take(marks).map(mark).collect();
+    Ok(Group { name: group.name, pairs: group.pairs, quiesce_ms, waiting, marks })
+}
+
+fn mark(mark: state::Mark) -> Mark {
+    let pair =
+        |pair: state::MarkedPair| MarkedPair { pair: pair.pair, complete: pair.delta.is_some(), point: pair.point };
+    Mark {
+        id: mark.id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        time: mark.time,
+        state: mark.state.as_str().into(),
+        pairs: mark.pairs.into_iter().map(pair).collect(),
+    }
 }
 
 pub(super) fn list(master: &MasterTarget, _: &Request<'_>, _: &str) -> Answer {
-    let groups = master.state().groups()?.iter().map(told).collect();
+    let groups = master.state().groups()?;
+    let groups = groups.into_iter().map(|group| told(master, group, 1)).collect::<Result<_, _>>()?;
     Ok(found(&Groups { groups }))
 }
 
 pub(super) fn show(master: &MasterTarget, _: &Request<'_>, name: &str) -> Answer {
-    Ok(found(&told(&master.state().group(name)?)))
+    let group = master.state().group(name)?;
+    Ok(found(&told(master, group, MARKS_TOLD)?))
 }
 
 pub(super) fn add(master: &MasterTarget, request: &Request<'_>, _: &str) -> Answer {
-    let new: Group = body(request)?;
+    let new: NewGroup = body(request)?;
     let group = state::Group { name: new.name, pairs: new.pairs, quiesce: Duration::from_millis(new.quiesce_ms) };
-    let mut state = master.state();
-    state.add_group(&group, crate::master::now())?;
-    Ok(json(201, &told(&state.group(&group.name)?)))
+    master.state().add_group(&group, crate::master::now())?;
+    Ok(json(201, &told(master, group, 0)?))
 }
 
-pub(super) fn remove(master: &MasterTarget, _: &Request<'_>, name: &str) -> Answer {
-    let mut state = master.state();
-    let group = told(&state.group(name)?);
-    state.remove_group(name)?;
+pub(super) fn remove(master: &MasterTarget, request: &Request<'_>, name: &str) -> Answer {
+    let forced = match query(request, "force")?.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Refused::new(400, "force is true or false: see openapi.json")),
+    };
+    let group = master.state().group(name)?;
+    let group = told(master, group, MARKS_TOLD)?;
+    master.state().remove_group(name, forced)?;
+    master.dissolve(name);
     Ok(found(&group))
 }

@@ -1,6 +1,6 @@
 //! Requests and answers, without anything that carries them.
 
-use super::types::{Group, Jobs, NewPair, Pair, Pairs, Status};
+use super::types::{Jobs, NewGroup, NewPair, Pair, Pairs, Status};
 use super::{BODY_MAX, ROUTES, Request, Response};
 use crate::state::{JobKind, Subject};
 use crate::{MasterTarget, Settings};
@@ -113,7 +113,7 @@ fn answers_are_as_the_document_says() {
     let lab = Lab::new();
     let added = lab.ask("POST", "/v1/pairs", &serde_json::to_value(lab.new_pair("web 1/ü")).unwrap());
     assert_eq!(added.status, 201);
-    let group = Group { name: "shop".into(), pairs: vec!["web 1/ü".into()], quiesce_ms: 500 };
+    let group = NewGroup { name: "shop".into(), pairs: vec!["web 1/ü".into()], quiesce_ms: 500 };
     assert_eq!(lab.ask("POST", "/v1/groups", &serde_json::to_value(group).unwrap()).status, 201);
     let subject = Subject::Pair("web 1/ü".into());
     let job = lab.master.state().queue_job(JobKind::Replicate, &subject, 5).unwrap();
@@ -121,7 +121,14 @@ fn answers_are_as_the_document_says() {
     let name = PeerName::new("web").unwrap();
     let key = Fingerprint::from_bytes([1; 32]);
     trust.add(&NewPeer { name, fingerprint: key, role: Role::Source, expires: None }, 5).unwrap();
+    lab.master.state().begin_mark("shop", [1; 16], 5).unwrap();
+    lab.master.state().pair_is_complete([1; 16], "web 1/ü", [2; 32]).unwrap();
+    assert_eq!(lab.refused("DELETE", "/v1/groups/shop?force=perhaps", &Value::Null).0, 400);
+    let (status, why) = lab.refused("DELETE", "/v1/groups/shop", &Value::Null);
+    assert!(status == 409 && why.contains("not applied as a whole"), "{why}");
     let found = BTreeMap::from([
+        ("Mark", lab.get("/v1/groups/shop")["marks"][0].clone()),
+        ("MarkedPair", lab.get("/v1/groups/shop")["marks"][0]["pairs"][0].clone()),
         ("Status", lab.get("/v1/status")),
         ("Pair", lab.get("/v1/pairs/web%201%2F%C3%BC")),
         ("Pairs", lab.get("/v1/pairs")),

@@ -82,6 +82,18 @@ pub struct Turn {
     pub direction: String,
 }
 
+/// A protection group that is to be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGroup {
+    /// 1 to 64 bytes.
+    pub name: String,
+    /// Its pairs, in the order in which they are taken.
+    pub pairs: Vec<String>,
+    /// How long all of them may take to come to rest and take their mark, in milliseconds.
+    pub quiesce_ms: u64,
+}
+
 /// A protection group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,8 +102,40 @@ pub struct Group {
     pub name: String,
     /// Its pairs, in the order in which they are taken.
     pub pairs: Vec<String>,
-    /// How long all of them may take to come to rest, in milliseconds.
+    /// How long all of them may take to come to rest and take their mark, in milliseconds.
     pub quiesce_ms: u64,
+    /// The pairs whose sources are there to take a mark, while others are not.
+    pub waiting: Vec<String>,
+    /// Its marks, the newest first; of the list of all groups only the newest.
+    pub marks: Vec<Mark>,
+}
+
+/// A moment that all pairs of a group were read at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// Its id, 32 hexadecimal digits.
+    pub id: String,
+    /// When it was taken, in seconds since 1970.
+    pub time: i64,
+    /// `marked`: nothing of it is applied; `decided`: all of its passes are here and are being applied; `whole`: all are applied;
+    /// `given up`: nothing of it is or will be.
+    pub state: String,
+    /// Its pairs, by name.
+    pub pairs: Vec<MarkedPair>,
+}
+
+/// A pair at a mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarkedPair {
+    /// The pair.
+    pub pair: String,
+    /// Whether all of its pass is here.
+    pub complete: bool,
+    /// The recovery point that it is, once it is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<u64>,
 }
 
 /// A job.

@@ -5,8 +5,9 @@ use super::{LiveJob, MasterTarget, now};
 use crate::state::{Pair, SourceDisk};
 use failback_delta::{DeltaHeader, DeltaReader};
 use failback_orchestrate::{
-    ApplyOptions, DeltaSource, JobError, MoveOptions, Opened, Progress, Root, ScsiUuid, StoredTree, TargetDisk,
-    VerifyingKey, advance_tree, apply_recorded, binding_of, is_unknown, keep_to_limits,
+    ApplyOptions, ClaimedTarget, DeltaSource, DiskBinding, JobError, MoveOptions, Opened, Progress, Root, ScsiUuid,
+    StoredTree, TargetDisk, VerifyingKey, advance_tree, apply_recorded, binding_of, intents_of, is_unknown,
+    keep_to_limits, plan, plan_keeping,
 };
 use failback_replication::Spool;
 use std::fs::File;
@@ -42,42 +43,68 @@ pub(super) struct Applying<'a> {
 }
 
 impl Applying<'_> {
+    /// Proves what is in the spool as far as that is possible without a change: that it is whole, of the right source and signed, fits, and starts
+    /// from what the disk holds.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be applied.
+    pub(super) fn prove(&self, claimed: &ClaimedTarget) -> Result<(), JobError> {
+        let mut delta = self.delta()?;
+        let options = self.options(binding_of(claimed.identity()))?;
+        let mut intents = intents_of(claimed.identity(), None);
+        let found = plan(claimed.device(), &mut delta, &mut intents, &options, self.job)?;
+        let keeping = plan_keeping(&mut delta, Some(&self.points.store), self.job)?;
+        let refusals: Vec<_> = found.refusals.into_iter().chain(keeping.refusals).collect();
+        if refusals.is_empty() { Ok(()) } else { Err(JobError::Refused(refusals.join("; "))) }
+    }
+
     /// Applies what is in the spool, and removes older points as the limits say. Returns the root that the disk has now.
     pub(super) fn apply(self, target: &TargetDisk) -> Result<Root, JobError> {
         for note in target.notes() {
             self.job.note(&note);
         }
-        let path = self.desk.spool_path();
-        let mut delta = BufReader::with_capacity(1 << 20, open(&path)?);
-        let header = header_of(&path)?;
-        check_source(self.pair, header.identity.scsi_uuid, header.identity.name.as_deref())?;
+        let mut delta = self.delta()?;
         let disk = binding_of(target.identity());
-        let key = |key: [u8; 32]| {
-            VerifyingKey::from_bytes(&key).ok_or_else(|| {
-                let name = &self.pair.is.name;
-                JobError::Refused(format!("the key of the pair \"{name}\" is none: add the pair anew"))
-            })
-        };
-        let options = ApplyOptions {
-            new_disk: self.pair.is.new_disk && is_unknown(self.points.store.catalogue()),
-            trusted: self.pair.is.signer.map(key).transpose()?,
-            now: now(),
-            disk,
-            ..ApplyOptions::default()
-        };
+        let options = self.options(disk)?;
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| {
             JobError::Refused(format!("the machine has no random bytes yet ({error}): try again later"))
         })?;
         let policy = self.master.settings.policy;
         let moving = MoveOptions { now: now(), seed, certain: disk.certain, policy, ..MoveOptions::default() };
-        let source = DeltaSource::Path(path.to_string_lossy().into_owned());
+        let source = DeltaSource::Path(self.desk.spool_path().to_string_lossy().into_owned());
         let (device, store) = (target.device(), &mut self.points.store);
         let report = apply_recorded(device, &mut delta, source, store, &options, &moving, self.job)?;
         if let Err(error) = keep_to_limits(device, store, &moving, self.job) {
             self.job.note(&format!("the pass is applied, but older recovery points could not be removed: {error}"));
         }
         Ok(report.applied.result_root)
+    }
+
+    /// The delta in the spool, of the right source.
+    fn delta(&self) -> Result<BufReader<File>, JobError> {
+        let path = self.desk.spool_path();
+        let delta = BufReader::with_capacity(1 << 20, open(&path)?);
+        let header = header_of(&path)?;
+        check_source(self.pair, header.identity.scsi_uuid, header.identity.name.as_deref())?;
+        Ok(delta)
+    }
+
+    fn options(&self, disk: DiskBinding) -> Result<ApplyOptions, JobError> {
+        let key = |key: [u8; 32]| {
+            VerifyingKey::from_bytes(&key).ok_or_else(|| {
+                let name = &self.pair.is.name;
+                JobError::Refused(format!("the key of the pair \"{name}\" is none: add the pair anew"))
+            })
+        };
+        Ok(ApplyOptions {
+            new_disk: self.pair.is.new_disk && is_unknown(self.points.store.catalogue()),
+            trusted: self.pair.is.signer.map(key).transpose()?,
+            now: now(),
+            disk,
+            ..ApplyOptions::default()
+        })
     }
 }
 

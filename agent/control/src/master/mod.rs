@@ -4,9 +4,11 @@ mod applying;
 mod desk;
 mod job;
 mod locate;
+mod meetings;
 mod opening;
 mod replica;
 mod slots;
+mod together;
 mod watch;
 
 pub use job::LiveJob;
@@ -14,20 +16,22 @@ pub use locate::{describe_target, target_of};
 
 use crate::state::{Direction, JobId, JobKind, Lookup, Pair, State, StateError};
 use failback_credentials::{Fingerprint, Role, TrustStore};
-use failback_orchestrate::{Engine, JobError, Pending, Policy, VerifyingKey, look_at_points};
+use failback_orchestrate::{Engine, JobError, Pending, Policy, Store, VerifyingKey, look_at_points};
 use failback_replication::{
     Link, Offer, SessionError, SessionReport, Standing, Traffic, required_signer, serve_session,
 };
 use job::Ending;
+use meetings::Meetings;
 use opening::Opening;
 use replica::Served;
-use slots::{Breaker, Slots};
+use slots::{Breaker, Slot, Slots};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use together::Decisions;
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub struct MasterTarget {
     state: Mutex<State>,
     settings: Settings,
     slots: Arc<Slots>,
+    meetings: Arc<Meetings>,
+    decisions: Decisions,
     jobs: Mutex<BTreeMap<JobId, Arc<LiveJob>>>,
     /// Of each pair, the delta that somebody did not want any longer.
     cancelled: Mutex<BTreeMap<String, [u8; 32]>>,
@@ -89,15 +95,18 @@ impl MasterTarget {
     /// When another process has it open, it is damaged, or it cannot be read or made.
     pub fn open(path: &Path, settings: Settings) -> Result<Arc<Self>, StateError> {
         let state = Mutex::new(State::open(path)?);
+        let stop = Arc::default();
         Ok(Arc::new(Self {
             state,
             settings,
             slots: Arc::default(),
+            meetings: Arc::new(Meetings::new(&stop)),
+            decisions: Decisions::default(),
             jobs: Mutex::default(),
             cancelled: Mutex::default(),
             traffic: Arc::default(),
             began: Instant::now(),
-            stop: Arc::default(),
+            stop,
         }))
     }
 
@@ -144,29 +153,55 @@ impl MasterTarget {
         (self.traffic.received.load(Ordering::Relaxed), self.traffic.sent.load(Ordering::Relaxed))
     }
 
-    /// Finishes what was being applied when this machine stopped, pair by pair, as far as the disks are there. A source that comes
-    /// meanwhile waits, or has it done by its own session.
+    /// The pairs of a group whose sources wait for the others to take the common mark.
+    #[must_use]
+    pub fn meeting(&self, group: &str) -> Vec<String> {
+        self.meetings.here(group)
+    }
+
+    /// Nobody waits any longer for a group that was removed.
+    pub(crate) fn dissolve(&self, group: &str) {
+        self.meetings.dissolve(group);
+    }
+
+    /// Finishes what was being applied when this machine stopped, and what was decided to be, pair by pair, as far as the disks are
+    /// there. A source that comes meanwhile waits, or has it done by its own session.
     pub fn recover(self: &Arc<Self>) {
         let pairs = self.state().pairs().unwrap_or_default();
         for pair in pairs.into_iter().filter(|pair| pair.is.direction == Direction::Receive) {
-            let name = &pair.is.name;
-            match self.recover_pair(&pair) {
-                Ok(true) => tracing::info!(pair = name, "what was being applied when this machine stopped is finished"),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(pair = name, "what was being applied could not be finished: {error}"),
+            let nothing: Breaker = Arc::new(|| ());
+            if self.is_unfinished(&pair)
+                && let Some(slot) = self.slots.take(&pair.is.name, &nothing, &self.stop)
+            {
+                self.note_recovered(&pair, slot);
             }
         }
     }
 
+    /// Whether an apply of a pair's disk is under way that no session does, or decided. What cannot be found out now is found out by the next
+    /// session.
+    fn is_unfinished(&self, pair: &Pair) -> bool {
+        let Ok((_, disk)) = locate::locate(&pair.is.target) else { return false };
+        let found = look_at_points(&pair.is.retention, &disk).ok().flatten();
+        let is_begun = |store: &Store| matches!(store.catalogue().pending(), Some(Pending::Apply(_)));
+        found.is_some_and(|(store, _)| is_begun(&store))
+            || self.state().decided_pass(&pair.is.name).is_ok_and(|delta| delta.is_some())
+    }
+
+    /// Finishes an apply, and says what became of it.
+    fn note_recovered(self: &Arc<Self>, pair: &Pair, slot: Slot) {
+        let name = &pair.is.name;
+        match self.recover_pair(pair) {
+            Ok(true) => tracing::info!(pair = name, "what was left to be applied is applied"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(pair = name, "what is left to be applied could not be: {error}"),
+        }
+        drop(slot);
+    }
+
     fn recover_pair(self: &Arc<Self>, pair: &Pair) -> Result<bool, JobError> {
-        let seen = locate::locate(&pair.is.target);
-        let Ok((path, disk)) = seen else { return Ok(false) };
-        let found = look_at_points(&pair.is.retention, &disk)?;
-        let is_begun = found.is_some_and(|(store, _)| matches!(store.catalogue().pending(), Some(Pending::Apply(_))));
+        let (path, disk) = locate::locate(&pair.is.target)?;
         let nothing: Breaker = Arc::new(|| ());
-        let Some(_slot) = is_begun.then(|| self.slots.take(&pair.is.name, &nothing, &self.stop)).flatten() else {
-            return Ok(false);
-        };
         let job = self.begin_job(JobKind::Replicate, &pair.is.name, true, nothing).map_err(|error| refused(&error))?;
         let recovered = Opening { master: self, pair, path, disk: &disk, job: &job }.recover();
         let how = match &recovered {

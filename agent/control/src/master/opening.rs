@@ -2,12 +2,11 @@
 
 use super::applying::{Applying, finish_files};
 use super::desk::Desk;
-use super::{LiveJob, MasterTarget, now};
+use super::{LiveJob, MasterTarget, now, refused};
 use crate::state::Pair;
 use failback_orchestrate::{
     Catalogue, ClaimedTarget, Coverage, DiskIdentity, HumanBytes, JobError, Opened, Pending, Root, StoredTree,
-    build_tree_of_disk, intents_of, is_unknown, name_of_points, points_for_changes, points_made_for_changes,
-    refuse_unrecorded,
+    build_tree_of_disk, intents_of, is_unknown, name_of_points, points_made_for_changes, refuse_unrecorded,
 };
 use failback_replication::{Offer, Spool};
 use std::path::{Path, PathBuf};
@@ -51,7 +50,7 @@ impl Opening<'_> {
     /// Finishes what a machine that stopped left of an apply. Returns whether there was anything.
     pub(super) fn recover(&self) -> Result<bool, JobError> {
         let retention = &self.pair.is.retention;
-        let mut points = points_for_changes(retention, self.disk)?;
+        let mut points = points_made_for_changes(retention, self.disk, now())?;
         let desk = Desk::open(retention, &name_of_points(self.disk))?;
         let mut spool = desk.spool()?;
         let was_complete = spool.is_complete();
@@ -63,7 +62,8 @@ impl Opening<'_> {
         ClaimedTarget::claim(&self.path, self.master.settings.engine, self.disk, self.disk.scsi_uuid)
     }
 
-    /// A delta that is complete in the spool, and being applied or just applied when the machine stopped, is finished before all else.
+    /// A delta that is complete in the spool, and being applied or just applied when the machine stopped, or decided to be applied with those
+    /// of its group, is finished before all else.
     fn finish(
         &self,
         claimed: ClaimedTarget,
@@ -75,11 +75,13 @@ impl Opening<'_> {
         let catalogue = points.store.catalogue();
         let is_begun = matches!(catalogue.pending(), Some(Pending::Apply(apply)) if apply.delta == key);
         let is_published = catalogue.present().delta == key && catalogue.pending().is_none();
-        if !is_begun && !is_published {
+        let decided = self.master.state().decided_pass(&self.pair.is.name).map_err(|error| refused(&error))?;
+        let is_decided = decided == Some(key);
+        if !is_begun && !is_published && !is_decided {
             return Ok(claimed);
         }
         let work = Applying { master: self.master, pair: self.pair, points, desk, job: self.job };
-        let (root, claimed) = if is_begun {
+        let (root, claimed) = if !is_published {
             let target = claimed.make_writable()?;
             let root = work.apply(&target);
             target.release()?;
@@ -87,6 +89,9 @@ impl Opening<'_> {
         } else {
             (work.points.store.catalogue().present().root, claimed)
         };
+        if is_decided {
+            self.master.note_applied(self.pair, points, key)?;
+        }
         finish_files(desk, desk.tree().as_ref(), spool, root)?;
         Ok(claimed)
     }

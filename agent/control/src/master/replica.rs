@@ -3,6 +3,7 @@
 //! The disk is claimed and its recovery points are locked from the offer to the end of the session, so the tree that the source compares with
 //! stays true. It becomes writable only once the delta is complete and durable. Then, each step on top of what the one before made durable:
 //!
+//! 1. Of the mark of a group, the delta is proven, and those of the others are waited for.
 //! 1. The delta is applied with a recovery point: see `orchestrate::points`.
 //! 2. The tree that follows from it takes the place of the one before.
 //! 3. It is noted that it was applied: a source that asks again is told.
@@ -19,12 +20,14 @@ use super::slots::{Breaker, Slot};
 use super::watch::Watch;
 use super::{Caller, LiveJob, MasterTarget, refused};
 use crate::state::{JobKind, Pair};
+use failback_credentials::Role;
 use failback_delta::DeltaHeader;
 use failback_orchestrate::{
     BaseTree, ChainingValue, ClaimedTarget, Coverage, FreeBlocks, JobError, LocalBase, NodeRun, Opened, PointKind,
     Progress, Root, Shape, StoredTree,
 };
-use failback_replication::{Offer, Offered, Replica, SessionError, SessionReport, Spool};
+use failback_replication::{Meet, Offer, Offered, Replica, Seat, SessionError, SessionReport, Spool};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One session.
@@ -32,6 +35,8 @@ pub(super) struct Served {
     master: Arc<MasterTarget>,
     caller: Caller,
     breaker: Breaker,
+    /// Set once another connection took the place of this one, or it was broken for another reason.
+    left: Arc<AtomicBool>,
     open: Option<Open>,
 }
 
@@ -47,12 +52,20 @@ struct Open {
     tree: Option<StoredTree>,
     /// The root that the disk has, once the pass is applied.
     applied: Option<Root>,
+    /// The mark of the group that this is a pass of.
+    mark: Option<[u8; 16]>,
     _slot: Slot,
 }
 
 impl Served {
-    pub(super) const fn new(master: Arc<MasterTarget>, caller: Caller, breaker: Breaker) -> Self {
-        Self { master, caller, breaker, open: None }
+    pub(super) fn new(master: Arc<MasterTarget>, caller: Caller, breaker: Breaker) -> Self {
+        let left = Arc::<AtomicBool>::default();
+        let leaving = Arc::clone(&left);
+        let breaker: Breaker = Arc::new(move || {
+            leaving.store(true, Ordering::Release);
+            breaker();
+        });
+        Self { master, caller, breaker, left, open: None }
     }
 
     /// Gives everything back, and says what became of the job.
@@ -65,6 +78,8 @@ impl Served {
                 Ending::Done
             }
             // A master target has the disk, and so is never a relay.
+            // A meeting is no job.
+            Ok(SessionReport::Marked(_)) => Ending::Done,
             Ok(SessionReport::Stored(_)) => Ending::Failed("the pass was kept and not applied".into()),
             Err(error) if applied.is_some() => {
                 let error = with_cause(error);
@@ -89,6 +104,9 @@ impl Served {
             if job.is_cancelled() {
                 let key = open.spool.lock().unwrap_or_else(PoisonError::into_inner).key();
                 self.master.note_cancelled(&name, key);
+                if let Err(error) = self.master.give_up_marks(&name, "its job was cancelled") {
+                    tracing::error!(pair = name, "the mark of its group could not be given up: {error}");
+                }
             }
             drop(open);
             self.master.end_job(&job, &how);
@@ -104,6 +122,11 @@ impl Served {
             return Err(JobError::Interrupted("the master target is ending: connect again later".into()));
         };
         master.refuse_cancelled(&pair.is.name, offer)?;
+        match offer.mark {
+            // Only one that is not given up.
+            Some(mark) => _ = master.state().mark_of(mark, &pair.is.name).map_err(|error| refused(&error))?,
+            None => master.give_up_marks(&pair.is.name, "a pass of this pair alone has begun")?,
+        }
         let (path, disk) = locate(&pair.is.target)?;
         check_size(&path, &disk, offer)?;
         let kind = if offer.kind == PointKind::Fuzzy { JobKind::Replicate } else { JobKind::Final };
@@ -123,8 +146,9 @@ impl Served {
                 job.phase("receiving", None);
                 let watch = Some(Watch::begin(Arc::clone(master), Arc::clone(&job), Arc::clone(&spool)));
                 let (disk, tree) = (Some(claimed), Some(tree));
+                let (applied, mark) = (None, offer.mark);
                 self.open =
-                    Some(Open { job, watch, pair, disk, points, desk, spool, tree, applied: None, _slot: slot });
+                    Some(Open { job, watch, pair, disk, points, desk, spool, tree, applied, mark, _slot: slot });
                 Ok(Offered::Ready)
             }
             Err(error) => {
@@ -146,14 +170,22 @@ fn with_cause(error: &SessionError) -> String {
 }
 
 impl Open {
-    fn apply(&mut self, master: &MasterTarget, expected: Root) -> Result<Root, JobError> {
+    fn apply(&mut self, master: &Arc<MasterTarget>, left: &AtomicBool, expected: Root) -> Result<Root, JobError> {
         if let Some(watch) = &self.watch {
             watch.received();
         }
         let header = header_of(&self.desk.spool_path())?;
+        let key = self.spool.lock().unwrap_or_else(PoisonError::into_inner).key();
+        if let Some((mark, key)) = self.mark.zip(key) {
+            let claimed = self.disk.as_ref().expect("a pass is applied once");
+            let (pair, points, desk) = (&self.pair, &mut self.points, &self.desk);
+            Applying { master, pair, points, desk, job: &self.job }.prove(claimed)?;
+            master.wait_for_group(mark, &pair.is.name, key, &*self.job, left)?;
+        }
         let tree = self.tree.take();
         let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        let root = if self.is_nothing_new(&header, expected) {
+        // A mark is a point of each of its pairs.
+        let root = if self.mark.is_none() && self.is_nothing_new(&header, expected) {
             self.job.note("nothing has changed since the last recovery point, so there is no new one");
             expected
         } else {
@@ -176,6 +208,9 @@ impl Open {
             )));
         }
         self.applied = Some(root);
+        if let Some(key) = key.filter(|_| self.mark.is_some()) {
+            master.note_applied(&self.pair, &self.points, key)?;
+        }
         finish_files(&self.desk, tree.as_ref(), &mut spool, root)?;
         Ok(root)
     }
@@ -223,7 +258,34 @@ impl Replica for Served {
 
     fn apply(&mut self, expected: Root) -> Result<Root, JobError> {
         let master = Arc::clone(&self.master);
-        self.open.as_mut().expect("a session applies only after its offer was accepted").apply(&master, expected)
+        self.open
+            .as_mut()
+            .expect("a session applies only after its offer was accepted")
+            .apply(&master, &self.left, expected)
+    }
+
+    fn meet(&mut self, meet: &Meet) -> Result<Box<dyn Seat>, JobError> {
+        let master = &self.master;
+        if matches!(self.caller, Caller::Peer { role: Role::Relay, .. }) {
+            return Err(JobError::Refused(
+                "a relay has no disk that could come to rest: let the source come itself".into(),
+            ));
+        }
+        let pair = master.pair_for(&self.caller, &meet.pair)?;
+        check_source(&pair, meet.scsi_uuid, Some(&meet.source))?;
+        let group = master.state().group(&meet.group).map_err(|error| refused(&error))?;
+        if !group.pairs.contains(&meet.pair) {
+            let (pair, group) = (&meet.pair, &meet.group);
+            return Err(JobError::Refused(format!(
+                "the pair \"{pair}\" is not in the group \"{group}\": failback group show tells which are"
+            )));
+        }
+        // What cannot be written is better known before anybody comes to rest.
+        locate(&pair.is.target)?;
+        master.give_up_marks(&meet.pair, "the group meets again")?;
+        let recorder = Arc::clone(master);
+        let record = Box::new(move |group: &str| recorder.begin_mark(group));
+        Ok(Box::new(master.meetings.join(group, &meet.pair, record)))
     }
 }
 

@@ -50,6 +50,16 @@ impl Slots {
         Some(Slot { slots: Arc::clone(self), pair: pair.to_owned() })
     }
 
+    /// Takes a pair that nobody has.
+    pub(super) fn take_if_free(self: &Arc<Self>, pair: &str) -> Option<Slot> {
+        let mut taken = self.lock();
+        if taken.contains_key(pair) {
+            return None;
+        }
+        taken.insert(pair.to_owned(), Arc::new(|| ()));
+        Some(Slot { slots: Arc::clone(self), pair: pair.to_owned() })
+    }
+
     /// Breaks all connections.
     pub(super) fn break_all(&self) {
         self.lock().values().for_each(|breaker| breaker());
@@ -90,7 +100,9 @@ mod tests {
             assert!(second.join().unwrap());
         });
         assert_eq!(format!("{slots:?}"), "[\"b\"]", "it went with who had it");
+        assert!(slots.take_if_free("b").is_none());
         drop(other);
+        drop(slots.take_if_free("b").unwrap());
         let held = slots.take("a", &breaker(&broken), &stop).unwrap();
         stop.store(true, Ordering::Release);
         assert!(slots.take("a", &breaker(&broken), &stop).is_none(), "nobody waits for what is to end");

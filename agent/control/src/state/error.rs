@@ -198,6 +198,22 @@ pub enum Refusal {
     /// A group of nothing.
     #[error("a group needs a pair at least: name those that are to come home together")]
     EmptyGroup,
+    /// There is no such mark any more.
+    #[error(
+        "the mark of the group of the pair \"{pair}\" was given up, so nothing of it is applied: begin the last pass of the whole group again"
+    )]
+    MarkGone {
+        /// The pair.
+        pair: String,
+    },
+    /// A mark of the group is being applied.
+    #[error(
+        "a mark of the group \"{group}\" is not applied as a whole: `failback group show` tells what it waits for, and --force gives that up"
+    )]
+    MarkUnfinished {
+        /// The group.
+        group: String,
+    },
     /// A pair is named twice.
     #[error("the pair \"{pair}\" is named twice: name each one once, in the order in which they are to be taken")]
     NamedTwice {

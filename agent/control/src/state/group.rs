@@ -90,15 +90,17 @@ impl State {
         found.ok_or_else(|| Refusal::NoGroup { name: name.to_owned() }.into())
     }
 
-    /// Removes a group. Its pairs stay.
+    /// Removes a group. Its pairs stay. A mark of it that is being applied has to be finished first, unless it is `forced`: its passes that
+    /// are not applied are pairs' like any others then.
     ///
     /// # Errors
     ///
-    /// When there is none of that name, or one of its jobs is not over.
-    pub fn remove_group(&mut self, name: &str) -> Result<(), StateError> {
+    /// When there is none of that name, one of its jobs is not over, or a mark of it is being applied.
+    pub fn remove_group(&mut self, name: &str, forced: bool) -> Result<(), StateError> {
         self.change("remove a group from", |inside| {
             let id = inside.id_of_group(name)?.ok_or_else(|| Refusal::NoGroup { name: name.to_owned() })?;
             inside.check_idle("group", name)?;
+            inside.remove_marks(id, name, forced)?;
             inside.execute("DELETE FROM group_pair WHERE group_id = ?1", [id])?;
             inside.execute("DELETE FROM protection_group WHERE id = ?1", [id])?;
             Ok(())

@@ -11,6 +11,7 @@ mod error;
 mod file;
 mod group;
 mod job;
+mod mark;
 mod pair;
 mod rate;
 mod schema;
@@ -19,6 +20,7 @@ pub use backup::{Restored, restore};
 pub use error::{Refusal, StateError};
 pub use group::Group;
 pub use job::{Job, JobId, JobKind, JobQuery, JobState, KeepJobs, MAX_JOBS, Progress, Subject};
+pub use mark::{Mark, MarkState, MarkedPair};
 pub use pair::{Direction, DiskKey, Lookup, MAX_PAIRS, NewPair, Pair, SourceDisk, TargetDisk, Unbound, VmdkId};
 pub use rate::RateMeter;
 
@@ -166,8 +168,12 @@ impl Database<'_> {
         if self.count("job")? > MAX_JOBS {
             return too_many("it has more jobs than there may be");
         }
+        if self.count("group_mark")? > mark::MAX_MARKS {
+            return too_many("it has more marks than there may be");
+        }
         self.pairs()?;
         self.groups()?;
+        self.check_marks()?;
         self.jobs(&JobQuery::default())?;
         Ok(())
     }

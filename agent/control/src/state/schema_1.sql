@@ -32,6 +32,23 @@ CREATE TABLE group_pair (
     PRIMARY KEY (group_id, place)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE group_mark (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    group_id INTEGER NOT NULL REFERENCES protection_group (id),
+    time INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('marked', 'decided', 'whole', 'given up'))
+) STRICT;
+
+CREATE TABLE marked_pair (
+    mark INTEGER NOT NULL REFERENCES group_mark (number),
+    pair_id INTEGER NOT NULL REFERENCES pair (id),
+    delta BLOB CHECK (length(delta) = 32),
+    point INTEGER CHECK (point >= 0),
+    PRIMARY KEY (mark, pair_id),
+    CHECK (point IS NULL OR delta IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL CHECK (kind IN ('replicate', 'final', 'verify', 'rollback', 'undo', 'commit', 'prune')),

@@ -202,6 +202,7 @@ fn send_by_name(
         journal: None,
         moment: None,
         finish: Finish::Applied,
+        mark: None,
     };
     send_pass(connector, source.device(), &options, &Silent as &dyn Progress)
 }

@@ -98,7 +98,7 @@ fn it_is_one_moment_while_others_write() {
             while !over.load(Ordering::Relaxed) {
                 lock(&state).add_pair(&pair(1), NOW).unwrap();
                 lock(&state).add_group(&group("a", &[1]), NOW).unwrap();
-                lock(&state).remove_group("a").unwrap();
+                lock(&state).remove_group("a", false).unwrap();
                 lock(&state).remove_pair("pair 1").unwrap();
             }
         });
@@ -240,7 +240,7 @@ fn whatever_is_wrong_with_a_backup_leaves_the_state_as_it_is() {
     with(&|file| file.pragma_update(None, "user_version", 9).unwrap());
     refused("DIR/bad was written by a later failback, with schema 9, and this one knows up to 1: install that version");
     with(&|file| {
-        file.execute_batch("DROP TABLE group_pair; DROP TABLE pair; DROP TABLE job; DROP TABLE protection_group; PRAGMA user_version = 0; DELETE FROM sqlite_sequence").unwrap();
+        file.execute_batch("DROP TABLE marked_pair; DROP TABLE group_mark; DROP TABLE group_pair; DROP TABLE pair; DROP TABLE job; DROP TABLE protection_group; PRAGMA user_version = 0; DELETE FROM sqlite_sequence").unwrap();
     });
     refused("DIR/bad is damaged, its schema has no version: restore a good backup with `failback state restore`");
     with(&|file| file.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM pair").unwrap());

@@ -1,7 +1,7 @@
 //! Pairs that come home together.
 
 use crate::{Lab, NOW, group, pair, sentence};
-use failback_control::state::{Group, JobKind, Subject};
+use failback_control::state::{Group, JobKind, MarkState, State, Subject};
 use std::time::Duration;
 
 #[test]
@@ -69,12 +69,87 @@ fn what_is_removed_leaves_its_pairs() {
     let said = sentence(state.remove_pair("pair 2"), &lab);
     assert_eq!(said, "the pair \"pair 2\" is in the group \"a\": remove the group first, with `failback group remove`");
     let job = state.queue_job(JobKind::Final, &Subject::Group("a".into()), NOW).unwrap();
-    assert!(sentence(state.remove_group("a"), &lab).starts_with("the job 1 of \"a\" is not over"));
+    assert!(sentence(state.remove_group("a", false), &lab).starts_with("the job 1 of \"a\" is not over"));
     state.job_failed(job, "no.", NOW).unwrap();
-    state.remove_group("a").unwrap();
+    state.remove_group("a", false).unwrap();
     state.remove_pair("pair 2").unwrap();
     assert_eq!(crate::names(&state), ["pair 1"]);
-    for said in [sentence(state.remove_group("a"), &lab), sentence(state.group("a"), &lab)] {
+    for said in [sentence(state.remove_group("a", false), &lab), sentence(state.group("a"), &lab)] {
         assert_eq!(said, "there is no group \"a\": `failback group list` shows which there are");
     }
+}
+
+/// A group "a" of two pairs, and their states at its marks, the newest first.
+fn marked(lab: &Lab) -> State {
+    let mut state = lab.open();
+    (1..=2).for_each(|number| state.add_pair(&pair(number), NOW).unwrap());
+    state.add_group(&group("a", &[1, 2]), NOW).unwrap();
+    state.begin_mark("a", [1; 16], NOW).unwrap();
+    state
+}
+
+fn states(state: &State) -> Vec<MarkState> {
+    state.marks("a").unwrap().into_iter().map(|mark| mark.state).collect()
+}
+
+#[test]
+fn a_mark_is_decided_by_its_last_pass_and_whole_by_the_last_point() {
+    let lab = Lab::new();
+    let mut state = marked(&lab);
+    assert_eq!(state.pair_is_complete([1; 16], "pair 1", [8; 32]).unwrap(), MarkState::Marked);
+    // It was sent anew, since its source had to begin again.
+    assert_eq!(state.pair_is_complete([1; 16], "pair 1", [9; 32]).unwrap(), MarkState::Marked);
+    state.pair_is_applied("pair 1", [9; 32], 3).unwrap();
+    assert_eq!(states(&state), [MarkState::Marked], "nothing is applied before it is decided");
+    assert_eq!(state.decided_pass("pair 1").unwrap(), None);
+    assert_eq!(state.pair_is_complete([1; 16], "pair 2", [7; 32]).unwrap(), MarkState::Decided);
+    assert!(!state.give_up_marks("pair 1").unwrap(), "it is too late for that");
+    drop(state);
+    let mut state = lab.open();
+    assert_eq!(
+        (state.decided_pass("pair 1").unwrap(), state.decided_pass("pair 2").unwrap()),
+        (Some([9; 32]), Some([7; 32]))
+    );
+    assert_eq!(state.pair_is_complete([1; 16], "pair 1", [9; 32]).unwrap(), MarkState::Decided);
+    assert!(sentence(state.pair_is_complete([1; 16], "pair 1", [8; 32]), &lab).contains("begin the last pass"));
+    assert!(sentence(state.remove_group("a", false), &lab).contains("--force gives that up"));
+    state.pair_is_applied("pair 2", [6; 32], 5).unwrap();
+    assert_eq!(state.decided_pass("pair 2").unwrap(), Some([7; 32]), "that was another pass");
+    state.pair_is_applied("pair 2", [7; 32], 5).unwrap();
+    assert_eq!((state.decided_pass("pair 2").unwrap(), states(&state)), (None, vec![MarkState::Decided]));
+    state.pair_is_applied("pair 1", [9; 32], 3).unwrap();
+    assert_eq!(states(&state), [MarkState::Whole]);
+    let [mark] = &state.marks_of_pair("pair 2").unwrap()[..] else { panic!() };
+    assert_eq!((mark.id, mark.time), ([1; 16], NOW));
+    assert_eq!(
+        mark.pairs.iter().map(|pair| (pair.delta, pair.point)).collect::<Vec<_>>(),
+        [(Some([9; 32]), Some(3)), (Some([7; 32]), Some(5))]
+    );
+    state.remove_group("a", false).unwrap();
+}
+
+#[test]
+fn a_mark_that_is_not_decided_is_given_up_by_the_next_one_or_by_hand() {
+    let lab = Lab::new();
+    let mut state = marked(&lab);
+    state.pair_is_complete([1; 16], "pair 1", [8; 32]).unwrap();
+    state.begin_mark("a", [2; 16], NOW).unwrap();
+    assert_eq!(states(&state), [MarkState::Marked, MarkState::GivenUp]);
+    for pair in ["pair 1", "pair 2"] {
+        assert!(sentence(state.pair_is_complete([1; 16], pair, [8; 32]), &lab).contains("was given up"));
+        assert!(sentence(state.mark_of([1; 16], pair), &lab).contains("was given up"));
+        assert!(sentence(state.mark_of([3; 16], pair), &lab).contains("was given up"), "there was never one");
+    }
+    assert!(state.give_up_marks("pair 2").unwrap());
+    assert!(!state.give_up_marks("pair 2").unwrap());
+    assert_eq!(states(&state), [MarkState::GivenUp, MarkState::GivenUp]);
+    for number in 3..150 {
+        state.begin_mark("a", [number; 16], NOW).unwrap();
+    }
+    assert_eq!(state.marks("a").unwrap().len(), 100, "the newest are kept");
+    state.pair_is_complete([149; 16], "pair 1", [8; 32]).unwrap();
+    state.pair_is_complete([149; 16], "pair 2", [8; 32]).unwrap();
+    state.remove_group("a", true).unwrap();
+    assert_eq!(state.decided_pass("pair 1").unwrap(), None);
+    assert!(sentence(state.begin_mark("a", [200; 16], NOW), &lab).contains("there is no group"));
 }

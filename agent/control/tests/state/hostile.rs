@@ -29,7 +29,7 @@ fn use_all(path: &Path) -> bool {
     // What is only found when a page is written to is an error, and no panic.
     let _ = state.add_pair(&pair(9), NOW);
     let _ = state.queue_job(JobKind::Verify, &Subject::Pair("pair 9".into()), NOW);
-    let _ = state.remove_group("a");
+    let _ = state.remove_group("a", false);
     true
 }
 

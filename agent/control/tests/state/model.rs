@@ -155,7 +155,7 @@ fn take(state: &mut State, jobs: usize, step: &Step) -> bool {
             state.set_direction(&pair(*name).name, direction)
         }
         Step::AddGroup { name, pairs } => state.add_group(&group(&name.to_string(), pairs), NOW),
-        Step::RemoveGroup(name) => state.remove_group(&name.to_string()),
+        Step::RemoveGroup(name) => state.remove_group(&name.to_string(), false),
         Step::Queue { of_group, name } => {
             state.queue_job(JobKind::Replicate, &subject(*of_group, *name), NOW).map(|_| ())
         }

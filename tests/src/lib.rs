@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod fuzz_enrolment;
 pub mod fuzz_ext;
 pub mod fuzz_layout;
+pub mod fuzz_protocol;
 pub mod fuzz_reiserfs;
 pub mod fuzz_streams;
 pub mod fuzz_vmdk;

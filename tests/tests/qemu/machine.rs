@@ -110,6 +110,7 @@ pub(crate) struct Machine {
     medium: Medium,
     disks: Vec<Attached>,
     cards: usize,
+    ports: Option<[u16; 2]>,
     place: TempDir,
 }
 
@@ -120,7 +121,7 @@ impl Machine {
         let with = place.path().join("live.iso");
         // On a busy machine an emulated timer looks broken to a kernel that checks it, which may then stop.
         with_arguments(iso, &format!("no_timer_check {arguments}"), &with);
-        Self { iso: with, firmware, medium, disks: Vec::new(), cards: 1, place }
+        Self { iso: with, firmware, medium, disks: Vec::new(), cards: 1, ports: None, place }
     }
 
     /// With more arguments, as somebody types them in GRUB's menu: no builder has seen them. They take no quotes.
@@ -149,6 +150,12 @@ impl Machine {
         self
     }
 
+    /// Reached at these ports of 127.0.0.1: its SSH server, and where sources connect.
+    pub(crate) fn at(mut self, ports: [u16; 2]) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
     /// Switches it on.
     pub(crate) fn start(self) -> RunningMachine {
         let mut command = Command::new("qemu-system-x86_64");
@@ -166,7 +173,8 @@ impl Machine {
         }
         // Nobody listens there for long; a test that runs beside this one asks for its own.
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let [port, data_port] = [free(), free()].map(|listener| listener.local_addr().unwrap().port());
+        let any = || [free(), free()].map(|listener| listener.local_addr().unwrap().port());
+        let [port, data_port] = self.ports.unwrap_or_else(any);
         for number in 0..self.cards {
             let forward = |from, to| format!(",hostfwd=tcp:127.0.0.1:{from}-:{to}");
             let forwarded = if number == 0 { forward(port, 22) + &forward(data_port, 9443) } else { String::new() };

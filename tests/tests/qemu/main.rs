@@ -14,4 +14,5 @@ mod originals;
 mod refusals;
 mod remote;
 mod retention;
+mod sent;
 mod terminals;

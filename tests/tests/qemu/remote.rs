@@ -24,7 +24,7 @@ fn ssh(program: &str, port: u16, key: &Path, known: &Path, arguments: &[&str]) -
     try_tool(program, &all)
 }
 
-fn new_key(place: &Place, name: &str) -> PathBuf {
+pub(crate) fn new_key(place: &Place, name: &str) -> PathBuf {
     let key = place.path(name);
     tool("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "somebody at work", "-f", key.to_str().unwrap()]);
     key
@@ -32,7 +32,7 @@ fn new_key(place: &Place, name: &str) -> PathBuf {
 
 /// What a command says that an administrator runs there.
 #[track_caller]
-fn remotely(machine: &RunningMachine, key: &Path, known: &Path, command: &str) -> String {
+pub(crate) fn remotely(machine: &RunningMachine, key: &Path, known: &Path, command: &str) -> String {
     let output = ssh("ssh", machine.port, key, known, &["root@127.0.0.1", command]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{command}: {told}\n{}", machine.guest.console());

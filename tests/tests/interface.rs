@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 26] = [
+const VERBS: [&str; 27] = [
     "disks",
     "scan",
     "sign",
@@ -27,6 +27,7 @@ const VERBS: [&str; 26] = [
     "pair",
     "group",
     "serve",
+    "relay",
     "enroll",
     "jobs",
     "state",
@@ -117,7 +118,7 @@ fn short_help_fits_on_a_screen() {
         let text = String::from_utf8(call.done()).unwrap();
         // The verbs are many, and so is what can be said to some of them.
         let most = match verb {
-            None => 44,
+            None => 45,
             Some("send") => 36,
             Some("apply" | "verify" | "serve") => 32,
             Some(_) => 24,

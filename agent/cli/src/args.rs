@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Group(crate::control::GroupArgs),
     /// Receive what sources send, and write it to the target disks of their pairs
     Serve(crate::control::ServeArgs),
+    /// Keep what sources send, and send it on over a slow link
+    Relay(crate::control::RelayArgs),
     /// Let machines in by a one-time token, list and revoke them
     Enroll(crate::control::EnrollArgs),
     /// Show what a master target does and did

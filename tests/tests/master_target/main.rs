@@ -6,5 +6,6 @@ mod api;
 mod groups;
 mod kills;
 mod moves;
+mod relays;
 mod site;
 mod whole;

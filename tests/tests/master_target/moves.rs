@@ -19,7 +19,7 @@ fn a_backup_takes_the_place_of_the_machine_at_another_address() {
     failback!("state", "restore", backup, "--state", site.place.path("site")).refused("site");
     drop(daemon);
     failback!("state", "restore", backup, "--state", site.place.path("other")).done();
-    let daemon = site.serve_in("other", &[]);
+    let daemon = site.serve_in("other");
     site.write("data", 1 << 20, &noise(50_000, 6));
     site.send("data", &daemon.data).done();
     site.is_home("data");
@@ -48,7 +48,7 @@ fn what_came_home_is_sent_back_to_protect_the_site_again() {
     let add =
         failback!("pair", "add", "data", "--source", site.vmdk("data"), "--target", cloud, "--retention", retention);
     site.elsewhere(add).done();
-    let there = site.serve_in("elsewhere", &[]);
+    let there = site.serve_in("elsewhere");
     let socket = format!("unix:{}", site.place.path("elsewhere/data.sock").display());
     // The site goes on working with its disk.
     let mut content = fs::read(site.target("data")).unwrap();

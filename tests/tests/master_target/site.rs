@@ -3,9 +3,10 @@
 use failback_tests::failback;
 use failback_tests::lab::{Place, Program, Running, noise, program, root_of_file};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub(crate) struct Daemon {
     pub(crate) running: Running,
     /// Where sources connect.
     pub(crate) data: String,
-    /// Where the API is.
+    /// Where the API is; empty if it has none.
     pub(crate) control: String,
 }
 
@@ -50,6 +51,15 @@ impl Site {
             add = add.arg("--peer").arg(peer);
         }
         self.on_site(add).done();
+    }
+
+    /// The same for whoever may act on this machine and for relays, with a key that has to have signed.
+    pub(crate) fn pair_signed(&self, name: &str, size: usize, key: &Path) {
+        self.pair(name, size, None);
+        self.on_site(failback!("pair", "remove", name)).done();
+        let retention = self.place.path("retention");
+        let disks = failback!("pair", "add", name, "--source", self.source(name), "--target", self.vmdk(name));
+        self.on_site(disks.arg("--retention").arg(retention).arg("--trusted-key").arg(key)).done();
     }
 
     pub(crate) fn source(&self, name: &str) -> PathBuf {
@@ -98,26 +108,32 @@ impl Site {
 
     /// Starts the daemon, at any free ports.
     pub(crate) fn serve(&self) -> Daemon {
-        self.serve_in("site", &[])
+        self.serve_in("site")
     }
 
-    /// Starts a daemon with another state.
-    pub(crate) fn serve_in(&self, state: &str, more: &[&str]) -> Daemon {
+    /// Starts a master target with another state.
+    pub(crate) fn serve_in(&self, state: &str) -> Daemon {
+        let args = ["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+        self.start(state, &args.map(OsStr::new), "the master target is ready")
+    }
+
+    /// Starts a daemon, and waits until its log says that it is ready.
+    pub(crate) fn start(&self, state: &str, args: &[&OsStr], ready: &str) -> Daemon {
         let log = self.place.path(&format!("{state}.log"));
         // What an earlier one wrote says nothing of this one.
         File::create(&log).unwrap();
         let mut command = Command::new("sh");
-        command.arg("-c").arg("exec \"$@\" 2>\"$0\"").arg(&log).arg(program()).arg("serve");
+        command.arg("-c").arg("exec \"$@\" 2>\"$0\"").arg(&log).arg(program()).args(args);
         command.arg("--state").arg(self.place.path(state));
-        command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--log", "json"]).args(more);
+        command.args(["--log", "json"]);
         let mut running = Running::start(command);
         let began = Instant::now();
         loop {
             let lines = lines(&log);
-            if lines.iter().any(|line| line["message"] == "the master target is ready") {
+            if lines.iter().any(|line| line["message"] == ready) {
                 let at = |message: &str| {
-                    let found = lines.iter().find(|line| line["message"] == message).unwrap();
-                    found["address"].as_str().unwrap().to_owned()
+                    let found = lines.iter().find(|line| line["message"] == message);
+                    found.map(|line| line["address"].as_str().unwrap().to_owned()).unwrap_or_default()
                 };
                 return Daemon { running, data: at("sources connect here"), control: at("the API is here") };
             }

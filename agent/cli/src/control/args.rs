@@ -1,9 +1,11 @@
 //! What can be said on the command line about the control plane.
 
-use crate::args::Common;
+use crate::args::{Common, parse_size};
 use crate::config::parse_age;
 use crate::points::args::{Keeping, Retention};
 use clap::{Args, Subcommand, ValueEnum};
+use failback_orchestrate::ByteCount;
+use failback_replication::Schedule;
 use failback_transport::Address;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -208,6 +210,52 @@ pub(crate) struct ServeArgs {
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// Where the master target is, as for send
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "status")]
+    pub(crate) to: Option<Address>,
+    /// A pair, and the machine that sends it; may be given more than once
+    ///
+    /// The machine is named as `failback enroll list` shows it here. What is not named is refused.
+    #[arg(long, value_name = "NAME=PEER", required_unless_present = "status")]
+    pub(crate) pair: Vec<String>,
+    /// What a pair's source signs with: a public key in PEM form
+    ///
+    /// The master target asks for it in any case; with it, what it would refuse is refused here.
+    #[arg(long, value_name = "NAME=FILE")]
+    pub(crate) trusted_key: Vec<String>,
+    /// Show what waits in the relay that runs here
+    #[arg(long, conflicts_with_all = ["to", "pair"])]
+    pub(crate) status: bool,
+    /// Where sources connect, such as [::]:9443
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where what waits is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/failback/relay")]
+    pub(crate) spool: PathBuf,
+    /// How much may wait; sources wait when it is full
+    #[arg(long, value_name = "SIZE", default_value = "100G", value_parser = parse_size)]
+    pub(crate) space: ByteCount,
+    /// How much of one pair may wait
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) pair_space: Option<ByteCount>,
+    /// Bytes a second at most, also by time of day, as for send
+    #[arg(long, value_name = "SCHEDULE")]
+    pub(crate) limit: Option<Schedule>,
+    /// What this machine is called where others join it
+    #[arg(long, value_name = "NAME", default_value = "relay")]
+    pub(crate) name: String,
+    /// How the log on standard error is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log: LogFormat,
+    /// Print what waits as one JSON object
+    #[arg(long, requires = "status")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
 }
 
 /// How a log is written.

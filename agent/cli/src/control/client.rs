@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer may take: a disk is looked at for a new pair, and one that does not answer takes 30 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
 /// What may not stand in a part of a path or in a value of a query as it is (RFC 3986).
 const ENCODED: &AsciiSet = &CONTROLS

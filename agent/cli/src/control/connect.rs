@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// What connects to an address. In the network, the server has to be a peer that this machine trusts: the one that is named, or the only one that
 /// there is.
-pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -> Result<Box<dyn Connector>> {
+pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -> Result<Box<dyn Connector + Send>> {
     let network = if let Address::Tls(_) = address { Some(network(args)?) } else { None };
     Ok(address.connector(limits, network).map_err(|error| refused(&error))?)
 }

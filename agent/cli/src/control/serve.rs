@@ -1,32 +1,21 @@
 //! The verb `serve`: the master target.
 
-use super::args::{LogFormat, ServeArgs};
-use super::client::{open_master, refused};
+use super::args::ServeArgs;
+use super::client::open_master;
+use super::daemon::{Setting, answer, told};
 use crate::config::Config;
 use crate::points::open::policy;
-use crate::report::tell;
-use crate::signals::stop_flag;
 use anyhow::Result;
 use failback_control::api::{Request, Response};
 use failback_control::{Caller, MasterTarget, Settings};
-use failback_credentials::{Fingerprint, Identity, PeerName, Role, Tls, TrustStore};
+use failback_credentials::Role;
 use failback_orchestrate::JobError;
 use failback_transport::http::{self, Bytes};
-use failback_transport::{
-    Caller as Connected, Connector, Enrolment, Event, Handler, Limits, Link, Server, ServerOptions, UnixConnector,
-    stdio_link,
-};
+use failback_transport::{Caller as Connected, Connector, Event, Handler, Limits, Link, UnixConnector, stdio_link};
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
-
-/// How often the daemon looks whether it is to end, and whom it trusts no longer.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long sessions may take to end: an apply stops at its next safe place.
-const END_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let settings = Settings {
@@ -74,78 +63,30 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
 }
 
 fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
-    let stop = stop_flag()?;
-    log_to_stderr(args.log);
-    let credentials = args.place.credentials()?;
-    let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
-    let trust = Arc::new(TrustStore::new(credentials));
-    let name = PeerName::new(&args.name).map_err(|error| JobError::Refused(error.to_string()))?;
+    let setting = Setting {
+        place: &args.place,
+        data: if args.local { Vec::new() } else { args.listen.clone() },
+        control: if args.local { Vec::new() } else { args.control.clone() },
+        name: &args.name,
+        role: Role::Target,
+        log: args.log,
+    };
+    let prepared = setting.prepare()?;
     let master = open_master(&args.place, settings)?;
-    let mut options = ServerOptions::new(Tls::new(&identity, Arc::clone(&trust)));
-    if !args.local {
-        (options.data, options.control) = (args.listen.clone(), args.control.clone());
-    }
-    options.unix_data = Some(args.place.data_socket());
-    options.unix_control = Some(args.place.control_socket());
-    options.enrolment = Some(Enrolment { trust: Arc::clone(&trust), name, role: Role::Target });
-    let server = Server::start(options, Arc::new(Serving(Arc::clone(&master))))
-        .map_err(|error| JobError::Refused(crate::text::with_causes(&error)))?;
-    for address in server.data() {
-        tracing::info!(%address, "sources connect here");
-    }
-    for address in server.control() {
-        tracing::info!(%address, "the API is here");
-    }
-    tracing::info!(fingerprint = %identity.fingerprint(), state = %args.place.state.display(), "the master target is ready");
+    let daemon = prepared.begin(Arc::new(Serving(Arc::clone(&master))))?;
     let recovering = thread::spawn({
         let master = Arc::clone(&master);
         move || master.recover()
     });
-    let watchdog = sd_notify::watchdog_enabled();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let mut fed = Instant::now();
-    let mut revoked = revoked_keys(&trust);
-    while !stop.load(Ordering::Relaxed) {
-        thread::sleep(LOOK_EVERY);
-        if watchdog.is_some_and(|every| fed.elapsed() >= every / 3) {
-            // Whoever holds the state and does not let go of it is a daemon that does nothing any more.
-            drop(master.state());
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-            fed = Instant::now();
-        }
-        let now = revoked_keys(&trust);
-        for key in now.iter().filter(|key| !revoked.contains(key)) {
-            let ended = server.drop_peer(key);
-            tracing::warn!(peer = %key, connections = ended, "it is trusted no longer");
-        }
-        revoked = now;
-    }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.ready("the master target is ready");
+    // Whoever holds the state and does not let go of it is a daemon that does nothing any more.
+    daemon.run(|| drop(master.state()));
     tracing::info!("the master target is ending");
     master.stop();
-    if let Err(busy) = server.stop(END_WITHIN) {
-        tell(&format!(
-            "{} sessions have not ended within {} s; what they write goes on with the next start",
-            busy.0,
-            END_WITHIN.as_secs()
-        ));
-    }
+    daemon.end();
     // An apply stops at its next safe place.
     let _ = recovering.join();
     Ok(ExitCode::SUCCESS)
-}
-
-fn revoked_keys(trust: &TrustStore) -> Vec<Fingerprint> {
-    let peers = trust.peers().unwrap_or_default();
-    peers.into_iter().filter(|peer| peer.revoked.is_some()).map(|peer| peer.fingerprint).collect()
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
-    match format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
 }
 
 /// What comes over connections.
@@ -185,20 +126,10 @@ impl Handler for Serving {
         } else {
             tracing::info!(caller = %caller_of(&caller), method = asked.method, path = asked.path, status, "request");
         }
-        let mut response = http::Response::new(Bytes::from(body));
-        *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-        response
+        answer(status, content_type, body)
     }
 
     fn event(&self, event: Event) {
-        match event {
-            Event::Refused { from, why } => tracing::warn!(%from, "refused: {why}"),
-            Event::Enrolled { from, peer } => {
-                tracing::info!(%from, peer = %peer.name, fingerprint = %peer.fingerprint, role = peer.role.name(), "joined");
-            }
-            Event::Full { from, why } => tracing::warn!(from = from.map(|from| from.to_string()), "{why}"),
-            Event::Trouble(error) => tracing::error!("a connection could not be served: {error}"),
-        }
+        told(event);
     }
 }

@@ -119,7 +119,7 @@ fn short_help_fits_on_a_screen() {
         // The verbs are many, and so is what can be said to some of them.
         let most = match verb {
             None => 45,
-            Some("send") => 36,
+            Some("send" | "relay") => 36,
             Some("apply" | "verify" | "serve") => 32,
             Some(_) => 24,
         };

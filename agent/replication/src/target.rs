@@ -216,8 +216,8 @@ impl Session<'_> {
         thread::scope(|scope| {
             let left = &gone;
             scope.spawn(move || {
-                // A source that has nothing more to say hangs up.
-                while matches!(receiver.receive(), Ok(Message::Alive)) {}
+                // A source that has nothing more to say hangs up. How far it has compared may have been under way behind its end.
+                while matches!(receiver.receive(), Ok(Message::Alive | Message::Progress { .. })) {}
                 left.store(true, Ordering::Release);
             });
             let ended = loop {

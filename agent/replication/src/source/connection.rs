@@ -103,7 +103,9 @@ fn talk(pass: &Pass<'_>, sender: &Sender, receiver: &mut Receiver) -> Result<(),
             let mut told = 0;
             while stopped.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
                 let (compared, total) = pass.compared();
-                if compared != told && teller.send(&Message::Progress { compared, total }).is_err() {
+                // Behind END it says nothing that anybody waits for.
+                if !pass.end_sent() && compared != told && teller.send(&Message::Progress { compared, total }).is_err()
+                {
                     return;
                 }
                 told = compared;

@@ -221,6 +221,11 @@ impl<'a> Pass<'a> {
         self.changed.notify_all();
     }
 
+    /// Whether the end of the delta was sent over this connection, or a relay has all of it.
+    pub(super) fn end_sent(&self) -> bool {
+        self.lock().end_sent
+    }
+
     /// Waits until the target has applied the delta, or a relay has it if that is enough. Says which.
     pub(super) fn wait_until_done(&self) -> Result<(Root, Finish), SessionError> {
         let reached = self.wait(|state| self.reached(state));

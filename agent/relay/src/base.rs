@@ -1,6 +1,6 @@
 //! The target's tree as a relay knows it: what the disk will be when everything that waits is applied.
 
-use crate::pair::{Pair, Token};
+use crate::pair::{Pair, PairState, Token};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, Node, Root, Shape};
 use failback_orchestrate::{BaseTree, Coverage, FreeBlocks, JobError, NodeRun, StoredTree};
 use failback_units::BlockIndex;
@@ -20,14 +20,22 @@ pub(crate) struct RelayBase {
     tree: Arc<StoredTree>,
     token: Arc<Token>,
     generation: u64,
+    /// How often the target had refused before.
+    refusals: u64,
 }
 
 /// Stored nodes by their first blocks, with the values of the blocks below them.
 type Below = BTreeMap<BlockIndex, Vec<ChainingValue>>;
 
 impl RelayBase {
-    pub(crate) fn new(pair: &Arc<Pair>, tree: Arc<StoredTree>, token: &Arc<Token>, generation: u64) -> Self {
-        Self { pair: Arc::clone(pair), tree, token: Arc::clone(token), generation }
+    pub(crate) fn new(
+        pair: &Arc<Pair>,
+        tree: Arc<StoredTree>,
+        token: &Arc<Token>,
+        generation: u64,
+        refusals: u64,
+    ) -> Self {
+        Self { pair: Arc::clone(pair), tree, token: Arc::clone(token), generation, refusals }
     }
 
     pub(crate) const fn tree(&self) -> &Arc<StoredTree> {
@@ -125,7 +133,7 @@ impl RelayBase {
     fn wait_until_applied(&self) -> Result<(), JobError> {
         let mut state = self.pair.lock();
         while !state.waiting.is_empty() {
-            state.check(&self.pair.name, self.generation)?;
+            self.check(&state)?;
             if self.token.is_cancelled() {
                 return Err(JobError::Interrupted("the source has gone".into()));
             }
@@ -135,12 +143,18 @@ impl RelayBase {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.token.is_cancelled() || self.pair.lock().check(&self.pair.name, self.generation).is_err()
+        self.token.is_cancelled() || self.check(&self.pair.lock()).is_err()
     }
 
     fn cancelled(&self) -> JobError {
         let gone = || JobError::Interrupted("the source has gone".into());
-        self.pair.lock().check(&self.pair.name, self.generation).err().unwrap_or_else(gone)
+        self.check(&self.pair.lock()).err().unwrap_or_else(gone)
+    }
+
+    /// Whether it makes sense to go on waiting for the target.
+    fn check(&self, state: &PairState) -> Result<(), JobError> {
+        state.check(&self.pair.name, self.generation)?;
+        state.check_target(&self.pair.name, self.refusals)
     }
 }
 

@@ -70,14 +70,14 @@ impl Relay {
 
     /// Does one thing for a pair.
     pub(crate) fn step(&self, pair: &Arc<Pair>) -> Step {
-        let job = {
+        let (job, before) = {
             let mut state = pair.lock();
             if state.is_busy || state.broken.is_some() || !state.is_due() || self.is_stopping() {
                 return Step::Nothing;
             }
             let Some(job) = job_of(pair, &state) else { return Step::Nothing };
             state.is_busy = true;
-            job
+            (job, state.last_error.clone())
         };
         let done = self.run_job(pair, job);
         let mut state = pair.lock();
@@ -95,11 +95,18 @@ impl Relay {
             }
             Err(error) => {
                 let backoff = self.options().backoff;
+                match &error {
+                    SessionError::Refused(why) | SessionError::Mismatch(why) => state.refused(why.clone()),
+                    // A target may be away for days, and what waits for it waits.
+                    _ => {}
+                }
                 state.failed(with_causes(&error), |failed| backoff.wait(failed));
                 Step::Failed
             }
         };
-        let sentence = state.last_error.clone();
+        // The same is told once, however often it is tried again.
+        let is_new = step == Step::LostBase || before != state.last_error;
+        let sentence = state.last_error.clone().filter(|_| is_new);
         drop(state);
         if let (Step::Failed | Step::LostBase, Some(sentence)) = (step, sentence) {
             self.hooks().note(&pair.name, &sentence);

@@ -47,6 +47,8 @@ pub struct PairRules {
     /// Whose signature deltas have to bear, so that what the target will refuse is refused here, while the source is there to hear
     /// it. The target compares it all the same.
     pub signer: Option<VerifyingKey>,
+    /// Whether deltas have to be signed, by whomever: what a master target asks of all that comes through a relay.
+    pub signed: bool,
 }
 
 /// Which pairs there are, and how their targets are reached.

@@ -59,6 +59,9 @@ pub(crate) struct PairState {
     pub(crate) failures: u32,
     pub(crate) not_before: Option<Instant>,
     pub(crate) last_error: Option<String>,
+    /// How often the target would not go on, and what it said the last time.
+    pub(crate) refusals: u64,
+    pub(crate) refusal: Option<String>,
     /// Whether a source is held because there is no room.
     pub(crate) is_held: bool,
 }
@@ -278,6 +281,24 @@ impl PairState {
         }
         let begun = || format!("the base of pair {pair} has changed: begin this pass again");
         Err(JobError::Refused(self.lost.clone().unwrap_or_else(begun)))
+    }
+
+    /// Whether the target has not refused since there were `seen` refusals. Whoever waits for it would wait for ever, or for somebody
+    /// to mend something.
+    pub(crate) fn check_target(&self, pair: &str, seen: u64) -> Result<(), JobError> {
+        match &self.refusal {
+            Some(why) if self.refusals != seen => Err(JobError::Refused(format!(
+                "the target of pair {pair} will not take what the relay sends on: {why}; what waits stays at the relay, which tries again: \
+                 mend that, or let the relay give it up"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The target said why it will not go on.
+    pub(crate) fn refused(&mut self, why: String) {
+        self.refusals += 1;
+        self.refusal = Some(why);
     }
 
     /// The disk of the relay failed where it must not: what it holds now is not known before it is read again.

@@ -4,10 +4,10 @@ use crate::base::RelayBase;
 use crate::files::{Waiting, failed};
 use crate::leaves::Renewal;
 use crate::pair::{Breaker, Pair, Token};
-use crate::{Gate, Relay};
+use crate::{Gate, PairRules, Relay};
 use failback_delta::{DeltaReader, Item, Proof};
 use failback_hashtree::Root;
-use failback_orchestrate::{BaseTree, HumanBytes, JobError, StoredTree, VerifyingKey, advance_tree_seen};
+use failback_orchestrate::{BaseTree, HumanBytes, JobError, StoredTree, advance_tree_seen};
 use failback_replication::{Offer, Offered, Replica, Spool};
 use std::fs::File;
 use std::io::BufReader;
@@ -31,7 +31,9 @@ struct Begun {
     id: u64,
     token: Arc<Token>,
     generation: u64,
-    signer: Option<VerifyingKey>,
+    /// How often the target had refused before.
+    refusals: u64,
+    rules: PairRules,
     offer: Offer,
     base: Option<RelayBase>,
     /// The number of the delta whose end the source may wait for.
@@ -69,7 +71,7 @@ impl<'a> Session<'a> {
 
     /// Ends the session that the pair has, if there is one, and takes its place. The newest wins: the connection of the one before
     /// may be dead without anybody knowing.
-    fn take_over(&self, pair: &Arc<Pair>) -> Result<(u64, Arc<Token>, u64), JobError> {
+    fn take_over(&self, pair: &Arc<Pair>) -> Result<(u64, Arc<Token>, u64, u64), JobError> {
         let mut state = pair.lock();
         state.wanted += 1;
         let id = state.wanted;
@@ -88,7 +90,7 @@ impl<'a> Session<'a> {
         }
         let token = Arc::<Token>::default();
         state.session = Some((id, Arc::clone(&token), Arc::clone(&self.breaker)));
-        Ok((id, token, state.generation))
+        Ok((id, token, state.generation, state.refusals))
     }
 
     /// Waits until the tree is here, if it has to be asked for.
@@ -103,6 +105,7 @@ impl<'a> Session<'a> {
             if begun.token.is_superseded() {
                 return Err(self.superseded());
             }
+            state.check_target(&begun.pair.name, begun.refusals)?;
             if Instant::now() >= until {
                 let why = state.last_error.clone().unwrap_or_else(|| "the target has not answered yet".into());
                 return Err(JobError::Refused(format!(
@@ -143,7 +146,15 @@ impl<'a> Session<'a> {
             let why = "this delta does not lead to the root that its end says: begin this pass again";
             return Err(JobError::Refused(why.into()));
         }
-        if begun.signer.is_some() && trailer.signed_by != begun.signer {
+        let PairRules { signer, signed } = begun.rules;
+        if signed && trailer.signed_by.is_none() {
+            return Err(JobError::Untrusted(format!(
+                "this delta of pair {} is not signed, and a target takes from a relay only what its source has signed: send it with \
+                 --signing-key",
+                begun.pair.name
+            )));
+        }
+        if signer.is_some() && trailer.signed_by != signer {
             return Err(JobError::Untrusted(format!(
                 "pair {} takes only what its source has signed with the key that is known here, and this delta is not: sign it with \
                  that key, or give the pair the right one",
@@ -172,9 +183,9 @@ impl Replica for Session<'_> {
             )));
         }
         let pair = self.relay.pair(&offer.pair)?;
-        let (id, token, generation) = self.take_over(&pair)?;
+        let (id, token, generation, refusals) = self.take_over(&pair)?;
         let mut begun =
-            Begun { pair, id, token, generation, signer: rules.signer, offer: offer.clone(), base: None, stored: None };
+            Begun { pair, id, token, generation, refusals, rules, offer: offer.clone(), base: None, stored: None };
         let known = {
             let mut state = begun.pair.lock();
             state.offer = Some(Offer { resumed: None, ..offer.clone() });
@@ -190,7 +201,7 @@ impl Replica for Session<'_> {
             answer
         } else {
             let tree = self.tree(&begun)?;
-            begun.base = Some(RelayBase::new(&begun.pair, tree, &begun.token, begun.generation));
+            begun.base = Some(RelayBase::new(&begun.pair, tree, &begun.token, begun.generation, begun.refusals));
             Offered::Ready
         };
         self.pair = Some(begun);
@@ -252,7 +263,12 @@ impl Replica for Session<'_> {
                 HumanBytes(ledger.limits().pair)
             ))
         })?;
-        begun.pair.lock().is_held = !room;
+        let mut state = begun.pair.lock();
+        state.is_held = !room;
+        if !room && !state.waiting.is_empty() {
+            // Room is made by what the target takes.
+            state.check_target(&begun.pair.name, begun.refusals)?;
+        }
         Ok(room)
     }
 
@@ -273,6 +289,7 @@ impl Replica for Session<'_> {
                     || JobError::Refused("this delta waits no more, and was not applied: begin this pass again".into());
                 return if done { Ok(Some(root)) } else { Err(gone()) };
             }
+            state.check_target(&begun.pair.name, begun.refusals)?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn is_delta(name: &str) -> bool {
     name.strip_suffix(".delta").is_some()
@@ -423,6 +423,72 @@ fn what_the_target_will_never_take_can_be_given_up() {
     store(&site, &disk_of(&changed(&base, 90_000)), 2).unwrap();
     wait_for("the delta", || target.disk.content() == changed(&base, 90_000));
     drop(far);
+}
+
+#[test]
+fn a_refusal_of_the_target_is_told_to_the_source_that_waits_and_once_to_the_log() {
+    let base = noise(1, DISK);
+    let (site, _far, target) = Site::with(&base);
+    let _running = site.running();
+    *target.trusted.lock().unwrap() = Some(common::verifying_key());
+    let result = changed(&base, 90_000);
+    let send = |id| send_pass(&Near::new(&site), &disk_of(&result), &pass("pair", id, Finish::Applied), &Silent);
+    let error = send(1).unwrap_err();
+    assert!(!error.is_link(), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("will not take what the relay sends on") && error.contains("is not signed"), "{error}");
+    // Whoever comes later hears it too, and not that it was so before somebody mended it.
+    assert!(send(2).unwrap_err().to_string().contains("is not signed"));
+    let notes = site.links.notes.lock().unwrap().clone();
+    assert_eq!(notes.iter().filter(|note| note.contains("is not signed")).count(), 1, "{notes:?}");
+    *target.trusted.lock().unwrap() = None;
+    wait_for("what waited", || target.disk.content() == result);
+    assert_eq!(send(3).unwrap().root, Root::of(&result));
+}
+
+#[test]
+fn a_refusal_of_the_target_ends_the_wait_for_its_tree() {
+    let base = noise(1, DISK);
+    let (site, _far, target) = Site::with(&base);
+    let _running = site.running();
+    *target.pair.lock().unwrap() = "another".into();
+    let began = Instant::now();
+    let error = store(&site, &disk_of(&base), 1).unwrap_err().to_string();
+    assert!(error.contains("will not take what the relay sends on"), "{error}");
+    assert!(began.elapsed() < relay_options().patience / 2, "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_is_not_signed_is_refused_where_targets_ask_for_that() {
+    let base = noise(1, DISK);
+    let (site, far, target) = Site::with(&base);
+    let _running = site.running();
+    far.signed.store(true, Ordering::Relaxed);
+    let error = store(&site, &disk_of(&changed(&base, 90_000)), 1).unwrap_err().to_string();
+    assert!(error.contains("is not signed") && error.contains("--signing-key"), "{error}");
+    let status = site.status("pair");
+    assert_eq!((status.deltas, status.arriving, target.applies.load(Ordering::Relaxed)), (0, 0, 0));
+}
+
+#[test]
+fn a_source_that_waits_for_the_target_keeps_its_connection() {
+    let base = noise(1, DISK);
+    let (site, far, target) = Site::with(&base);
+    let _running = site.running();
+    store(&site, &disk_of(&base), 1).unwrap();
+    settled(&site, &target, 1);
+    far.set_up(false);
+    let report = thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let how = pass("pair", 2, Finish::Applied);
+            send_pass(&Near::new(&site), &disk_of(&base), &how, &Silent).unwrap()
+        });
+        // Longer than it takes until a source says again how far it is.
+        thread::sleep(Duration::from_millis(2500));
+        far.set_up(true);
+        waits.join().unwrap()
+    });
+    assert_eq!((report.reached, report.connections), (Finish::Applied, 1));
 }
 
 /// Lets nobody in but the sources of one size.

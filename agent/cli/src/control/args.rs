@@ -212,24 +212,37 @@ pub(crate) struct ServeArgs {
     pub(crate) common: Common,
 }
 
+/// What asks a relay that runs, so that none is started.
+const ASKING: [&str; 3] = ["status", "give_up", "drop_aside"];
+
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
     /// Where the master target is, as for send
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "status")]
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ASKING, conflicts_with_all = ASKING)]
     pub(crate) to: Option<Address>,
-    /// A pair, and the machine that sends it; may be given more than once
+    /// A pair, and who sends it; may be given more than once
     ///
-    /// The machine is named as `failback enroll list` shows it here. What is not named is refused.
-    #[arg(long, value_name = "NAME=PEER", required_unless_present = "status")]
+    /// Who sends is named as `failback enroll list` shows it on this machine, by name or fingerprint, and may join later. What is not named is
+    /// refused.
+    #[arg(long, value_name = "NAME=PEER", required_unless_present_any = ASKING, conflicts_with_all = ASKING)]
     pub(crate) pair: Vec<String>,
-    /// What a pair's source signs with: a public key in PEM form
+    /// What a pair is signed with: a public key (PEM)
     ///
-    /// The master target asks for it in any case; with it, what it would refuse is refused here.
+    /// What is not signed is refused in any case, since the master target takes nothing else from a relay. With the key, what is signed by another
+    /// one is refused here, while the source is there to hear it.
     #[arg(long, value_name = "NAME=FILE")]
     pub(crate) trusted_key: Vec<String>,
     /// Show what waits in the relay that runs here
-    #[arg(long, conflicts_with_all = ["to", "pair"])]
+    #[arg(long, conflicts_with_all = ["give_up", "drop_aside"])]
     pub(crate) status: bool,
+    /// Set aside what waits of a pair, for good
+    ///
+    /// For what the master target will never take. The source begins again from what the target has.
+    #[arg(long, value_name = "NAME", conflicts_with = "drop_aside")]
+    pub(crate) give_up: Option<String>,
+    /// Remove what was set aside of a pair
+    #[arg(long, value_name = "NAME")]
+    pub(crate) drop_aside: Option<String>,
     /// Where sources connect, such as [::]:9443
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
     pub(crate) listen: Vec<SocketAddr>,
@@ -239,20 +252,20 @@ pub(crate) struct RelayArgs {
     /// How much may wait; sources wait when it is full
     #[arg(long, value_name = "SIZE", default_value = "100G", value_parser = parse_size)]
     pub(crate) space: ByteCount,
-    /// How much of one pair may wait
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    /// How much of one pair may wait; without it, as much as of all
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, hide_short_help = true)]
     pub(crate) pair_space: Option<ByteCount>,
-    /// Bytes a second at most, also by time of day, as for send
-    #[arg(long, value_name = "SCHEDULE")]
+    /// Bytes a second at most to the master target, also by time of day, as for send
+    #[arg(long, value_name = "SCHEDULE", hide_short_help = true)]
     pub(crate) limit: Option<Schedule>,
     /// What this machine is called where others join it
-    #[arg(long, value_name = "NAME", default_value = "relay")]
+    #[arg(long, value_name = "NAME", default_value = "relay", hide_short_help = true)]
     pub(crate) name: String,
     /// How the log on standard error is written
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, hide_short_help = true)]
     pub(crate) log: LogFormat,
-    /// Print what waits as one JSON object
-    #[arg(long, requires = "status")]
+    /// Print one JSON object instead of text
+    #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,

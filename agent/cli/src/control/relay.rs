@@ -7,11 +7,12 @@ use super::daemon::{Setting, answer, told};
 use crate::files;
 use crate::report::{Lines, print};
 use anyhow::Result;
-use failback_credentials::{Fingerprint, Role, TrustStore};
-use failback_orchestrate::{HumanBytes, JobError, VerifyingKey};
+use failback_control::api::types::Failure;
+use failback_credentials::{Fingerprint, Peer, PeerName, Role, TrustStore};
+use failback_orchestrate::{HumanBytes, JobError};
 use failback_relay::{Gate, Hooks, Limits as Space, PairRules, PairStatus, Relay, RelayOptions};
 use failback_replication::{Offer, SystemClock, Throttle, Traffic};
-use failback_transport::http::{self, Bytes};
+use failback_transport::http::{self, Bytes, Method};
 use failback_transport::{Caller, Connector, Event, Handler, Limits, Link};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,10 +22,25 @@ use std::sync::Arc;
 use std::thread;
 
 /// Which source may send for a pair, and what it has to sign with.
-#[derive(Clone, Copy)]
 struct Bound {
-    source: Fingerprint,
+    source: Named,
     rules: PairRules,
+}
+
+/// A machine, as it was named: it may join later.
+#[derive(PartialEq, Eq)]
+enum Named {
+    Key(Fingerprint),
+    Name(PeerName),
+}
+
+impl Named {
+    fn is(&self, peer: &Peer) -> bool {
+        match self {
+            Self::Key(key) => *key == peer.fingerprint,
+            Self::Name(name) => *name == peer.name,
+        }
+    }
 }
 
 /// The way to the master target, and the pairs that go there.
@@ -55,13 +71,13 @@ impl Hooks for Way {
 /// What one source may send.
 struct Admission<'a> {
     way: &'a Way,
-    key: Fingerprint,
+    peer: &'a Peer,
 }
 
 impl Gate for Admission<'_> {
     fn admit(&self, offer: &Offer) -> Result<(), JobError> {
         match self.way.pairs.get(&offer.pair) {
-            Some(bound) if bound.source == self.key => Ok(()),
+            Some(bound) if self.peer.role == Role::Source && bound.source.is(self.peer) => Ok(()),
             // The same for what is not there and for what is another's.
             _ => Err(JobError::Refused(
                 "the relay has no pair of that name for this source: compare the name and the fingerprint with --pair there".into(),
@@ -83,7 +99,7 @@ impl Handler for Relaying {
             tracing::warn!("refused: a relay takes only what comes over TLS, from sources that it knows");
             return;
         };
-        let gate = Admission { way: &self.way, key: peer.fingerprint };
+        let gate = Admission { way: &self.way, peer: &peer };
         match self.relay.serve(link, &gate, &self.traffic) {
             Ok(_) => tracing::info!(source = %peer.name, "a pass is here, or at its target"),
             Err(error) => tracing::warn!(source = %peer.name, "{}", crate::text::with_causes(&error)),
@@ -91,13 +107,17 @@ impl Handler for Relaying {
     }
 
     fn request(&self, request: http::Request<Bytes>, caller: Caller) -> http::Response<Bytes> {
-        let is_asked = request.method() == http::Method::GET && request.uri().path() == PATH;
-        match caller {
-            Caller::Local { .. } if is_asked => {
-                let body = serde_json::to_vec(&StatusJson::of(&self.relay)).unwrap_or_default();
-                answer(200, "application/json", body)
-            }
-            _ => answer(404, "text/plain", b"a relay tells how it is at /v1/relay, on this machine only\n".to_vec()),
+        let answered = match caller {
+            Caller::Local { .. } => self.answered(request.method(), request.uri().path(), request.body()),
+            Caller::Peer(_) => None,
+        };
+        match answered {
+            Some(Ok(body)) => answer(200, "application/json", body),
+            Some(Err(error)) => failure(409, &crate::text::with_causes(&error)),
+            None => failure(
+                404,
+                "this is a relay, and only failback relay on this machine can ask it: see failback relay --help",
+            ),
         }
     }
 
@@ -106,8 +126,55 @@ impl Handler for Relaying {
     }
 }
 
-/// Where a relay tells how it is.
+impl Relaying {
+    /// What this machine may ask; `None` for anything else.
+    fn answered(&self, method: &Method, path: &str, body: &[u8]) -> Option<Result<Vec<u8>, JobError>> {
+        let of_pair = |what: &dyn Fn(&str) -> Result<(u64, u64), JobError>| {
+            let asked: PairAsked = serde_json::from_slice(body).ok()?;
+            let done = what(&asked.pair).map(|(deltas, bytes)| DoneJson { pair: asked.pair.clone(), deltas, bytes });
+            Some(done.map(|done| serde_json::to_vec(&done).unwrap_or_default()))
+        };
+        match (method, path) {
+            (&Method::GET, PATH) => Some(Ok(serde_json::to_vec(&StatusJson::of(&self.relay)).unwrap_or_default())),
+            (&Method::POST, GIVE_UP) => of_pair(&|pair| {
+                let before = self.relay.status().pairs.into_iter().find(|status| status.pair == pair);
+                let deltas = self.relay.give_up(pair)?;
+                tracing::warn!(pair, deltas, "what waited is given up");
+                Ok((deltas, before.map_or(0, |before| before.bytes)))
+            }),
+            (&Method::POST, DROP_ASIDE) => of_pair(&|pair| {
+                let dropped = self.relay.drop_aside(pair)?;
+                tracing::warn!(pair, deltas = dropped.0, "what was set aside is removed");
+                Ok(dropped)
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn failure(status: u16, error: &str) -> http::Response<Bytes> {
+    let failure = Failure { error: error.to_owned(), outcome: "refused".into() };
+    answer(status, "application/json", serde_json::to_vec(&failure).unwrap_or_default())
+}
+
+/// Where a relay tells how it is, and what it can be asked to do.
 const PATH: &str = "/v1/relay";
+const GIVE_UP: &str = "/v1/relay/give-up";
+const DROP_ASIDE: &str = "/v1/relay/drop-aside";
+
+/// Which pair something is asked for.
+#[derive(Serialize, Deserialize)]
+struct PairAsked {
+    pair: String,
+}
+
+/// What was set aside or removed.
+#[derive(Serialize, Deserialize)]
+struct DoneJson {
+    pair: String,
+    deltas: u64,
+    bytes: u64,
+}
 
 /// What waits.
 #[derive(Serialize, Deserialize)]
@@ -166,6 +233,12 @@ pub(crate) fn relay(args: &RelayArgs) -> Result<ExitCode> {
     if args.status {
         return status(args, place);
     }
+    if let Some(pair) = &args.give_up {
+        return ask(args, place, GIVE_UP, pair, "set aside");
+    }
+    if let Some(pair) = &args.drop_aside {
+        return ask(args, place, DROP_ASIDE, pair, "removed");
+    }
     let Some(to) = &args.to else {
         return Err(JobError::Refused("say where the master target is: add --to".into()).into());
     };
@@ -208,54 +281,83 @@ pub(crate) fn relay(args: &RelayArgs) -> Result<ExitCode> {
 /// Pairs and their sources, as `NAME=PEER` and `NAME=FILE` say.
 fn bound_pairs(args: &RelayArgs, place: &Place) -> Result<BTreeMap<String, Bound>> {
     let known = TrustStore::new(place.credentials()?).peers().map_err(|error| refused(&error))?;
-    let split = |text: &str| {
-        let parts = text.rsplit_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let text = text.escape_debug().to_string();
-        parts.ok_or_else(|| JobError::Refused(format!("\"{text}\" is not understood: write NAME=VALUE")))
-    };
     let mut keys = BTreeMap::new();
     for text in &args.trusted_key {
-        let (name, file) = split(text)?;
+        let (name, file) = named(text)?;
         keys.insert(name, files::trusted_key(file.as_ref())?);
     }
     let mut bound = BTreeMap::new();
     for text in &args.pair {
-        let (name, peer) = split(text)?;
+        let (name, peer) = named(text)?;
         let source = match peer.parse::<Fingerprint>() {
-            Ok(key) => key,
-            Err(_) => {
-                let found = known.iter().find(|known| known.name.as_str() == peer && known.revoked.is_none());
-                let peer = peer.escape_debug();
-                found.map(|known| known.fingerprint).ok_or_else(|| {
-                    JobError::Refused(format!(
-                        "no peer is called \"{peer}\": failback enroll list tells which there are"
-                    ))
-                })?
-            }
+            Ok(key) => Named::Key(key),
+            Err(_) => Named::Name(PeerName::new(peer).map_err(|error| refused(&error))?),
         };
-        let signer: Option<VerifyingKey> = keys.remove(&name);
-        bound.insert(name, Bound { source, rules: PairRules { signer } });
+        if !known.iter().any(|peer| peer.revoked.is_none() && source.is(peer)) {
+            tracing::warn!(
+                pair = name,
+                "its source \"{peer}\" has not joined yet: make a token for it with failback enroll token"
+            );
+        }
+        let rules = PairRules { signer: keys.remove(name), signed: true };
+        if bound.insert(name.to_owned(), Bound { source, rules }).is_some() {
+            let name = name.escape_debug();
+            return Err(JobError::Refused(format!("the pair \"{name}\" is named twice: name one source for it")).into());
+        }
     }
     match keys.keys().next() {
         None => Ok(bound),
         Some(name) => {
             let name = name.escape_debug();
-            Err(JobError::Refused(format!("a key is given for \"{name}\", which is no pair: add --pair {name}=PEER"))
-                .into())
+            let why = format!("a key is given for \"{name}\", which is no pair: add --pair {name}=PEER");
+            Err(JobError::Refused(why).into())
         }
     }
 }
 
-fn status(args: &RelayArgs, place: &Place) -> Result<ExitCode> {
-    let Some(daemon) = Control::of_daemon(place)? else {
-        return Err(JobError::Refused("no relay runs with this state: name its directory with --state".into()).into());
+/// A pair's name and what is said of it.
+fn named(text: &str) -> Result<(&str, &str), JobError> {
+    let not_understood = || {
+        JobError::Refused(format!(
+            "\"{}\" is not understood: write NAME=VALUE with the name of a pair",
+            text.escape_debug()
+        ))
     };
-    let status: StatusJson = daemon.look(PATH, "", ANSWER_WITHIN)?;
+    text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(not_understood)
+}
+
+/// The relay that runs here.
+fn running(place: &Place) -> Result<Control> {
+    let none = || JobError::Refused("no relay runs with this state: name its directory with --state".into());
+    Ok(Control::of_daemon(place)?.ok_or_else(none)?)
+}
+
+fn ask(args: &RelayArgs, place: &Place, path: &str, pair: &str, what: &str) -> Result<ExitCode> {
+    let done: DoneJson = running(place)?.ask_with(path, &PairAsked { pair: pair.to_owned() })?;
+    let mut lines = Lines::default();
+    lines.add(what, format!("{} with {} of {}", deltas(done.deltas), HumanBytes(done.bytes), done.pair));
+    print(args.json, &done, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn deltas(count: u64) -> String {
+    if count == 1 { "1 delta".into() } else { format!("{count} deltas") }
+}
+
+fn status(args: &RelayArgs, place: &Place) -> Result<ExitCode> {
+    let status: StatusJson = running(place)?.look(PATH, "", ANSWER_WITHIN)?;
     let mut lines = Lines::default();
     lines.add("kept", format!("{} of {}", HumanBytes(status.bytes), HumanBytes(status.limit)));
     for pair in &status.pairs {
         let oldest = pair.oldest_seconds.map(|age| format!(", the oldest for {age} s")).unwrap_or_default();
-        let mut text = format!("{} deltas wait with {}{oldest}", pair.deltas, HumanBytes(pair.bytes));
+        let waiting = if pair.deltas == 1 { "1 delta waits".into() } else { format!("{} deltas wait", pair.deltas) };
+        let mut text = format!("{waiting} with {}{oldest}", HumanBytes(pair.bytes));
+        if pair.arriving > 0 {
+            text += &format!("; {} of the next one have arrived", HumanBytes(pair.arriving));
+        }
+        if pair.aside_deltas > 0 {
+            text += &format!("; {} with {} set aside", deltas(pair.aside_deltas), HumanBytes(pair.aside_bytes));
+        }
         for more in [&pair.held, &pair.last_error].into_iter().flatten() {
             text = format!("{text}\n{more}");
         }

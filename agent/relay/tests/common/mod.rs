@@ -89,6 +89,8 @@ pub struct Far {
     last: Mutex<Option<JoinHandle<Result<SessionReport, SessionError>>>>,
     /// Whose signature the relay asks for.
     pub signer: Mutex<Option<VerifyingKey>>,
+    /// Whether it asks for one at all.
+    pub signed: AtomicBool,
     /// What stands in the place of the target, if something does.
     pub impostor: Mutex<Option<Vec<u8>>>,
 }
@@ -103,6 +105,7 @@ impl Far {
             lasts: Mutex::new(Box::new(|_| u64::MAX)),
             last: Mutex::default(),
             signer: Mutex::default(),
+            signed: AtomicBool::new(false),
             impostor: Mutex::default(),
         }
     }
@@ -156,7 +159,9 @@ pub struct Links {
 
 impl Hooks for Links {
     fn pair(&self, name: &str) -> Option<PairRules> {
-        self.far.lock().unwrap().get(name).map(|far| PairRules { signer: *far.signer.lock().unwrap() })
+        let far = Arc::clone(self.far.lock().unwrap().get(name)?);
+        let signer = *far.signer.lock().unwrap();
+        Some(PairRules { signer, signed: far.signed.load(Ordering::Relaxed) })
     }
     fn connect(&self, pair: &str) -> io::Result<Link> {
         let far = Arc::clone(self.far.lock().unwrap().get(pair).unwrap());

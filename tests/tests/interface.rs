@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 28] = [
     "disks",
     "scan",
     "sign",
@@ -27,6 +27,7 @@ const VERBS: [&str; 27] = [
     "pair",
     "group",
     "serve",
+    "receive",
     "relay",
     "enroll",
     "jobs",
@@ -118,9 +119,9 @@ fn short_help_fits_on_a_screen() {
         let text = String::from_utf8(call.done()).unwrap();
         // The verbs are many, and so is what can be said to some of them.
         let most = match verb {
-            None => 45,
+            None => 46,
             Some("send" | "relay") => 36,
-            Some("apply" | "verify" | "serve") => 32,
+            Some("apply" | "verify" | "serve" | "receive") => 32,
             Some(_) => 24,
         };
         assert!(text.lines().count() <= most, "{verb:?} has {} lines\n{text}", text.lines().count());

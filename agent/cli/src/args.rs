@@ -69,6 +69,14 @@ pub(crate) enum Command {
     Group(crate::control::GroupArgs),
     /// Receive what sources send, and write it to the target disks of their pairs
     Serve(crate::control::ServeArgs),
+    /// Receive one disk from one source, and end when it is here
+    ///
+    /// For a machine whose own disk comes home, started from the live ISO: no daemon and no pairs are needed. It prints a one-time token and what
+    /// is to be typed on the source, serves that source and this disk only, and ends once a pass that is a moment of the source is applied (send --final,
+    /// or of a source that nobody writes to) and no other follows within --linger. Interrupted or killed, the same command goes on.
+    ///
+    /// With --json it prints one object in a line when it is ready and one when the disk is here (`event` is ready or received).
+    Receive(Box<crate::control::ReceiveArgs>),
     /// Keep what sources send, and send it on over a slow link
     Relay(crate::control::RelayArgs),
     /// Let machines in by a one-time token, list and revoke them

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         Command::Pair(args) => control::pair(args),
         Command::Group(args) => control::group(args),
         Command::Serve(args) => control::serve(args),
+        Command::Receive(args) => control::receive(args),
         Command::Relay(args) => control::relay(args),
         Command::Jobs(args) => control::jobs(args),
         Command::Enroll(args) => control::enroll(args),

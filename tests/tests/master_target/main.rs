@@ -6,6 +6,7 @@ mod api;
 mod groups;
 mod kills;
 mod moves;
+mod receives;
 mod relays;
 mod site;
 mod whole;

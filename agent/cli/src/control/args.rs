@@ -212,6 +212,56 @@ pub(crate) struct ServeArgs {
     pub(crate) common: Common,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ReceiveArgs {
+    /// The disk to write: a block device with a SCSI UUID, or a VMDK
+    pub(crate) disk: PathBuf,
+    /// The source: its SCSI UUID, or its name there, such as /dev/nvme1n1
+    #[arg(long, value_name = "UUID|NAME")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) retention: Retention,
+    /// What the two disks are called together
+    #[arg(long, value_name = "NAME", default_value = "disk")]
+    pub(crate) pair: String,
+    /// Where the source connects; may be given more than once
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// How the source reaches this machine, for what is printed
+    ///
+    /// HOST or HOST:PORT. Without it, the first address that this machine has.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) address: Option<String>,
+    /// How long the token can be used
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_age)]
+    pub(crate) expires: Duration,
+    /// How long to wait for another pass once the disk is here
+    ///
+    /// `failback send --final` makes a pass, runs its hook before-final, and makes another one.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_age, hide_short_help = true)]
+    pub(crate) linger: Duration,
+    /// Accept a target that was never this disk; wipes its free space
+    ///
+    /// As for `failback apply --new-disk`, as long as it has no recovery points.
+    #[arg(long)]
+    pub(crate) new_disk: bool,
+    /// Refuse what this Ed25519 key did not sign (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trusted_key: Option<PathBuf>,
+    /// The directory of this machine's key and what it remembers
+    ///
+    /// It is made if it is not there, and belongs to root alone. One for each disk that is received.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/failback/receive")]
+    pub(crate) state: PathBuf,
+    /// How the log on standard error is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, hide_short_help = true)]
+    pub(crate) log: LogFormat,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
 /// What asks a relay that runs, so that none is started.
 const ASKING: [&str; 3] = ["status", "give_up", "drop_aside"];
 

@@ -87,12 +87,17 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 
-    /// Runs until somebody wants it to end. Whether it is alive is found out by `breathe`, which has to come back.
-    pub(super) fn run(&self, breathe: impl Fn()) {
+    /// Where sources connect.
+    pub(super) fn data(&self) -> Vec<SocketAddr> {
+        self.server.data().to_vec()
+    }
+
+    /// Runs until somebody wants it to end, or it is over. Whether it is alive is found out by `breathe`, which has to come back.
+    pub(super) fn run(&self, is_over: impl Fn() -> bool, breathe: impl Fn()) {
         let watchdog = sd_notify::watchdog_enabled();
         let mut fed = Instant::now();
         let mut revoked = revoked_keys(&self.trust);
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.stop.load(Ordering::Relaxed) && !is_over() {
             thread::sleep(LOOK_EVERY);
             if watchdog.is_some_and(|every| fed.elapsed() >= every / 3) {
                 breathe();

@@ -51,7 +51,7 @@ pub(crate) struct Issued {
     pub(crate) token: Token,
     pub(crate) fingerprint: Fingerprint,
     /// When it ends, in seconds since 1970.
-    expires: i64,
+    pub(super) expires: i64,
 }
 
 /// Gives out a token that lets a machine of this name in, once.

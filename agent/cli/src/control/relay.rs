@@ -270,7 +270,7 @@ pub(crate) fn relay(args: &RelayArgs) -> Result<ExitCode> {
     let relaying = Relaying { relay: Arc::clone(&relay), way, traffic: Arc::default() };
     let daemon = prepared.begin(Arc::new(relaying))?;
     daemon.ready("the relay is ready");
-    daemon.run(|| drop(relay.status()));
+    daemon.run(|| false, || drop(relay.status()));
     tracing::info!("the relay is ending");
     relay.stop();
     daemon.end();

@@ -80,7 +80,7 @@ fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
     });
     daemon.ready("the master target is ready");
     // Whoever holds the state and does not let go of it is a daemon that does nothing any more.
-    daemon.run(|| drop(master.state()));
+    daemon.run(|| false, || drop(master.state()));
     tracing::info!("the master target is ending");
     master.stop();
     daemon.end();

@@ -28,6 +28,7 @@ zstd        appliance zstd     zstd              need
 /usr/lib/grub/i386-pc/boot_hybrid.img appliance grub-pc-bin - want
 /usr/lib/grub/x86_64-efi/moddep.lst appliance grub-efi-amd64-bin - want
 /usr/lib/openssh/sftp-server appliance openssh-sftp-server - want
+faketime    test   faketime    epel:libfaketime  want
 git         test   git         git-core          need
 ip          test   iproute2    iproute           need
 lintian     test   lintian     -                 want
@@ -43,6 +44,7 @@ mkreiserfs  test   reiserfsprogs     -             want
 mkfs.xfs    test   xfsprogs    xfsprogs          need
 partclone.extfs test partclone epel:partclone    need
 modinfo     test   kmod        kmod              need
+openssl     test   openssl     openssl           need
 isohybrid   test   syslinux-utils syslinux       want
 pip3        test   python3-pip python3-pip       want
 /usr/lib/ISOLINUX/isolinux.bin test isolinux -   want

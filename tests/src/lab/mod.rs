@@ -18,8 +18,10 @@ mod hung;
 mod place;
 pub mod power;
 mod program;
+mod proxy;
 mod running;
 mod uml;
+mod wire;
 
 pub use appliance::{static_program, workspace};
 pub use content::{changed, hash, noise};
@@ -33,8 +35,10 @@ pub use guarded::{Guarded, guarding};
 pub use hung::Hung;
 pub use place::{Place, Unchanged, files_below, hash_of, root_of_file};
 pub use program::{Program, Run, program};
+pub use proxy::{Fault, Proxy, Way, What};
 pub use running::Running;
 pub use uml::{Guest, GuestRun, Uml, has_uml, recovered};
+pub use wire::{At, Wire, has_wires};
 
 /// A call of the program: `failback!("sign", disk, "-o", signature)`. Nothing runs before it is asked for its outcome.
 #[macro_export]

@@ -2,8 +2,9 @@
 
 use crate::site::{MIB, Site};
 use failback_tests::failback;
-use failback_tests::lab::noise;
+use failback_tests::lab::{Unchanged, files_below, has_programs, noise};
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -71,4 +72,86 @@ fn two_daemons_do_not_share_a_state_and_secrets_stay_secret() {
     ];
     assert!(secret.len() > 40 && told.iter().all(|text| !text.contains(&secret)));
     assert!(told.iter().all(|text| !text.contains("failback1-")), "tokens are shown once");
+}
+
+#[test]
+fn one_source_reaches_for_the_pair_of_another_and_changes_nothing() {
+    let site = Site::new();
+    let daemon = site.serve();
+    site.enroll(&daemon, "web");
+    site.pair("data", 16 * MIB, Some("web"));
+    site.write("data", 0, &noise(8 * MIB, 5));
+    let token = site.on_site(failback!("enroll", "token", "other")).json();
+    let token = token["token"].as_str().unwrap().as_bytes().to_vec();
+    failback!("enroll", "join", daemon.data, "--state", site.place.path("other")).fed(token).done();
+    let journal = site.place.path("other-journal");
+    let reach = || {
+        let send = failback!("send", site.source("data"), "--to", daemon.data, "--pair", "data", "--journal", journal);
+        send.arg("--state").arg(site.place.path("other")).refused("no pair of that name for this source")
+    };
+    let retention = || files_below(&site.place.path("retention"));
+    let (disk, kept) = (Unchanged::since(&site.target("data")), retention());
+    reach();
+    disk.check();
+    assert_eq!((retention(), site.jobs().len()), (kept, 0), "nothing was begun for it");
+    // Nor does it take the place of the one that has the pair.
+    let mut sending = site.send("data", &daemon.data).args("--limit 4M --compression off --json").start();
+    assert!(sending.wait_until(|| site.jobs().iter().any(|job| job["state"] == "running")));
+    reach();
+    assert!(sending.is_running(), "it was too quick to be reached for");
+    let run = sending.finish();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let report: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(report[0]["connections"], 1, "{report}");
+    site.is_home("data");
+    assert_eq!(site.jobs().len(), 1);
+}
+
+#[test]
+fn who_comes_back_with_another_key_is_a_stranger() {
+    let site = Site::new();
+    let daemon = site.serve();
+    site.enroll(&daemon, "web");
+    site.pair("data", 4 * MIB, Some("web"));
+    site.write("data", 0, &noise(50_000, 5));
+    let key = site.place.path("elsewhere/credentials/key.pem");
+    let kept = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    let disk = Unchanged::since(&site.target("data"));
+    let sentence = site.send("data", &daemon.data).refused("does not know this machine's key");
+    disk.check();
+    assert!(site.jobs().is_empty(), "{sentence}");
+    fs::write(&key, kept).unwrap();
+    site.send("data", &daemon.data).done();
+    site.is_home("data");
+}
+
+#[test]
+fn tls_below_1_3_is_refused_and_so_is_who_shows_no_key() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
+    let site = Site::new();
+    let daemon = site.serve();
+    for (address, protocol) in [(&daemon.data, "failback/1"), (&daemon.control, "failback-api/1")] {
+        for (version, expected) in [
+            ("-tls1_1", "this is no client of failback"),
+            ("-tls1_2", "offers no TLS 1.3"),
+            ("-tls1_3", "shows no Ed25519 key"),
+        ] {
+            let before = site.log().len();
+            let mut client = Command::new("openssl");
+            // What is old is refused by the library itself unless it is told to take it.
+            client.args(["s_client", "-connect", address, version, "-cipher", "ALL:@SECLEVEL=0", "-alpn", protocol]);
+            let output = client.stdin(Stdio::null()).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            // With TLS 1.3 a client is through before the server has seen its key.
+            assert!(version == "-tls1_3" || said.contains("alert"), "{version}: {said}");
+            let began = Instant::now();
+            let is_told = || site.log()[before..].iter().any(|line| line.to_string().contains(expected));
+            while !is_told() {
+                assert!(began.elapsed() < Duration::from_secs(10), "{version}: {:#?}", &site.log()[before..]);
+            }
+        }
+    }
 }

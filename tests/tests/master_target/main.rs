@@ -3,9 +3,12 @@
 
 mod access;
 mod api;
+mod clocks;
+mod faults;
 mod groups;
 mod kills;
 mod moves;
+mod partitions;
 mod receives;
 mod relays;
 mod site;

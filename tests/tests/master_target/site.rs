@@ -113,12 +113,22 @@ impl Site {
 
     /// Starts a master target with another state.
     pub(crate) fn serve_in(&self, state: &str) -> Daemon {
-        let args = ["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"];
-        self.start(state, &args.map(OsStr::new), "the master target is ready")
+        self.serve_at("127.0.0.1", state, |command| command)
+    }
+
+    /// Starts a master target at an address of a machine, where `placed` runs what it is given.
+    pub(crate) fn serve_at(&self, address: &str, state: &str, placed: impl FnOnce(Command) -> Command) -> Daemon {
+        let any = format!("{address}:0");
+        let args = ["serve", "--listen", &any, "--control", &any];
+        self.start_at(state, &args.map(OsStr::new), "the master target is ready", placed)
     }
 
     /// Starts a daemon, and waits until its log says that it is ready.
     pub(crate) fn start(&self, state: &str, args: &[&OsStr], ready: &str) -> Daemon {
+        self.start_at(state, args, ready, |command| command)
+    }
+
+    fn start_at(&self, state: &str, args: &[&OsStr], ready: &str, placed: impl FnOnce(Command) -> Command) -> Daemon {
         let log = self.place.path(&format!("{state}.log"));
         // What an earlier one wrote says nothing of this one.
         File::create(&log).unwrap();
@@ -126,6 +136,7 @@ impl Site {
         command.arg("-c").arg("exec \"$@\" 2>\"$0\"").arg(&log).arg(program()).args(args);
         command.arg("--state").arg(self.place.path(state));
         command.args(["--log", "json"]);
+        let command = placed(command);
         let mut running = Running::start(command);
         let began = Instant::now();
         loop {

@@ -3,13 +3,13 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import time
 
 from benchlib import data
 from benchlib.machine import Failed, drop_caches, run
+from benchlib.master import Master
 from benchlib.report import held
 
 PAIR = "disk"
@@ -26,56 +26,25 @@ class Site:
         self.source = self.path("source.img")
         self.vmdk, self.flat = self.path("target.vmdk"), self.path("target-flat.vmdk")
         run(["cp", "--sparse=never", "--reflink=never", bench.base, self.source])
-        self.failback("vmdk", "create", self.vmdk, "--size", bench.size, "--subformat", "monolithicFlat")
+        self.master = Master(bench.program, self.directory)
+        self.master.failback("vmdk", "create", self.vmdk, "--size", bench.size, "--subformat", "monolithicFlat")
         run(["dd", f"if={bench.base}", f"of={self.flat}", "bs=1M", "conv=notrunc", "status=none"], limit=600)
-        os.mkdir(self.path("retention"))
         os.mkdir(self.path("kept"))
 
     def path(self, name):
         return os.path.join(self.directory, name)
 
-    def failback(self, *args):
-        return json.loads(run([self.bench.program, *args, "--json"], limit=1800).stdout)
-
     @contextlib.contextmanager
     def daemon(self):
         """Runs it, lets the source in, and binds the disks. Gives its process and its address."""
-        serve = [self.bench.program, "serve", "--state", self.path("state"), "--log", "json"]
-        with open(self.path("log"), "wb") as log:
-            addresses = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]
-            process = subprocess.Popen([*serve, *addresses], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            address = self.wait_until_ready(process)
-            token = self.failback("enroll", "token", "source", "--state", self.path("state"))["token"]
-            with open(self.path("token"), "w") as file:
-                file.write(token)
-            join = ["enroll", "join", address, "--token-file", self.path("token"), "--state", self.path("joined")]
-            self.failback(*join)
-            place = ["--retention", self.path("retention"), "--state", self.path("state")]
-            disks = ["--source", self.source, "--target", self.vmdk, "--peer", "source"]
-            self.failback("pair", "add", PAIR, *disks, *place)
+        with self.master.running() as (process, address):
+            self.master.let_in("source", address)
+            self.master.bind(PAIR, self.source, self.vmdk, "source")
             yield process, address
-        finally:
-            process.terminate()
-            process.wait()
-
-    def wait_until_ready(self, process):
-        for _ in range(600):
-            with open(self.path("log")) as log:
-                text = log.read()
-            found = re.search(r'"address":"([0-9.:]+)"', text)
-            if found and "is ready" in text:
-                return found.group(1)
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise Failed("the master target did not start")
 
     def send(self, address):
         """One pass; what it cost, and its report."""
-        places = ["--journal", self.path("journal"), "--state", self.path("joined")]
-        args = ["send", self.source, "--to", address, "--pair", PAIR, "--whole", *places, "--json"]
-        cost = run([self.bench.program, *args], limit=1800)
+        cost = run(self.master.sending(PAIR, self.source, address, "source"), limit=1800)
         return cost, json.loads(cost.stdout)[0]
 
     def by_files(self, signature):

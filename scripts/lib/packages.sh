@@ -71,6 +71,7 @@ shfmt       test   shfmt       -                 want
 strace      test   strace      strace            need
 strip       test   binutils    binutils          need
 fio         bench  fio         fio               need
+tc          bench  iproute2    iproute-tc        want
 python3     bench  python3     python3           need
 casync      bench  casync      -                 want
 rdiff       bench  rdiff       epel:librsync     want

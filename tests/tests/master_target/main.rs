@@ -7,6 +7,7 @@ mod clocks;
 mod faults;
 mod groups;
 mod kills;
+mod many;
 mod moves;
 mod partitions;
 mod receives;

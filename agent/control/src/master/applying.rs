@@ -5,8 +5,8 @@ use super::{LiveJob, MasterTarget, now};
 use crate::state::{Pair, SourceDisk};
 use failback_delta::{DeltaHeader, DeltaReader};
 use failback_orchestrate::{
-    ApplyOptions, ClaimedTarget, DeltaSource, DiskBinding, JobError, MoveOptions, Opened, Progress, Root, ScsiUuid,
-    StoredTree, TargetDisk, VerifyingKey, advance_tree, apply_recorded, binding_of, intents_of, is_unknown,
+    ApplyOptions, ClaimedTarget, DeltaSource, DiskBinding, JobError, MoveOptions, Opened, Pace, Progress, Root,
+    ScsiUuid, StoredTree, TargetDisk, VerifyingKey, advance_tree, apply_recorded, binding_of, intents_of, is_unknown,
     keep_to_limits, plan, plan_keeping,
 };
 use failback_replication::Spool;
@@ -51,7 +51,7 @@ impl Applying<'_> {
     /// When it could not be applied.
     pub(super) fn prove(&self, claimed: &ClaimedTarget) -> Result<(), JobError> {
         let mut delta = self.delta()?;
-        let options = self.options(binding_of(claimed.identity()))?;
+        let options = self.options(binding_of(claimed.identity()), Pace::NARROW)?;
         let mut intents = intents_of(claimed.identity(), None);
         let found = plan(claimed.device(), &mut delta, &mut intents, &options, self.job)?;
         let keeping = plan_keeping(&mut delta, Some(&self.points.store), self.job)?;
@@ -66,13 +66,16 @@ impl Applying<'_> {
         }
         let mut delta = self.delta()?;
         let disk = binding_of(target.identity());
-        let options = self.options(disk)?;
+        // Many at once must not take what one alone takes, so many times.
+        let wide = self.master.wide.try_lock();
+        let pace = if wide.is_ok() { Pace::default() } else { Pace::NARROW };
+        let options = self.options(disk, pace)?;
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| {
             JobError::Refused(format!("the machine has no random bytes yet ({error}): try again later"))
         })?;
         let policy = self.master.settings.policy;
-        let moving = MoveOptions { now: now(), seed, certain: disk.certain, policy, ..MoveOptions::default() };
+        let moving = MoveOptions { now: now(), seed, certain: disk.certain, policy, pace };
         let source = DeltaSource::Path(self.desk.spool_path().to_string_lossy().into_owned());
         let (device, store) = (target.device(), &mut self.points.store);
         let report = apply_recorded(device, &mut delta, source, store, &options, &moving, self.job)?;
@@ -91,7 +94,7 @@ impl Applying<'_> {
         Ok(delta)
     }
 
-    fn options(&self, disk: DiskBinding) -> Result<ApplyOptions, JobError> {
+    fn options(&self, disk: DiskBinding, pace: Pace) -> Result<ApplyOptions, JobError> {
         let key = |key: [u8; 32]| {
             VerifyingKey::from_bytes(&key).ok_or_else(|| {
                 let name = &self.pair.is.name;
@@ -103,6 +106,7 @@ impl Applying<'_> {
             trusted: self.pair.is.signer.map(key).transpose()?,
             now: now(),
             disk,
+            pace,
             ..ApplyOptions::default()
         })
     }

@@ -82,6 +82,8 @@ pub struct MasterTarget {
     jobs: Mutex<BTreeMap<JobId, Arc<LiveJob>>>,
     /// Of each pair, the delta that somebody did not want any longer.
     cancelled: Mutex<BTreeMap<String, [u8; 32]>>,
+    /// Whoever has this applies with all the memory that makes one apply fast; others at the same time with less.
+    wide: Mutex<()>,
     traffic: Arc<Traffic>,
     began: Instant,
     stop: Arc<AtomicBool>,
@@ -104,6 +106,7 @@ impl MasterTarget {
             decisions: Decisions::default(),
             jobs: Mutex::default(),
             cancelled: Mutex::default(),
+            wide: Mutex::default(),
             traffic: Arc::default(),
             began: Instant::now(),
             stop,

@@ -116,7 +116,7 @@ pub(crate) fn check_all(
     let mut batches = Vec::new();
     let mut position = 0;
     thread::scope(|scope| {
-        let mut target = Target::new(device, header.shapes, scope)?;
+        let mut target = Target::new(device, header.shapes, pace, scope)?;
         loop {
             let (frames, trailer) = next_batch(&mut reader, pace)?;
             for frame in &frames {

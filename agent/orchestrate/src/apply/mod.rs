@@ -73,7 +73,8 @@ impl ApplyOptions {
 /// How much of a delta is dealt with at a time. The defaults are for disks; tests make them small to see every seam.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Frames that are examined or written as one: enough to keep the disk busy. Each takes up to 1 MiB, twice.
+    /// Frames that are examined or written as one: enough to keep the disk busy. Each takes up to 1 MiB, four times, and there are half as many
+    /// buffers of 1 MiB more.
     pub frames_in_batch: usize,
     /// Batches between two flushes of the target, each followed by a new intent record.
     pub batches_in_window: usize,
@@ -83,6 +84,17 @@ impl Default for Pace {
     /// 16 MiB in a batch, 256 MiB in a window.
     fn default() -> Self {
         Self { frames_in_batch: 16, batches_in_window: 16 }
+    }
+}
+
+impl Pace {
+    /// With less memory, where others apply at the same time and keep the disks busy, too: 4 MiB in a batch, 256 MiB in a window.
+    pub const NARROW: Self = Self { frames_in_batch: 4, batches_in_window: 64 };
+
+    /// Buffers for content that is read, and for payloads between unpacking and writing: one is always to be had while nothing is under way.
+    const fn buffers(self) -> usize {
+        let buffers = self.frames_in_batch + self.frames_in_batch / 2;
+        if buffers < 2 { 2 } else { buffers }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::batches::{Checked, length_of, open};
 use super::target::Target;
-use super::{ApplyOptions, Examined, ReadSeek};
+use super::{ApplyOptions, Examined, Pace, ReadSeek};
 use crate::likeness;
 use crate::{Against, ExpectedRoot, JobError, Progress, verify};
 use failback_blockio::Device;
@@ -89,7 +89,7 @@ pub(crate) fn prove_disk(
     let mut reader = open(&mut delta)?;
     let (mut end, mut position) = (BlockIndex::ZERO, 0);
     thread::scope(|scope| {
-        let mut target = Target::new(device, *shapes, scope)?;
+        let mut target = Target::new(device, *shapes, Pace::NARROW, scope)?;
         let free = &checked.free;
         let mut read = 0;
         let mut is_held = |target: &mut Target<'_>, blocks: BlockRange, values: &[ChainingValue]| {

@@ -99,7 +99,7 @@ pub(crate) fn write_all(
     }
     let mut written = Written::default();
     thread::scope(|scope| {
-        let mut target = Target::new(device, checked.header.shapes, scope)?;
+        let mut target = Target::new(device, checked.header.shapes, pace, scope)?;
         if checked.total.is_in_place() {
             return ledger.settle(&target, &written);
         }
@@ -160,7 +160,7 @@ pub(super) fn from_stream(
     let mut position = 0;
     progress.phase("writing", None);
     let trailer = thread::scope(|scope| {
-        let mut target = Target::new(device, header.shapes, scope)?;
+        let mut target = Target::new(device, header.shapes, options.pace, scope)?;
         loop {
             let (frames, trailer) = match next_batch(&mut reader, options.pace) {
                 Ok(batch) => batch,

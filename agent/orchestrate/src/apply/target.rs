@@ -1,5 +1,6 @@
 //! The target disk under a delta: what stands there, and writing to it, frame by frame.
 
+use super::Pace;
 use crate::JobError;
 use crate::ordered::{Ordered, worker_count};
 use failback_blockio::{Buffer, Completion, Device, Extent as DiskExtent, IoError, Operation, Pool, Queue, run};
@@ -12,8 +13,7 @@ use std::thread::Scope;
 
 /// Operations under way on the target. Measured with `scripts/bench`: 64 to 128 is where scattered 4 KiB blocks go fastest.
 const DEPTH: usize = 128;
-/// Buffers of 1 MiB: for content that is read, and for payloads between unpacking and writing.
-const BUFFERS: usize = 24;
+/// What a buffer has: for content that is read, and for payloads between unpacking and writing.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// What stands at the places that a frame, or all frames, would change.
@@ -122,9 +122,10 @@ impl<'a> Target<'a> {
     pub(super) fn new<'scope>(
         device: &'a dyn Device,
         shapes: Shapes,
+        pace: Pace,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Self, JobError> {
-        let pool = Pool::new(BUFFERS, BUFFER_BYTES).map_err(|source| JobError::File {
+        let pool = Pool::new(pace.buffers(), BUFFER_BYTES).map_err(|source| JobError::File {
             action: "map memory for",
             path: device.name().into(),
             source,

@@ -107,8 +107,9 @@ fn a_side_that_falls_silent_is_left_and_keeps_no_pair_from_its_source() {
     let site = Site::new();
     let daemon = site.serve();
     site.enroll(&daemon, "web");
-    // In the delta; in what the source hears; and before any of it.
-    let stalls = [("a", Way::Up, 3 * MIB as u64), ("ab", Way::Down, 3000), ("abc", Way::Up, 2500)];
+    // In the delta; in what the source hears; before any of it; and in the handshake, for which there is a limit of its own, 20 s.
+    let stalls =
+        [("a", Way::Up, 3 * MIB as u64), ("ab", Way::Down, 3000), ("abc", Way::Up, 2500), ("abcd", Way::Up, 100)];
     for (name, ..) in stalls {
         site.pair(name, SIZE, Some("web"));
         site.write(name, 0, &noise(SIZE / 2, 6));

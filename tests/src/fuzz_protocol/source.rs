@@ -150,6 +150,7 @@ fn visit(how: How, says: Says, patience: Duration) -> (bool, Vec<u8>) {
         journal: how.keeps_journal().then_some(&*journal),
         moment: how.has_moment().then_some([1; 32]),
         finish: how.finish(),
+        mark: None,
     };
     let near = Near(Arc::clone(&shared));
     let mut is_done = false;

@@ -161,6 +161,7 @@ impl<'a> Visit<'a> {
             Ok(SessionReport::Applied(root)) => assert!(!was_done && heard.done == Some(*root)),
             Ok(SessionReport::AppliedBefore(root)) => assert!(was_done && heard.done == Some(*root)),
             Ok(SessionReport::Stored(_)) => panic!("this is no relay"),
+            Ok(SessionReport::Marked(_)) => panic!("there is no group"),
             Err(error) => {
                 assert_eq!((heard.done, was_done), (None, self.is_done()), "what failed is not done: {error}");
                 let is_told = !error.is_link() && !matches!(error, SessionError::Mismatch(_));

@@ -2,24 +2,30 @@
 
 use crate::site::{MIB, Site};
 use failback_tests::failback;
-use failback_tests::lab::{Program, Run, Running, has_programs, noise};
+use failback_tests::lab::{Program, Run, Running, has_programs, noise, tool};
+use serde_json::Value;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const HOUR: i64 = 3600;
 
-/// The same command on a machine whose clock is off by so many seconds.
-fn off(by: i64, command: &Command) -> Command {
-    let mut shifted = Command::new("faketime");
+/// The same command on a machine whose clock is off by so many seconds. It is the process itself, and not a child of the tool's, so that it ends
+/// when the test wants that.
+fn off(by: i64, mut command: Command) -> Command {
     // Only what tells the time of day: waits are waited for as ever.
-    shifted.args(["--exclude-monotonic", "-f", &format!("{by:+}")]);
-    shifted.arg(command.get_program()).args(command.get_args());
-    shifted
+    let environment = tool("faketime", &["--exclude-monotonic", "-f", &format!("{by:+}"), "env"]);
+    for (name, value) in environment.lines().filter_map(|line| line.split_once('=')) {
+        // What the processes below one tool share goes with it.
+        if name == "LD_PRELOAD" || name.contains("FAKE") && name != "FAKETIME_SHARED" {
+            command.env(name, value);
+        }
+    }
+    command
 }
 
 fn run_off(by: i64, program: &Program) -> Run {
-    Running::start(off(by, &program.command())).finish()
+    Running::start(off(by, program.command())).finish()
 }
 
 fn now() -> i64 {
@@ -54,6 +60,9 @@ fn a_source_sends_whatever_its_clock_says() {
         let run = run_off(by, &site.send("data", &daemon.data).arg("--json"));
         assert_eq!(run.code, 0, "{by}: {}", run.stderr);
         site.is_home("data");
+        let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+        let created = report[0]["created"].as_i64().unwrap();
+        assert!((created - now() - by).abs() < 300, "its clock was not off: {report}");
         // What the master target tells is by its own clock.
         let job = &site.jobs()[0];
         for field in ["queued", "started", "ended"] {
@@ -83,7 +92,7 @@ fn a_peer_whose_time_is_over_is_refused_in_one_sentence() {
     site.write("data", 0, &noise(50_000, 3));
     site.send("data", &daemon.data).done();
     drop(daemon);
-    let daemon = site.serve_at("127.0.0.1", "site", |command| off(40 * 24 * HOUR, &command));
+    let daemon = site.serve_at("127.0.0.1", "site", |command| off(40 * 24 * HOUR, command));
     site.write("data", 0, &noise(50_000, 4));
     site.send("data", &daemon.data).refused("the other side's trust in this machine has ended");
     assert_eq!(site.jobs().len(), 1, "nothing was begun for it");

@@ -16,7 +16,7 @@ use failback_replication::wire::{DATA_MAX, RawAccept, RawEnd, RawOffer, RawQuest
 use failback_replication::{Link, Offer, Offered, Replica, SessionError, SessionReport, Spool, serve_session};
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor, Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
@@ -148,7 +148,7 @@ impl<'a> Visit<'a> {
         let (most, was_done) = (says.len() as u64, self.is_done());
         let broken = said.clone();
         let link = Link {
-            reader: Box::new(Cursor::new(says)),
+            reader: Box::new(Says { bytes: Cursor::new(says), said: said.clone() }),
             writer: Box::new(said.clone()),
             breaker: Arc::new(move || broken.lock().is_broken = true),
         };
@@ -165,7 +165,8 @@ impl<'a> Visit<'a> {
             Err(error) => {
                 assert_eq!((heard.done, was_done), (None, self.is_done()), "what failed is not done: {error}");
                 let is_told = !error.is_link() && !matches!(error, SessionError::Mismatch(_));
-                assert!(heard.refused || !is_told, "it is not told why: {error}");
+                // What fails while the source hangs up is told to nobody.
+                assert!(heard.refused || heard.has_hung_up || !is_told, "it is not told why: {error}");
             }
         }
         heard.look(&self.lab.tree, most);
@@ -338,6 +339,24 @@ struct Heard {
     done: Option<Root>,
     refused: bool,
     is_broken: bool,
+    /// The source has said everything.
+    has_hung_up: bool,
+}
+
+/// What the source says.
+struct Says {
+    bytes: Cursor<Vec<u8>>,
+    said: Said,
+}
+
+impl Read for Says {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(buffer)?;
+        if read == 0 && !buffer.is_empty() {
+            self.said.lock().has_hung_up = true;
+        }
+        Ok(read)
+    }
 }
 
 impl Said {

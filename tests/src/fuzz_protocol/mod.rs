@@ -13,8 +13,10 @@
 //!
 //! ```text
 //! FAILBACK_SEEDS=/tmp/seeds cargo test -p failback-tests --test fuzz_protocol
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz protocol_target /tmp/found /tmp/seeds/protocol_target
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz protocol_target /tmp/found /tmp/seeds/protocol_target -- -detect_leaks=0
 //! ```
+//!
+//! A session has threads, and what one of them still holds when it is just about to end looks like a leak.
 
 mod disks;
 mod frames;

@@ -466,8 +466,9 @@ fn what_is_not_signed_is_refused_where_targets_ask_for_that() {
     far.signed.store(true, Ordering::Relaxed);
     let error = store(&site, &disk_of(&changed(&base, 90_000)), 1).unwrap_err().to_string();
     assert!(error.contains("is not signed") && error.contains("--signing-key"), "{error}");
-    let status = site.status("pair");
-    assert_eq!((status.deltas, status.arriving, target.applies.load(Ordering::Relaxed)), (0, 0, 0));
+    // The session that was refused says so before it gives back what it had.
+    wait_for("an empty spool", || site.status("pair").arriving == 0);
+    assert_eq!((site.status("pair").deltas, target.applies.load(Ordering::Relaxed)), (0, 0));
 }
 
 #[test]

@@ -63,11 +63,11 @@ fn line(out: &mut BufReader<ChildStdout>) -> Value {
 }
 
 /// A source, and a disk that holds what the source held once.
-fn site(size: usize) -> Site {
+fn site(bytes: usize) -> Site {
     let site = Site::new();
-    let content = noise(size, 4);
+    let content = noise(bytes, 4);
     fs::write(site.source("disk"), &content).unwrap();
-    failback!("vmdk", "create", site.vmdk("disk"), "--size", size.to_string(), "--subformat", "monolithicFlat").done();
+    failback!("vmdk", "create", site.vmdk("disk"), "--size", bytes.to_string(), "--subformat", "monolithicFlat").done();
     fs::write(site.target("disk"), &content).unwrap();
     site
 }
@@ -78,7 +78,7 @@ fn one_disk_is_received_and_then_it_ends() {
     let mut receiver = Receiver::start(&site, "");
     let key = site.place.path("here/credentials");
     let modes = fs::read_dir(key).unwrap().map(|entry| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777);
-    assert!(modes.into_iter().all(|mode| mode & 0o077 == 0));
+    assert!(modes.into_iter().all(|mode| mode % 0o100 == 0));
     let send = receiver.ready["send"].as_str().unwrap();
     let server = receiver.ready["server"].as_str().unwrap();
     assert!(send.ends_with(" --pair disk --final") && send.contains(&format!(" --server {server} ")), "{send}");
@@ -99,7 +99,7 @@ fn one_disk_is_received_and_then_it_ends() {
     let (run, last) = receiver.end();
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_eq!((&last["event"], &last["kind"]), (&"received".into(), &"crash".into()), "{last}");
-    assert_eq!(last["root"], root_of_file(&site.source("disk")).to_string());
+    assert_eq!(last["root"], root_of_file(&site.source("disk")));
     // It has kept the way back.
     let points = failback!("point", "list", site.vmdk("disk"), "--retention", site.place.path("retention")).json();
     assert!(points["points"].as_array().unwrap().len() >= 3, "{points}");

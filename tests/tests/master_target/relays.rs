@@ -24,11 +24,11 @@ struct Relayed {
 }
 
 impl Relayed {
-    fn new(size: usize, more: &'static str) -> Self {
+    fn new(bytes: usize, more: &'static str) -> Self {
         let site = Site::new();
         let master = site.serve();
         make_key(&site, "key");
-        site.pair_signed("data", size, &site.place.path("key.pub"));
+        site.pair_signed("data", bytes, &site.place.path("key.pub"));
         let token = site.on_site(failback!("enroll", "token", "relay", "--role", "relay")).json();
         failback!("enroll", "join", master.data, "--state", site.place.path("relay")).fed(secret(&token)).done();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
@@ -222,7 +222,11 @@ fn a_full_relay_holds_its_source_until_the_master_target_is_back() {
 }
 
 fn is_delta(name: &str) -> bool {
-    name == "arriving" || name.ends_with(".delta")
+    name == "arriving" || waits(name)
+}
+
+fn waits(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "delta")
 }
 
 #[test]
@@ -281,7 +285,7 @@ fn slow_a_relay_is_killed_at_any_moment() {
             landed += 1;
             let spooled = relayed.spooled();
             arriving += usize::from(spooled.iter().any(|(name, len)| name == "arriving" && *len > 0));
-            waiting += usize::from(spooled.iter().any(|(name, _)| name.ends_with(".delta")));
+            waiting += usize::from(spooled.iter().any(|(name, _)| waits(name)));
         }
         relayed.start_relay();
         if round % 4 == 0 {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// there is.
 pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -> Result<Box<dyn Connector + Send>> {
     let network = if let Address::Tls(_) = address { Some(network(args)?) } else { None };
-    Ok(address.connector(limits, network).map_err(|error| refused(&error))?)
+    address.connector(limits, network).map_err(|error| refused(&error))
 }
 
 /// This machine's key, and the server that is meant.

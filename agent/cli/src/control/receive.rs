@@ -192,7 +192,7 @@ impl Receiving {
     /// All jobs of the pair.
     fn jobs(&self) -> Result<Vec<Job>> {
         let query = JobQuery { subject: Some(Subject::Pair(self.new.name.clone())), ..JobQuery::default() };
-        Ok(self.master.state().jobs(&query).map_err(|error| refused(&error))?)
+        self.master.state().jobs(&query).map_err(|error| refused(&error))
     }
 
     /// Whether the last pass was a moment of the source, and was applied. A later one that is not done, or is no moment, makes that untrue.
@@ -325,7 +325,7 @@ impl Receiving {
             if let Some(peer) = self.source()? {
                 self.trust.revoke(&peer.fingerprint, files::now()).map_err(|error| refused(&error))?;
             }
-            Ok(self.master.state().remove_pair(&self.new.name).map_err(|error| refused(&error))?)
+            self.master.state().remove_pair(&self.new.name).map_err(|error| refused(&error))
         };
         if let Err(error) = forget() {
             tell(&format!("the disk is here, but its source could not be forgotten: {}", with_causes(error.as_ref())));

@@ -126,35 +126,43 @@ impl Handler for Relaying {
     }
 }
 
+/// What is done for a pair: with how many deltas, of how many bytes.
+type Done = Result<(u64, u64), JobError>;
+
 impl Relaying {
     /// What this machine may ask; `None` for anything else.
     fn answered(&self, method: &Method, path: &str, body: &[u8]) -> Option<Result<Vec<u8>, JobError>> {
-        let of_pair = |what: &dyn Fn(&str) -> Result<(u64, u64), JobError>| {
-            let asked: PairAsked = serde_json::from_slice(body).ok()?;
-            let done = what(&asked.pair).map(|(deltas, bytes)| DoneJson { pair: asked.pair.clone(), deltas, bytes });
-            Some(done.map(|done| serde_json::to_vec(&done).unwrap_or_default()))
+        let done: fn(&Self, &str) -> Done = match (method, path) {
+            (&Method::GET, PATH) => return Some(Ok(as_json(&StatusJson::of(&self.relay)))),
+            (&Method::POST, GIVE_UP) => Self::give_up,
+            (&Method::POST, DROP_ASIDE) => Self::drop_aside,
+            _ => return None,
         };
-        match (method, path) {
-            (&Method::GET, PATH) => Some(Ok(serde_json::to_vec(&StatusJson::of(&self.relay)).unwrap_or_default())),
-            (&Method::POST, GIVE_UP) => of_pair(&|pair| {
-                let before = self.relay.status().pairs.into_iter().find(|status| status.pair == pair);
-                let deltas = self.relay.give_up(pair)?;
-                tracing::warn!(pair, deltas, "what waited is given up");
-                Ok((deltas, before.map_or(0, |before| before.bytes)))
-            }),
-            (&Method::POST, DROP_ASIDE) => of_pair(&|pair| {
-                let dropped = self.relay.drop_aside(pair)?;
-                tracing::warn!(pair, deltas = dropped.0, "what was set aside is removed");
-                Ok(dropped)
-            }),
-            _ => None,
-        }
+        let PairAsked { pair } = serde_json::from_slice(body).ok()?;
+        Some(done(self, &pair).map(|(deltas, bytes)| as_json(&DoneJson { pair, deltas, bytes })))
     }
+
+    fn give_up(&self, pair: &str) -> Done {
+        let before = self.relay.status().pairs.into_iter().find(|status| status.pair == pair);
+        let deltas = self.relay.give_up(pair)?;
+        tracing::warn!(pair, deltas, "what waited is given up");
+        Ok((deltas, before.map_or(0, |before| before.bytes)))
+    }
+
+    fn drop_aside(&self, pair: &str) -> Done {
+        let (deltas, bytes) = self.relay.drop_aside(pair)?;
+        tracing::warn!(pair, deltas, "what was set aside is removed");
+        Ok((deltas, bytes))
+    }
+}
+
+fn as_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
 }
 
 fn failure(status: u16, error: &str) -> http::Response<Bytes> {
     let failure = Failure { error: error.to_owned(), outcome: "refused".into() };
-    answer(status, "application/json", serde_json::to_vec(&failure).unwrap_or_default())
+    answer(status, "application/json", as_json(&failure))
 }
 
 /// Where a relay tells how it is, and what it can be asked to do.
@@ -353,10 +361,11 @@ fn status(args: &RelayArgs, place: &Place) -> Result<ExitCode> {
         let waiting = if pair.deltas == 1 { "1 delta waits".into() } else { format!("{} deltas wait", pair.deltas) };
         let mut text = format!("{waiting} with {}{oldest}", HumanBytes(pair.bytes));
         if pair.arriving > 0 {
-            text += &format!("; {} of the next one have arrived", HumanBytes(pair.arriving));
+            text = format!("{text}; {} of the next one have arrived", HumanBytes(pair.arriving));
         }
         if pair.aside_deltas > 0 {
-            text += &format!("; {} with {} set aside", deltas(pair.aside_deltas), HumanBytes(pair.aside_bytes));
+            let aside = HumanBytes(pair.aside_bytes);
+            text = format!("{text}; {} with {aside} set aside", deltas(pair.aside_deltas));
         }
         for more in [&pair.held, &pair.last_error].into_iter().flatten() {
             text = format!("{text}\n{more}");

@@ -280,7 +280,7 @@ fn deliver(target: &Arc<Target>, delta: &[u8], pair: &str) -> String {
     });
     let mut offer = (DISK as u64).to_le_bytes().to_vec();
     offer.extend([u8::try_from(pair.len()).unwrap(), 2, 3, 0]);
-    offer.extend([0; 56]);
+    offer.extend([0; 72]);
     offer.extend(pair.as_bytes());
     let mut says = [&b"\x89FBREP\r\n\x01\0\x01\0\x01\0\0\0"[..], &[0; 16], &message(kind::OFFER, &offer)].concat();
     for (number, piece) in delta.chunks(60_000).enumerate() {

@@ -28,7 +28,7 @@ fn preface(role: u8) -> Vec<u8> {
 fn offer() -> Vec<u8> {
     let mut bytes = (DISK as u64).to_le_bytes().to_vec();
     bytes.extend([4, 1, 3, 0]);
-    bytes.extend([0; 56]);
+    bytes.extend([0; 72]);
     bytes.extend(b"pair");
     message(kind::OFFER, &bytes)
 }

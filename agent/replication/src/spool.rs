@@ -1,10 +1,12 @@
 //! Where a target keeps a delta that is on its way: a file that is believed as far as its hashes reach.
 
 use crate::SessionError;
-use failback_delta::{DeltaReader, FormatError, Item, Parts};
+use failback_delta::{DeltaReader, FormatError, Item, Parts, TRAILER_BYTES_MAX, trailing_root};
+use failback_hashtree::Root;
 use failback_orchestrate::JobError;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Why a spool cannot be used.
@@ -113,6 +115,16 @@ impl Spool {
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.parts.is_complete()
+    }
+
+    /// The root that the trailer of a complete delta says, which is not proven by that; `None` if the trailer is damaged.
+    pub(crate) fn said_root(&self) -> Result<Option<Root>, SpoolError> {
+        let Some(key) = self.key() else { return Ok(None) };
+        let mut end = vec![0; usize::try_from(self.len.min(TRAILER_BYTES_MAX)).unwrap_or(0)];
+        let from = self.len - end.len() as u64;
+        let read = self.file.read_exact_at(&mut end, from);
+        read.map_err(|source| self.failed("read", source))?;
+        Ok(trailing_root(&end, &key))
     }
 
     /// Adds bytes to the end.

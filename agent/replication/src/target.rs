@@ -200,7 +200,7 @@ impl Session<'_> {
             let _ = self.keep();
         }
         let (len, root) = arrived?;
-        self.complete(len)?;
+        self.complete(len, root)?;
         let reached = self.replica.apply(root).map_err(|error| self.judged(error))?;
         if self.replica.relays() {
             return self.stored(receiver, reached);
@@ -418,11 +418,15 @@ impl Session<'_> {
         Ok(self.sender.send(&Message::Durable { len })?)
     }
 
-    /// Makes all of the delta durable.
-    fn complete(&self, len: u64) -> Result<(), SessionError> {
+    /// Makes all of the delta durable, if it is what its end says.
+    fn complete(&self, len: u64, root: Root) -> Result<(), SessionError> {
         let spool = self.lock_spool();
         if spool.len() != len || !spool.is_complete() {
             return Err(SessionError::Breach("the delta is longer or shorter than its end says"));
+        }
+        // What a damaged trailer says is found when the delta is proven.
+        if spool.said_root()?.is_some_and(|said| said != root) {
+            return Err(SessionError::Breach("the delta leads to another root than its end says"));
         }
         let file = spool.flusher()?;
         drop(spool);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Target, disk_of, link_over, noise, options};
+use common::{Near, Target, disk_of, link_over, noise, options};
 use failback_delta::FreeBlocks;
 use failback_orchestrate::Silent;
 use failback_replication::wire::kind;
@@ -128,6 +128,45 @@ fn a_target_refuses_what_does_not_keep_to_the_protocol() {
             assert!(told.contains(&error.to_string()), "the source is told why: {told:?}");
         }
     }
+}
+
+/// Keeps what an honest source says.
+struct Overheard<'a>(&'a Near<fn(u64) -> u64>, Arc<Mutex<Vec<u8>>>);
+
+struct Tee(Box<dyn Write + Send>, Arc<Mutex<Vec<u8>>>);
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.1.lock().unwrap().extend_from_slice(&bytes[..written]);
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Connector for Overheard<'_> {
+    fn connect(&self) -> io::Result<Link> {
+        let link = self.0.connect()?;
+        Ok(Link { writer: Box::new(Tee(link.writer, Arc::clone(&self.1))), ..link })
+    }
+}
+
+#[test]
+fn a_root_that_the_delta_does_not_lead_to_is_refused_before_it_is_applied() {
+    let (base, mut result) = (noise(1, DISK), noise(1, DISK));
+    result[300_000..400_000].copy_from_slice(&noise(2, 100_000));
+    let near: Near<fn(u64) -> u64> = Near::new(&Target::new(&base, &FreeBlocks::NONE), |_| u64::MAX);
+    let said = Arc::<Mutex<Vec<u8>>>::default();
+    common::send(&Overheard(&near, Arc::clone(&said)), &disk_of(&result), 1).unwrap();
+    let mut said = std::mem::take(&mut *said.lock().unwrap());
+    let end = said.len() - 48;
+    assert_eq!(said[end..end + 8], message(kind::END, &[0; 40])[..8], "it is said last");
+    *said.last_mut().unwrap() ^= 1;
+    let (error, heard) = target_hears(&said, false);
+    assert!(error.to_string().contains("another root than its end says"), "{error}");
+    assert!(String::from_utf8_lossy(&heard).contains("another root"));
 }
 
 proptest! {

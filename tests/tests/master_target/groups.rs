@@ -66,6 +66,13 @@ fn bring_news(site: &Site) {
     }
 }
 
+#[track_caller]
+fn all_are_home(site: &Site) {
+    for name in PAIRS {
+        site.is_home(name);
+    }
+}
+
 fn marks(site: &Site) -> Vec<Value> {
     site.on_site(failback!("group", "show", "shop")).json()["marks"].as_array().unwrap().clone()
 }
@@ -113,9 +120,7 @@ fn disks_of_a_group_come_home_at_one_moment() {
     }
     let runs = together(&site);
     assert!(runs.iter().all(|run| run.code == 0), "{runs:?}");
-    for name in PAIRS {
-        site.is_home(name);
-    }
+    all_are_home(&site);
     // All were at rest before anybody took a mark, and had their marks before anybody went on.
     let log = fs::read_to_string(site.place.path("hooks.log")).unwrap();
     let in_group: Vec<_> = log.lines().filter_map(|line| line.strip_suffix(" shop")).collect();
@@ -232,7 +237,7 @@ fn none_is_applied_before_all_have_arrived() {
     let web = web.finish();
     assert_eq!(web.code, 0, "{web:?}");
     assert_eq!(states(&site), ["whole", "given up", "whole"]);
-    PAIRS.iter().for_each(|name| site.is_home(name));
+    all_are_home(&site);
 }
 
 #[test]
@@ -247,7 +252,7 @@ fn what_was_decided_is_applied_without_its_source() {
     let web = web.finish();
     assert_eq!(web.code, 0, "{web:?}");
     wait_for("it is applied", || states(&site) == ["whole"]);
-    PAIRS.iter().for_each(|name| site.is_home(name));
+    all_are_home(&site);
 }
 
 #[test]
@@ -300,7 +305,7 @@ fn slow_a_master_target_is_killed_while_a_group_comes_home() {
             daemon = Some(site.serve());
         });
         wait_for("the mark is whole", || states(&site)[0] == "whole");
-        PAIRS.iter().for_each(|name| site.is_home(name));
+        all_are_home(&site);
     }
     assert!(states(&site).iter().all(|state| state == "whole" || state == "given up"), "{:?}", states(&site));
 }

@@ -31,7 +31,7 @@ fn a_whole_pass(site: &Site, dice: &mut Dice, round: usize, to: &str) -> Duratio
 
 /// Any moment of a pass.
 fn any_moment(dice: &mut Dice, pass: Duration) -> Duration {
-    pass.mul_f64(dice.below(1000) as f64 / 1000.0)
+    pass * u32::try_from(dice.below(1000)).unwrap() / 1000
 }
 
 #[test]

@@ -135,20 +135,17 @@ impl<'a> Job<'a> {
         is_last: bool,
         begun: i64,
     ) -> Result<(Made, Result<(), JobError>)> {
-        let group_mark = match self.args.group.as_ref().filter(|_| is_last) {
-            Some(group) => {
-                let disk = SourceDisk::open(&self.args.disk, SourceOptions { fuzzy: true, ..self.source_options() })?;
-                let mut identity = Identity::default();
-                name_as(&mut identity, disk.identity());
-                drop(disk);
-                let who = Meet::new(group, &self.args.pair, &identity);
-                Some(meet(&self.connector, &who, moment, &self.backoff(), self.meter)?)
-            }
-            None => {
-                moment.quiesce()?;
-                moment.mark()?;
-                None
-            }
+        let group_mark = if let Some(group) = self.args.group.as_ref().filter(|_| is_last) {
+            let disk = SourceDisk::open(&self.args.disk, SourceOptions { fuzzy: true, ..self.source_options() })?;
+            let mut identity = Identity::default();
+            name_as(&mut identity, disk.identity());
+            drop(disk);
+            let who = Meet::new(group, &self.args.pair, &identity);
+            Some(meet(&self.connector, &who, moment, &self.backoff(), self.meter)?)
+        } else {
+            moment.quiesce()?;
+            moment.mark()?;
+            None
         };
         // What could not be let go is told once the pass is there.
         let released = moment.release_early();

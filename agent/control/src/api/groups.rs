@@ -1,7 +1,7 @@
 //! Protection groups.
 
 use super::types::{Group, Groups, Mark, MarkedPair, NewGroup};
-use super::{Answer, Refused, Request, body, found, json, query};
+use super::{Answer, Refused, Request, body, found, hex, json, query};
 use crate::{MasterTarget, state};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn mark(mark: state::Mark) -> Mark {
     let pair =
         |pair: state::MarkedPair| MarkedPair { pair: pair.pair, complete: pair.delta.is_some(), point: pair.point };
     Mark {
-        id: mark.id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        id: hex(&mark.id),
         time: mark.time,
         state: mark.state.as_str().into(),
         pairs: mark.pairs.into_iter().map(pair).collect(),

@@ -1,12 +1,11 @@
 //! Pairs.
 
 use super::types::{NewPair, Pair, Pairs, Turn};
-use super::{Answer, Refused, Request, body, found, json};
+use super::{Answer, Refused, Request, body, found, hex, json};
 use crate::state::{self, Direction, SourceDisk, TargetDisk, VmdkId};
 use crate::{MasterTarget, target_of};
 use failback_credentials::Fingerprint;
 use failback_hostdev::ScsiUuid;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 fn told(pair: &state::Pair) -> Pair {
@@ -32,12 +31,7 @@ fn told(pair: &state::Pair) -> Pair {
         direction: is.direction.as_str().into(),
         retention: is.retention.to_string_lossy().into_owned(),
         new_disk: is.new_disk,
-        signer: is.signer.map(|key| {
-            key.iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-        }),
+        signer: is.signer.map(|key| hex(&key)),
         created: pair.created,
         group: pair.group.clone(),
     }

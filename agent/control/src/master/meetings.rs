@@ -61,15 +61,13 @@ impl Meetings {
         let mut open = lock(&self.open);
         let is_joinable =
             |meeting: &Arc<Meeting>| meeting.group == group && matches!(lock(&meeting.now).phase, Phase::Gathers);
-        let meeting = match open.get(&group.name).filter(|meeting| is_joinable(meeting)) {
-            Some(meeting) => Arc::clone(meeting),
-            None => {
-                let now = Now { phase: Phase::Gathers, seats: BTreeMap::new() };
-                let meeting = Arc::new(Meeting { group, now: Mutex::new(now), changed: Condvar::new() });
-                open.insert(meeting.group.name.clone(), Arc::clone(&meeting));
-                meeting
-            }
-        };
+        let found = open.get(&group.name).filter(|meeting| is_joinable(meeting)).cloned();
+        let meeting = found.unwrap_or_else(|| {
+            let now = Now { phase: Phase::Gathers, seats: BTreeMap::new() };
+            let meeting = Arc::new(Meeting { group, now: Mutex::new(now), changed: Condvar::new() });
+            open.insert(meeting.group.name.clone(), Arc::clone(&meeting));
+            meeting
+        });
         let number = self.seats.fetch_add(1, Ordering::Relaxed);
         let mut now = lock(&meeting.now);
         now.seats.insert(pair.to_owned(), (number, Stage::Here));

@@ -81,13 +81,13 @@ impl Opening<'_> {
             return Ok(claimed);
         }
         let work = Applying { master: self.master, pair: self.pair, points, desk, job: self.job };
-        let (root, claimed) = if !is_published {
+        let (root, claimed) = if is_published {
+            (work.points.store.catalogue().present().root, claimed)
+        } else {
             let target = claimed.make_writable()?;
             let root = work.apply(&target);
             target.release()?;
             (root?, self.claim()?)
-        } else {
-            (work.points.store.catalogue().present().root, claimed)
         };
         if is_decided {
             self.master.note_applied(self.pair, points, key)?;

@@ -4,7 +4,7 @@ use crate::link::{Receiver, Sender};
 use crate::message::{GroupMark, Message};
 use crate::{SessionError, SessionReport};
 use failback_orchestrate::{JobError, with_causes};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver as Receiving, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -73,12 +73,16 @@ pub(crate) fn hold(seat: &dyn Seat, sender: &Sender, receiver: &mut Receiver) ->
         if let Err(error) = &ended {
             let _ = sender.send(&Message::Refuse(with_causes(error).into()));
         }
-        // The source hangs up, so that it has heard the last thing; one that does not is hung up on.
-        if has_hung_up.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout) {
-            sender.break_off();
-        }
+        let_hang_up(sender, &has_hung_up);
         ended
     })
+}
+
+/// Lets the source hang up, so that it has heard the last thing. One that does not is hung up on.
+pub(crate) fn let_hang_up(sender: &Sender, has_hung_up: &Receiving<()>) {
+    if has_hung_up.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout) {
+        sender.break_off();
+    }
 }
 
 /// Tells the source what it is to do, until there is nothing more.

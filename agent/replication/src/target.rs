@@ -2,7 +2,7 @@
 
 use crate::link::{Receiver, Sender};
 use crate::map::{map_hash, pack};
-use crate::meeting::{Seat, hold};
+use crate::meeting::{Seat, hold, let_hang_up};
 use crate::message::{Accept, GroupMark, Meet, Message, Offer};
 use crate::wire::MAP_MAX;
 use crate::{ALIVE_EVERY, Link, Role, SessionError, Spool, SpoolError, Traffic};
@@ -215,10 +215,12 @@ impl Session<'_> {
         let gone = AtomicBool::new(false);
         thread::scope(|scope| {
             let left = &gone;
+            let (hung_up, has_hung_up) = channel::<()>();
             scope.spawn(move || {
                 // A source that has nothing more to say hangs up. How far it has compared may have been under way behind its end.
                 while matches!(receiver.receive(), Ok(Message::Alive | Message::Progress { .. })) {}
                 left.store(true, Ordering::Release);
+                drop(hung_up);
             });
             let ended = loop {
                 if gone.load(Ordering::Acquire) || self.sender.is_broken() {
@@ -237,8 +239,7 @@ impl Session<'_> {
                     }
                 }
             };
-            // The thread that listens waits for the source, which may wait for nothing more.
-            self.sender.break_off();
+            let_hang_up(self.sender, &has_hung_up);
             ended
         })
     }

@@ -95,7 +95,7 @@ fn one_source_reaches_for_the_pair_of_another_and_changes_nothing() {
     disk.check();
     assert_eq!((retention(), site.jobs().len()), (kept, 0), "nothing was begun for it");
     // Nor does it take the place of the one that has the pair.
-    let mut sending = site.send("data", &daemon.data).args("--limit 4M --compression off --json").start();
+    let mut sending = site.send("data", &daemon.data).args("--limit 1M --compression off --json").start();
     assert!(sending.wait_until(|| site.jobs().iter().any(|job| job["state"] == "running")));
     reach();
     assert!(sending.is_running(), "it was too quick to be reached for");

@@ -96,4 +96,7 @@ fn a_peer_whose_time_is_over_is_refused_in_one_sentence() {
     site.write("data", 0, &noise(50_000, 4));
     site.send("data", &daemon.data).refused("the other side's trust in this machine has ended");
     assert_eq!(site.jobs().len(), 1, "nothing was begun for it");
+    // What shifts its clock takes its own files away only then.
+    daemon.running.signal("TERM");
+    let _ = daemon.running.finish();
 }

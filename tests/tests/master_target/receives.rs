@@ -88,7 +88,8 @@ fn one_disk_is_received_and_then_it_ends() {
     site.write("disk", 1 << 20, &noise(100_000, 5));
     receiver.send(&site).arg("--fuzzy").done();
     site.is_home("disk");
-    thread::sleep(Duration::from_millis(1500));
+    // Longer than it lingers.
+    thread::sleep(Duration::from_millis(3500));
     assert!(receiver.daemon.running.is_running());
     site.write("disk", 5 << 20, &noise(100_000, 6));
     // As it is printed, word by word.
@@ -108,6 +109,16 @@ fn one_disk_is_received_and_then_it_ends() {
     assert!(again.ready["token"].is_string());
     let refused = again.send(&site).args("--retry 1s").run();
     assert_ne!(refused.code, 0, "{}", refused.stderr);
+    // The same machine may come again by it. Killed once the disk is here, the receiver knows so when it is started anew.
+    again.invite(&site);
+    site.write("disk", 3 << 20, &noise(100_000, 7));
+    again.send(&site).arg("--final").done();
+    let killed = again;
+    killed.daemon.running.signal("KILL");
+    let _ = killed.daemon.running.finish();
+    let (run, last) = Receiver::start(&site, "").end();
+    assert_eq!((run.code, &last["event"]), (0, &"received".into()), "{}", run.stderr);
+    site.is_home("disk");
 }
 
 #[test]
@@ -210,10 +221,23 @@ fn slow_one_that_is_killed_at_any_moment_goes_on() {
     let address = receiver.daemon.data.clone();
     let more = format!("--listen {address}");
     let mut dice = Dice::new(7);
-    for round in 0..20 {
+    let change = |dice: &mut Dice, round: u64| {
         site.write("disk", dice.below(2 * MIB) as u64, &noise(1 << 20, round));
-        let sending = site.send("disk", &address).args("--fuzzy --threads 1 --retry 60s --limit 4M").start();
-        thread::sleep(Duration::from_millis(dice.below(700) as u64));
+    };
+    // What a pass takes here.
+    change(&mut dice, 0);
+    let began = Instant::now();
+    let pass = || site.send("disk", &address).args("--fuzzy --threads 1 --retry 60s --limit 4M");
+    pass().done();
+    let takes = began.elapsed();
+    let (mut landed, mut round) = (0, 0);
+    while landed < 20 {
+        round += 1;
+        assert!(round < 60, "{landed} of {round} were killed in the middle of a pass");
+        change(&mut dice, round);
+        let mut sending = pass().start();
+        thread::sleep(takes * u32::try_from(dice.below(1000)).unwrap() / 1000);
+        landed += usize::from(sending.is_running());
         receiver.daemon.running.signal("KILL");
         let _ = receiver.daemon.running.finish();
         receiver = Receiver::start(&site, &more);

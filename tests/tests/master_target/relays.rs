@@ -181,7 +181,7 @@ fn what_the_master_target_refuses_is_told_to_the_source_and_can_be_given_up() {
 
 #[test]
 fn a_full_relay_holds_its_source_until_the_master_target_is_back() {
-    let mut relayed = Relayed::new(4 * MIB, "--space 400K");
+    let mut relayed = Relayed::new(4 * MIB, "--space 400K --pair-space 400K");
     let change = |relayed: &Relayed, seed| relayed.site.write("data", 1 << 20, &noise(300_000, seed));
     // The blocks there are known to the relay from here on.
     change(&relayed, 1);
@@ -258,7 +258,7 @@ fn slow_a_relay_is_killed_at_any_moment() {
     const SIZE: usize = 4 * MIB;
     // Slow enough that a kill may land while a delta arrives, and while it is sent on.
     let mut relayed = Relayed::new(SIZE, "--limit 3M");
-    let send = |relayed: &Relayed| relayed.send().args("--threads 1 --retry 60s --limit 3M");
+    let send = |relayed: &Relayed| relayed.send().args("--threads 1 --retry 60s --limit 500K");
     let mut dice = Dice::new(3);
     let change = |relayed: &Relayed, dice: &mut Dice, round: usize| {
         let len = 200_000 + dice.below(200_000);

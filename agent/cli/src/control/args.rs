@@ -302,7 +302,9 @@ pub(crate) struct RelayArgs {
     /// How much may wait; sources wait when it is full
     #[arg(long, value_name = "SIZE", default_value = "100G", value_parser = parse_size)]
     pub(crate) space: ByteCount,
-    /// How much of one pair may wait; without it, as much as of all
+    /// How much of one pair may wait [default: a quarter of --space]
+    ///
+    /// All of it where there is one pair. Of several, the deltas that arrive beside the first one leave as much free.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, hide_short_help = true)]
     pub(crate) pair_space: Option<ByteCount>,
     /// Bytes a second at most to the master target, also by time of day, as for send

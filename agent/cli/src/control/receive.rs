@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use failback_control::api::types::{Failure, Jobs};
 use failback_control::api::{Request, Response};
 use failback_control::state::{
-    Direction, Job, JobId, JobKind, JobQuery, JobState, NewPair, Refusal, SourceDisk, StateError, Subject,
+    Direction, Job, JobKind, JobQuery, JobState, NewPair, Refusal, SourceDisk, StateError, Subject,
 };
 use failback_control::{Caller, MasterTarget, Settings, describe_target, target_of};
 use failback_credentials::{Fingerprint, Identity, Peer, Role, TrustStore};
@@ -26,7 +26,6 @@ use failback_transport::http::{self, Bytes};
 use failback_transport::{Caller as Connected, Event, Handler, Link};
 use serde_json::json;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,7 +66,7 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
     let daemon = prepared.begin(Arc::clone(&receiving) as Arc<dyn Handler>)?;
     let recovering = thread::spawn({
         let receiving = Arc::clone(&receiving);
-        move || receiving.master.recover()
+        move || receiving.master.attend()
     });
     daemon.ready("ready to receive the disk");
     let invited = receiving.invite(args, &place, &daemon, &name, &own);
@@ -128,8 +127,6 @@ struct Receiving {
     master: Arc<MasterTarget>,
     trust: TrustStore,
     new: NewPair,
-    /// Jobs that were done before this began.
-    before: BTreeSet<JobId>,
     sessions: Mutex<Sessions>,
     /// Held by whoever binds the pair to the source that has joined.
     binding: Mutex<()>,
@@ -140,15 +137,14 @@ impl Receiving {
     fn begin(master: Arc<MasterTarget>, place: &Place, new: NewPair) -> Result<Self> {
         let trust = TrustStore::new(place.credentials()?);
         let sessions = Mutex::new(Sessions { open: 0, quiet: Instant::now() });
-        let mut this = Self { master, trust, new, before: BTreeSet::new(), sessions, binding: Mutex::default() };
-        let done = this.jobs()?.into_iter().filter(|job| job.state == JobState::Done);
-        this.before = done.map(|job| job.id).collect();
+        let this = Self { master, trust, new, sessions, binding: Mutex::default() };
+        let source = this.source()?.map(|peer| peer.fingerprint);
         let mut state = this.master.state();
         let others = state.pairs().map_err(|error| refused(&error))?;
         for pair in others {
             let is_the_same = NewPair { peer: pair.is.peer, ..this.new.clone() } == pair.is;
-            if pair.is.peer.is_none() && is_the_same {
-                // It was made to see whether it can be, and that was interrupted.
+            if is_the_same && (pair.is.peer.is_none() || pair.is.peer != source) {
+                // It was made to see whether it can be, and that was interrupted; or its source is trusted no more.
                 state.remove_pair(&pair.is.name).map_err(|error| refused(&error))?;
             } else if !is_the_same {
                 return Err(JobError::Refused(format!(
@@ -204,11 +200,11 @@ impl Receiving {
                 return false;
             }
         };
+        // Those of an earlier source are older than what this one is bound by.
+        let Ok(bound) = self.master.state().pair(&self.new.name).map(|pair| pair.created) else { return false };
         // One that goes on after it was interrupted keeps its number.
-        let last = jobs.into_iter().max_by_key(|job| (job.updated, job.id));
-        last.is_some_and(|job| {
-            job.kind == JobKind::Final && job.state == JobState::Done && !self.before.contains(&job.id)
-        })
+        let last = jobs.into_iter().filter(|job| job.queued >= bound).max_by_key(|job| (job.updated, job.id));
+        last.is_some_and(|job| job.kind == JobKind::Final && job.state == JobState::Done)
     }
 
     /// Whether the disk is here and its source has sent nothing for so long.
@@ -319,13 +315,14 @@ impl Receiving {
         print(false, &object, &lines)
     }
 
-    /// Whoever has sent the disk may not send another one.
+    /// Whoever has sent the disk may not send another one, but by another token.
     fn forget_source(&self) {
         let forget = || -> Result<()> {
-            if let Some(peer) = self.source()? {
-                self.trust.revoke(&peer.fingerprint, files::now()).map_err(|error| refused(&error))?;
+            self.master.state().remove_pair(&self.new.name).map_err(|error| refused(&error))?;
+            match self.source()? {
+                Some(peer) => self.trust.forget(&peer.fingerprint).map_err(|error| refused(&error)),
+                None => Ok(()),
             }
-            self.master.state().remove_pair(&self.new.name).map_err(|error| refused(&error))
         };
         if let Err(error) = forget() {
             tell(&format!("the disk is here, but its source could not be forgotten: {}", with_causes(error.as_ref())));

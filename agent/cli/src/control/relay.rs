@@ -9,7 +9,7 @@ use crate::report::{Lines, print};
 use anyhow::Result;
 use failback_control::api::types::Failure;
 use failback_credentials::{Fingerprint, Peer, PeerName, Role, TrustStore};
-use failback_orchestrate::{HumanBytes, JobError};
+use failback_orchestrate::{ByteCount, HumanBytes, JobError};
 use failback_relay::{Gate, Hooks, Limits as Space, PairRules, PairStatus, Relay, RelayOptions};
 use failback_replication::{Offer, SystemClock, Throttle, Traffic};
 use failback_transport::http::{self, Bytes, Method};
@@ -236,6 +236,9 @@ impl From<PairStatus> for PairJson {
     }
 }
 
+/// One pair may have so much of the space as this part of it, where there are several.
+const SHARES: u64 = 4;
+
 pub(crate) fn relay(args: &RelayArgs) -> Result<ExitCode> {
     let place = &args.connect.place;
     if args.status {
@@ -264,7 +267,9 @@ pub(crate) fn relay(args: &RelayArgs) -> Result<ExitCode> {
         connector: connector(to, &args.connect, Limits::default())?,
         throttle: args.limit.clone().map(|schedule| Throttle::new(schedule, Arc::new(SystemClock::default()))),
     });
-    let space = Space { total: args.space.get(), pair: args.pair_space.unwrap_or(args.space).get() };
+    // What others leave free is what one of them may have: with all of it, they would wait for each other.
+    let share = args.space.get() / if way.pairs.len() > 1 { SHARES } else { 1 };
+    let space = Space { total: args.space.get(), pair: args.pair_space.map_or(share, ByteCount::get) };
     if let Some(above) = args.spool.parent() {
         std::fs::create_dir_all(above).map_err(|error| refused(&error))?;
     }

@@ -76,7 +76,7 @@ fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
     let daemon = prepared.begin(Arc::new(Serving(Arc::clone(&master))))?;
     let recovering = thread::spawn({
         let master = Arc::clone(&master);
-        move || master.recover()
+        move || master.attend()
     });
     daemon.ready("the master target is ready");
     // Whoever holds the state and does not let go of it is a daemon that does nothing any more.

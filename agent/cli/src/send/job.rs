@@ -119,7 +119,7 @@ impl<'a> Job<'a> {
         let outcome = self.of_moment(&mut moment, is_last, begun);
         let taken_back = moment.let_go();
         match outcome {
-            Ok((made, released)) => Ok(Passed { made, taken_back: released.and(taken_back) }),
+            Ok(made) => Ok(Passed { made, taken_back }),
             Err(error) => {
                 if let Err(error) = taken_back {
                     self.meter.note(&error.to_string());
@@ -129,12 +129,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn of_moment(
-        &self,
-        moment: &mut Moment<'_, '_>,
-        is_last: bool,
-        begun: i64,
-    ) -> Result<(Made, Result<(), JobError>)> {
+    fn of_moment(&self, moment: &mut Moment<'_, '_>, is_last: bool, begun: i64) -> Result<Made> {
         let group_mark = if let Some(group) = self.args.group.as_ref().filter(|_| is_last) {
             let disk = SourceDisk::open(&self.args.disk, SourceOptions { fuzzy: true, ..self.source_options() })?;
             let mut identity = Identity::default();
@@ -147,9 +142,11 @@ impl<'a> Job<'a> {
             moment.mark()?;
             None
         };
-        // What could not be let go is told once the pass is there.
-        let released = moment.release_early();
-        Ok((self.read(is_last, moment, begun, group_mark)?, released))
+        // It is tried again once the pass is there.
+        if let Err(error) = moment.release_early() {
+            self.meter.note(&error.to_string());
+        }
+        self.read(is_last, moment, begun, group_mark)
     }
 
     /// Runs a hook, if there is one. Returns the first line that it printed.

@@ -38,8 +38,9 @@ impl<'a, 'b> Moment<'a, 'b> {
     }
 
     fn release(&mut self) -> Result<(), JobError> {
-        if std::mem::take(&mut self.is_quiesced) {
+        if self.is_quiesced {
             self.job.hook(Hook::Release, self.is_last, &[])?;
+            self.is_quiesced = false;
         }
         Ok(())
     }

@@ -81,7 +81,11 @@ pub(super) fn cancel(master: &MasterTarget, _: &Request<'_>, name: &str) -> Answ
     if let Some(live) = master.live_jobs().get(&id) {
         live.cancel();
     } else {
-        master.state().job_cancelled(id, crate::master::now())?;
+        let mut state = master.state();
+        state.job_cancelled(id, crate::master::now())?;
+        if let Subject::Pair(pair) = state.job(id)?.subject {
+            state.give_up_marks(&pair)?;
+        }
     }
     let job = master.state().job(id)?;
     Ok(found(&told(job, &master.live_jobs())))

@@ -98,10 +98,12 @@ impl Meetings {
         }
     }
 
-    /// Nobody joins a meeting any more that is over.
+    /// Nobody joins a meeting any more that is over, or that all have left.
     fn close(&self, meeting: &Arc<Meeting>) {
         let mut open = lock(&self.open);
-        if open.get(&meeting.group.name).is_some_and(|found| Arc::ptr_eq(found, meeting)) {
+        let now = lock(&meeting.now);
+        let is_done = now.seats.is_empty() || matches!(now.phase, Phase::Over(_));
+        if is_done && open.get(&meeting.group.name).is_some_and(|found| Arc::ptr_eq(found, meeting)) {
             open.remove(&meeting.group.name);
         }
     }
@@ -263,10 +265,7 @@ impl Seat for Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.left(None);
-        let is_empty = lock(&self.meeting.now).seats.is_empty();
-        if is_empty {
-            self.meetings.close(&self.meeting);
-        }
+        self.meetings.close(&self.meeting);
     }
 }
 

@@ -16,7 +16,7 @@ pub use locate::{describe_target, target_of};
 
 use crate::state::{Direction, JobId, JobKind, Lookup, Pair, State, StateError};
 use failback_credentials::{Fingerprint, Role, TrustStore};
-use failback_orchestrate::{Engine, JobError, Pending, Policy, Store, VerifyingKey, look_at_points};
+use failback_orchestrate::{Engine, JobError, Pending, Policy, VerifyingKey, look_at_points};
 use failback_replication::{
     Link, Offer, SessionError, SessionReport, Standing, Traffic, required_signer, serve_session,
 };
@@ -30,8 +30,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use together::Decisions;
+
+/// Between two looks at whether all is to end.
+const STOP_TICK: Duration = Duration::from_millis(200);
+/// How often what was decided and could not be applied is tried again.
+const TRIED_AGAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,22 +179,26 @@ impl MasterTarget {
         let pairs = self.state().pairs().unwrap_or_default();
         for pair in pairs.into_iter().filter(|pair| pair.is.direction == Direction::Receive) {
             let nothing: Breaker = Arc::new(|| ());
-            if self.is_unfinished(&pair)
+            if is_begun(&pair)
                 && let Some(slot) = self.slots.take(&pair.is.name, &nothing, &self.stop)
             {
                 self.note_recovered(&pair, slot);
             }
         }
+        self.apply_decided();
     }
 
-    /// Whether an apply of a pair's disk is under way that no session does, or decided. What cannot be found out now is found out by the next
-    /// session.
-    fn is_unfinished(&self, pair: &Pair) -> bool {
-        let Ok((_, disk)) = locate::locate(&pair.is.target) else { return false };
-        let found = look_at_points(&pair.is.retention, &disk).ok().flatten();
-        let is_begun = |store: &Store| matches!(store.catalogue().pending(), Some(Pending::Apply(_)));
-        found.is_some_and(|(store, _)| is_begun(&store))
-            || self.state().decided_pass(&pair.is.name).is_ok_and(|delta| delta.is_some())
+    /// As [`recover`](Self::recover), and then tries each minute what could not be done, until [`stop`](Self::stop) is called.
+    pub fn attend(self: &Arc<Self>) {
+        self.recover();
+        let mut looked = Instant::now();
+        while !self.is_stopping() {
+            thread::sleep(STOP_TICK);
+            if looked.elapsed() >= TRIED_AGAIN_EVERY {
+                self.apply_decided();
+                looked = Instant::now();
+            }
+        }
     }
 
     /// Finishes an apply, and says what became of it.
@@ -205,7 +215,9 @@ impl MasterTarget {
     fn recover_pair(self: &Arc<Self>, pair: &Pair) -> Result<bool, JobError> {
         let (path, disk) = locate::locate(&pair.is.target)?;
         let nothing: Breaker = Arc::new(|| ());
-        let job = self.begin_job(JobKind::Replicate, &pair.is.name, true, nothing).map_err(|error| refused(&error))?;
+        let decided = self.state().pairs_decided().map_err(|error| refused(&error))?;
+        let kind = if decided.contains(&pair.is.name) { JobKind::Final } else { JobKind::Replicate };
+        let job = self.begin_job(kind, &pair.is.name, true, nothing).map_err(|error| refused(&error))?;
         let recovered = Opening { master: self, pair, path, disk: &disk, job: &job }.recover();
         let how = match &recovered {
             Ok(_) => Ending::Done,
@@ -246,6 +258,12 @@ impl MasterTarget {
         }
     }
 
+    /// Whether a caller that was let in still would be. Where that cannot be found out, it stays.
+    fn is_still_known(&self, caller: &Caller) -> bool {
+        let (Caller::Peer { key, .. }, Some(trust)) = (caller, self.trust()) else { return true };
+        matches!(trust.check(key, now()), Ok(_) | Err(failback_credentials::Refusal::Store(_)))
+    }
+
     /// The pair that a caller names, if it may send to it now.
     fn pair_for(&self, caller: &Caller, name: &str) -> Result<Pair, JobError> {
         let whose = match caller {
@@ -272,6 +290,13 @@ impl MasterTarget {
             }
         }
     }
+}
+
+/// Whether an apply of a pair's disk is under way that no session does. What cannot be found out now is found out by the next session.
+fn is_begun(pair: &Pair) -> bool {
+    let Ok((_, disk)) = locate::locate(&pair.is.target) else { return false };
+    let found = look_at_points(&pair.is.retention, &disk).ok().flatten();
+    found.is_some_and(|(store, _)| matches!(store.catalogue().pending(), Some(Pending::Apply(_))))
 }
 
 /// What cannot be done with the state is told in its own words.

@@ -75,8 +75,7 @@ impl Opening<'_> {
         let catalogue = points.store.catalogue();
         let is_begun = matches!(catalogue.pending(), Some(Pending::Apply(apply)) if apply.delta == key);
         let is_published = catalogue.present().delta == key && catalogue.pending().is_none();
-        let decided = self.master.state().decided_pass(&self.pair.is.name).map_err(|error| refused(&error))?;
-        let is_decided = decided == Some(key);
+        let is_decided = self.master.state().is_decided(&self.pair.is.name, key).map_err(|error| refused(&error))?;
         if !is_begun && !is_published && !is_decided {
             return Ok(claimed);
         }
@@ -87,13 +86,25 @@ impl Opening<'_> {
             let target = claimed.make_writable()?;
             let root = work.apply(&target);
             target.release()?;
-            (root?, self.claim()?)
+            (root.map_err(|error| self.explained(error, is_decided))?, self.claim()?)
         };
         if is_decided {
             self.master.note_applied(self.pair, points, key)?;
         }
         finish_files(desk, desk.tree().as_ref(), spool, root)?;
         Ok(claimed)
+    }
+
+    /// What keeps a decided pass from being applied, with the ways out.
+    fn explained(&self, error: JobError, is_decided: bool) -> JobError {
+        match error {
+            JobError::WrongBase { .. } | JobError::Mismatch(_) if is_decided => JobError::Refused(format!(
+                "the pass of \"{}\" that its group has decided on cannot be applied, since something else wrote to the disk ({error}): bring the \
+                 disk back to its last recovery point, or give the mark up with failback group remove --force",
+                self.pair.is.name
+            )),
+            error => error,
+        }
     }
 
     /// The tree of what is on the disk: the stored one, or one that is made by reading the disk.

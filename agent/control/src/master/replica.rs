@@ -118,17 +118,28 @@ impl Served {
         let master = &self.master;
         let pair = master.pair_for(&self.caller, &offer.pair)?;
         check_source(&pair, offer.scsi_uuid, Some(&offer.source))?;
+        if offer.mark.is_none()
+            && matches!(self.caller, Caller::Peer { role: Role::Relay, .. })
+            && master.state().has_open_mark(&pair.is.name).map_err(|error| refused(&error))?
+        {
+            return Err(JobError::Refused(format!(
+                "the pair \"{}\" is coming home with its group: what a relay has of it has to wait until that is over",
+                pair.is.name
+            )));
+        }
         let Some(slot) = master.slots.take(&pair.is.name, &self.breaker, &master.stop) else {
             return Err(JobError::Interrupted("the master target is ending: connect again later".into()));
         };
         master.refuse_cancelled(&pair.is.name, offer)?;
-        match offer.mark {
-            // Only one that is not given up.
-            Some(mark) => _ = master.state().mark_of(mark, &pair.is.name).map_err(|error| refused(&error))?,
-            None => master.give_up_marks(&pair.is.name, "a pass of this pair alone has begun")?,
-        }
         let (path, disk) = locate(&pair.is.target)?;
         check_size(&path, &disk, offer)?;
+        match offer.mark {
+            // Only one that is not given up; what is complete of it here is sent anew, or said to be complete again.
+            Some(mark) => {
+                _ = master.state().pair_is_not_complete(mark, &pair.is.name).map_err(|error| refused(&error))?;
+            }
+            None => master.give_up_marks(&pair.is.name, "a pass of this pair alone has begun")?,
+        }
         let kind = if offer.kind == PointKind::Fuzzy { JobKind::Replicate } else { JobKind::Final };
         let job = master
             .begin_job(kind, &pair.is.name, offer.resumed.is_some(), Arc::clone(&self.breaker))
@@ -170,7 +181,13 @@ fn with_cause(error: &SessionError) -> String {
 }
 
 impl Open {
-    fn apply(&mut self, master: &Arc<MasterTarget>, left: &AtomicBool, expected: Root) -> Result<Root, JobError> {
+    fn apply(
+        &mut self,
+        master: &MasterTarget,
+        caller: &Caller,
+        left: &AtomicBool,
+        expected: Root,
+    ) -> Result<Root, JobError> {
         if let Some(watch) = &self.watch {
             watch.received();
         }
@@ -180,7 +197,7 @@ impl Open {
             let claimed = self.disk.as_ref().expect("a pass is applied once");
             let (pair, points, desk) = (&self.pair, &mut self.points, &self.desk);
             Applying { master, pair, points, desk, job: &self.job }.prove(claimed)?;
-            master.wait_for_group(mark, &pair.is.name, key, &*self.job, left)?;
+            master.wait_for_group(mark, &pair.is.name, key, &*self.job, left, &|| master.is_still_known(caller))?;
         }
         let tree = self.tree.take();
         let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,10 +275,12 @@ impl Replica for Served {
 
     fn apply(&mut self, expected: Root) -> Result<Root, JobError> {
         let master = Arc::clone(&self.master);
-        self.open
-            .as_mut()
-            .expect("a session applies only after its offer was accepted")
-            .apply(&master, &self.left, expected)
+        self.open.as_mut().expect("a session applies only after its offer was accepted").apply(
+            &master,
+            &self.caller,
+            &self.left,
+            expected,
+        )
     }
 
     fn meet(&mut self, meet: &Meet) -> Result<Box<dyn Seat>, JobError> {

@@ -1,16 +1,15 @@
 //! Passes of a group's mark: all are applied, or none.
 //!
-//! Each is proven and then waits for the others. The one that is complete last decides, by one durable change of the state. From then on each
-//! is applied by its own session, by the next one, or by nobody's: when the master target starts, or when it was decided while the source
-//! was away.
+//! Each is proven and then waits for the others, with its disk claimed and its points locked, so that what was proven stays so. The one that
+//! is complete last decides, by one durable change of the state. From then on each is applied: by its own session, or where that failed by the
+//! next one, or by nobody's, when the master target starts and each minute after that.
 
 use super::{MasterTarget, now, refused};
-use crate::state::{Mark, MarkState, Pair};
+use crate::state::{MarkState, Pair};
 use failback_orchestrate::{JobError, Opened, Progress};
 use failback_replication::GroupMark;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 /// How often whoever waits looks whether there is still a reason to.
@@ -59,29 +58,42 @@ impl MasterTarget {
         Ok(())
     }
 
-    /// Says that a pass is complete and proven, and waits until all of its mark are. `is_left` once its connection is no more.
+    /// Says that a pass is complete and proven, and waits until all of its mark are. `is_left` once another connection has taken the place of
+    /// this one, or it was broken from here; a source that is lost is not missed, since all of its pass is here. `may` tells whether the caller is
+    /// still let in.
     pub(super) fn wait_for_group(
-        self: &Arc<Self>,
+        &self,
         mark: [u8; 16],
         pair: &str,
         delta: [u8; 32],
         progress: &dyn Progress,
         is_left: &AtomicBool,
+        may: &dyn Fn() -> bool,
     ) -> Result<(), JobError> {
         let mut stands = self.state().pair_is_complete(mark, pair, delta).map_err(|error| refused(&error))?;
         if stands == MarkState::Decided {
             tracing::info!(pair, "all passes of the group's mark are here, and are applied now");
             self.decisions.wake();
-            let master = Arc::clone(self);
-            let this_one = pair.to_owned();
-            thread::spawn(move || master.apply_for_absent(mark, &this_one));
         }
         progress.phase("waiting for the other pairs of the group", None);
         while stands == MarkState::Marked {
-            if progress.stop_requested() || is_left.load(Ordering::Acquire) {
-                return Err(JobError::Interrupted(
+            let ends = if progress.stop_requested() || is_left.load(Ordering::Acquire) {
+                Some(JobError::Interrupted(
                     "all of this pass is here, and it waits for the other pairs of its group".into(),
-                ));
+                ))
+            } else if may() {
+                None
+            } else {
+                Some(JobError::Refused(
+                    "the trust in this source has ended, so its pass is not applied: enroll it again, and begin the last pass of the whole \
+                     group again"
+                        .into(),
+                ))
+            };
+            if let Some(error) = ends {
+                // Unless it was decided in this moment.
+                let now = self.state().pair_is_not_complete(mark, pair).map_err(|error| refused(&error))?;
+                return if now == MarkState::Marked { Err(error) } else { Ok(()) };
             }
             self.decisions.wait();
             stands = self.state().mark_of(mark, pair).map_err(|error| refused(&error))?;
@@ -95,11 +107,9 @@ impl MasterTarget {
         self.state().pair_is_applied(&pair.is.name, delta, point.0).map_err(|error| refused(&error))
     }
 
-    /// Applies the passes of a decided mark whose sources are away.
-    fn apply_for_absent(self: &Arc<Self>, id: [u8; 16], but: &str) {
-        let marks = self.state().marks_of_pair(but).unwrap_or_default();
-        let Some(Mark { pairs, .. }) = marks.into_iter().find(|mark| mark.id == id) else { return };
-        for name in pairs.into_iter().map(|pair| pair.pair).filter(|pair| pair != but) {
+    /// Applies what is decided and not applied, of pairs that nobody works at.
+    pub(super) fn apply_decided(self: &Arc<Self>) {
+        for name in self.state().pairs_decided().unwrap_or_default() {
             let Some(slot) = self.slots.take_if_free(&name) else { continue };
             let Ok(pair) = self.state().pair(&name) else { continue };
             self.note_recovered(&pair, slot);

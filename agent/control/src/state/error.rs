@@ -200,7 +200,7 @@ pub enum Refusal {
     EmptyGroup,
     /// There is no such mark any more.
     #[error(
-        "the mark of the group of the pair \"{pair}\" was given up, so nothing of it is applied: begin the last pass of the whole group again"
+        "the mark of the group of the pair \"{pair}\" takes no such pass: it was given up, or is applied already; begin the last pass of the whole group again"
     )]
     MarkGone {
         /// The pair.

@@ -93,19 +93,27 @@ impl State {
         })
     }
 
+    /// Whether the group of a pair has a mark that is neither decided nor given up.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read.
+    pub fn has_open_mark(&self, pair: &str) -> Result<bool, StateError> {
+        let open = self.look().rows(
+            "SELECT 1 FROM group_mark JOIN marked_pair ON mark = number JOIN pair ON pair.id = pair_id WHERE state = 'marked' AND name = ?1",
+            [pair],
+            |_| Ok(()),
+        )?;
+        Ok(!open.is_empty())
+    }
+
     /// Gives up what was marked of a pair's group and is not decided. Returns whether there was anything.
     ///
     /// # Errors
     ///
     /// When the state cannot be read or written.
     pub fn give_up_marks(&mut self, pair: &str) -> Result<bool, StateError> {
-        let looked = self.look();
-        let open = looked.rows(
-            "SELECT 1 FROM group_mark JOIN marked_pair ON mark = number JOIN pair ON pair.id = pair_id WHERE state = 'marked' AND name = ?1",
-            [pair],
-            |_| Ok(()),
-        )?;
-        if open.is_empty() {
+        if !self.has_open_mark(pair)? {
             return Ok(false);
         }
         self.change("give up a mark in", |inside| {
@@ -156,6 +164,31 @@ impl State {
         })
     }
 
+    /// Takes back that the pass of a pair is complete: whoever held its disk does so no longer, or it is being sent anew. Returns how the mark
+    /// stands; once it is decided nothing is taken back.
+    ///
+    /// # Errors
+    ///
+    /// As [`pair_is_complete`](Self::pair_is_complete).
+    pub fn pair_is_not_complete(&mut self, id: [u8; 16], pair: &str) -> Result<MarkState, StateError> {
+        self.change("take back a complete pass in", |inside| {
+            let (mark, place, state) = inside.marked(id, pair)?;
+            if state == MarkState::Marked {
+                inside
+                    .execute("UPDATE marked_pair SET delta = NULL WHERE mark = ?1 AND pair_id = ?2", [mark, place])?;
+            }
+            Ok(state)
+        })
+    }
+
+    /// Takes back that any pass is complete that is not decided: nobody holds a disk when a state is opened.
+    pub(crate) fn forget_complete_passes(&mut self) -> Result<(), StateError> {
+        self.change("take back complete passes in", |inside| {
+            let marked = "SELECT number FROM group_mark WHERE state = 'marked'";
+            inside.execute(&format!("UPDATE marked_pair SET delta = NULL WHERE mark IN ({marked})"), []).map(drop)
+        })
+    }
+
     /// Notes that the pass of a pair, which was decided, is applied as a recovery point. With the last one the mark is whole. Nothing
     /// happens if there is no such pass.
     ///
@@ -179,20 +212,34 @@ impl State {
         })
     }
 
-    /// The header hash of a pass of a pair that is decided and not applied.
+    /// Whether this pass of a pair is decided and not applied.
     ///
     /// # Errors
     ///
     /// When the state cannot be read.
-    pub fn decided_pass(&self, pair: &str) -> Result<Option<[u8; 32]>, StateError> {
-        let looked = self.look();
-        let found = looked.rows(
-            "SELECT delta FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
-             WHERE name = ?1 AND state = 'decided' AND point IS NULL",
-            [pair],
-            |row| row.get(0).map_err(|source| failed("read", looked.path, source)),
+    pub fn is_decided(&self, pair: &str, delta: [u8; 32]) -> Result<bool, StateError> {
+        let found = self.look().rows(
+            "SELECT 1 FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
+             WHERE name = ?1 AND delta = ?2 AND state = 'decided' AND point IS NULL",
+            params![pair, delta],
+            |_| Ok(()),
         )?;
-        Ok(found.into_iter().next())
+        Ok(!found.is_empty())
+    }
+
+    /// The pairs of which a pass is decided and not applied.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read.
+    pub fn pairs_decided(&self) -> Result<Vec<String>, StateError> {
+        let looked = self.look();
+        looked.rows(
+            "SELECT DISTINCT name FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
+             WHERE state = 'decided' AND point IS NULL",
+            [],
+            |row| row.get(0).map_err(|source| failed("read", looked.path, source)),
+        )
     }
 
     /// The marks of a group, the newest first.
@@ -204,18 +251,6 @@ impl State {
         self.look().marks_where(
             "JOIN protection_group ON protection_group.id = group_id WHERE protection_group.name = ?1",
             [group],
-        )
-    }
-
-    /// The marks of a pair's group, the newest first.
-    ///
-    /// # Errors
-    ///
-    /// As [`marks`](Self::marks).
-    pub fn marks_of_pair(&self, pair: &str) -> Result<Vec<Mark>, StateError> {
-        self.look().marks_where(
-            "WHERE group_id = (SELECT group_pair.group_id FROM group_pair JOIN pair ON pair.id = pair_id WHERE name = ?1)",
-            [pair],
         )
     }
 }
@@ -280,6 +315,16 @@ impl Database<'_> {
 
     fn give_up(&self, group: i64) -> Result<usize, StateError> {
         self.execute("UPDATE group_mark SET state = 'given up' WHERE state = 'marked' AND group_id = ?1", [group])
+    }
+
+    /// Refuses what cannot be while a pass of a pair is decided and not applied.
+    pub(crate) fn check_undecided(&self, pair: &str, group: &str) -> Result<(), StateError> {
+        let open = "SELECT 1 FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
+                    WHERE name = ?1 AND state = 'decided' AND point IS NULL";
+        if self.rows(open, [pair], |_| Ok(()))?.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::MarkUnfinished { group: group.to_owned() }.into())
     }
 
     /// Removes the marks of a group that is removed itself.

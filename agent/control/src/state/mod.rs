@@ -72,6 +72,7 @@ impl State {
         let mut state = Self { connection, path: place.file, interrupted: Vec::new(), _lock: lock };
         state.look().read_all()?;
         state.interrupted = state.interrupt_jobs()?;
+        state.forget_complete_passes()?;
         Ok(state)
     }
 

@@ -333,13 +333,14 @@ impl State {
     ///
     /// # Errors
     ///
-    /// When there is none of that name, or one of its jobs or of its group's is not over.
+    /// When there is none of that name, one of its jobs or of its group's is not over, or a pass of its group's mark is still to be applied.
     pub fn set_direction(&mut self, name: &str, direction: Direction) -> Result<(), StateError> {
         self.change("turn a pair round in", |inside| {
             let pair = inside.pair(name)?.ok_or_else(|| Refusal::NoPair { name: name.to_owned() })?;
             inside.check_idle("pair", name)?;
             if let Some(group) = pair.group {
                 inside.check_idle("group", &group)?;
+                inside.check_undecided(name, &group)?;
             }
             inside.execute("UPDATE pair SET direction = ?2 WHERE name = ?1", params![name, direction.as_str()])?;
             Ok(())

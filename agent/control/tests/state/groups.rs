@@ -1,7 +1,7 @@
 //! Pairs that come home together.
 
 use crate::{Lab, NOW, group, pair, sentence};
-use failback_control::state::{Group, JobKind, MarkState, State, Subject};
+use failback_control::state::{Direction, Group, JobKind, MarkState, State, Subject};
 use std::time::Duration;
 
 #[test]
@@ -101,25 +101,35 @@ fn a_mark_is_decided_by_its_last_pass_and_whole_by_the_last_point() {
     assert_eq!(state.pair_is_complete([1; 16], "pair 1", [9; 32]).unwrap(), MarkState::Marked);
     state.pair_is_applied("pair 1", [9; 32], 3).unwrap();
     assert_eq!(states(&state), [MarkState::Marked], "nothing is applied before it is decided");
-    assert_eq!(state.decided_pass("pair 1").unwrap(), None);
+    assert!(!state.is_decided("pair 1", [9; 32]).unwrap());
+    assert_eq!(state.pair_is_not_complete([1; 16], "pair 1").unwrap(), MarkState::Marked);
+    assert_eq!(
+        state.pair_is_complete([1; 16], "pair 2", [7; 32]).unwrap(),
+        MarkState::Marked,
+        "the other one was taken back"
+    );
+    // Nobody holds a disk when a state is opened.
+    drop(state);
+    let mut state = lab.open();
+    assert_eq!(state.pair_is_complete([1; 16], "pair 1", [9; 32]).unwrap(), MarkState::Marked);
     assert_eq!(state.pair_is_complete([1; 16], "pair 2", [7; 32]).unwrap(), MarkState::Decided);
+    assert_eq!(state.pair_is_not_complete([1; 16], "pair 1").unwrap(), MarkState::Decided, "it is too late for that");
     assert!(!state.give_up_marks("pair 1").unwrap(), "it is too late for that");
     drop(state);
     let mut state = lab.open();
-    assert_eq!(
-        (state.decided_pass("pair 1").unwrap(), state.decided_pass("pair 2").unwrap()),
-        (Some([9; 32]), Some([7; 32]))
-    );
+    assert!(state.is_decided("pair 1", [9; 32]).unwrap() && state.is_decided("pair 2", [7; 32]).unwrap());
+    assert_eq!(state.pairs_decided().unwrap(), ["pair 1", "pair 2"]);
+    assert!(sentence(state.set_direction("pair 1", Direction::Send), &lab).contains("is not applied as a whole"));
     assert_eq!(state.pair_is_complete([1; 16], "pair 1", [9; 32]).unwrap(), MarkState::Decided);
     assert!(sentence(state.pair_is_complete([1; 16], "pair 1", [8; 32]), &lab).contains("begin the last pass"));
     assert!(sentence(state.remove_group("a", false), &lab).contains("--force gives that up"));
     state.pair_is_applied("pair 2", [6; 32], 5).unwrap();
-    assert_eq!(state.decided_pass("pair 2").unwrap(), Some([7; 32]), "that was another pass");
+    assert!(state.is_decided("pair 2", [7; 32]).unwrap(), "that was another pass");
     state.pair_is_applied("pair 2", [7; 32], 5).unwrap();
-    assert_eq!((state.decided_pass("pair 2").unwrap(), states(&state)), (None, vec![MarkState::Decided]));
+    assert_eq!((state.pairs_decided().unwrap(), states(&state)), (vec!["pair 1".to_owned()], vec![MarkState::Decided]));
     state.pair_is_applied("pair 1", [9; 32], 3).unwrap();
     assert_eq!(states(&state), [MarkState::Whole]);
-    let [mark] = &state.marks_of_pair("pair 2").unwrap()[..] else { panic!() };
+    let [mark] = &state.marks("a").unwrap()[..] else { panic!() };
     assert_eq!((mark.id, mark.time), ([1; 16], NOW));
     assert_eq!(
         mark.pairs.iter().map(|pair| (pair.delta, pair.point)).collect::<Vec<_>>(),
@@ -150,6 +160,6 @@ fn a_mark_that_is_not_decided_is_given_up_by_the_next_one_or_by_hand() {
     state.pair_is_complete([149; 16], "pair 1", [8; 32]).unwrap();
     state.pair_is_complete([149; 16], "pair 2", [8; 32]).unwrap();
     state.remove_group("a", true).unwrap();
-    assert_eq!(state.decided_pass("pair 1").unwrap(), None);
+    assert!(state.pairs_decided().unwrap().is_empty());
     assert!(sentence(state.begin_mark("a", [200; 16], NOW), &lab).contains("there is no group"));
 }

@@ -169,6 +169,19 @@ impl TrustStore {
         })
     }
 
+    /// Knows a key no more, as if it had never been here: it may join again by another token. Nothing happens if it is not known.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be changed.
+    pub fn forget(&self, key: &Fingerprint) -> Result<(), TrustError> {
+        self.change(|records| {
+            let known = records.peers.len();
+            records.peers.retain(|peer| peer.fingerprint != *key);
+            Ok(((), if records.peers.len() < known { Changed::Yes } else { Changed::No }))
+        })
+    }
+
     /// Gives out a token for a server with this key. An open one for the same name ends.
     ///
     /// # Errors

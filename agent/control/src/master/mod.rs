@@ -216,11 +216,14 @@ impl MasterTarget {
         let (path, disk) = locate::locate(&pair.is.target)?;
         let nothing: Breaker = Arc::new(|| ());
         let decided = self.state().pairs_decided().map_err(|error| refused(&error))?;
-        let kind = if decided.contains(&pair.is.name) { JobKind::Final } else { JobKind::Replicate };
+        let is_decided = decided.contains(&pair.is.name);
+        let kind = if is_decided { JobKind::Final } else { JobKind::Replicate };
         let job = self.begin_job(kind, &pair.is.name, true, nothing).map_err(|error| refused(&error))?;
         let recovered = Opening { master: self, pair, path, disk: &disk, job: &job }.recover();
         let how = match &recovered {
             Ok(_) => Ending::Done,
+            // It is tried again, as the same job.
+            Err(error) if is_decided => Ending::Waits(error.to_string()),
             Err(error) => Ending::Failed(error.to_string()),
         };
         self.end_job(&job, &how);

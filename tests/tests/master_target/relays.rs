@@ -257,8 +257,8 @@ const KILLS: usize = 100;
 fn slow_a_relay_is_killed_at_any_moment() {
     const SIZE: usize = 4 * MIB;
     // Slow enough that a kill may land while a delta arrives, and while it is sent on.
-    let mut relayed = Relayed::new(SIZE, "--limit 3M");
-    let send = |relayed: &Relayed| relayed.send().args("--threads 1 --retry 60s --limit 500K");
+    let mut relayed = Relayed::new(SIZE, "--limit 1M");
+    let send = |relayed: &Relayed| relayed.send().args("--threads 1 --retry 60s --limit 1M");
     let mut dice = Dice::new(3);
     let change = |relayed: &Relayed, dice: &mut Dice, round: usize| {
         let len = 200_000 + dice.below(200_000);

@@ -109,7 +109,9 @@ impl MasterTarget {
 
     /// Applies what is decided and not applied, of pairs that nobody works at.
     pub(super) fn apply_decided(self: &Arc<Self>) {
-        for name in self.state().pairs_decided().unwrap_or_default() {
+        // The state is not held meanwhile.
+        let decided = self.state().pairs_decided().unwrap_or_default();
+        for name in decided {
             let Some(slot) = self.slots.take_if_free(&name) else { continue };
             let Ok(pair) = self.state().pair(&name) else { continue };
             self.note_recovered(&pair, slot);

@@ -290,14 +290,22 @@ fn slow_a_master_target_is_killed_while_a_group_comes_home() {
     let mut daemon = Some(daemon);
     let mut dice = Dice::new(11);
     let (mut landed, mut round) = (0, 0);
+    let mut takes = Duration::ZERO;
     while landed < 40 {
         assert!(round < 160, "{landed} of {round} were killed before they were done");
+        if round % 10 == 0 {
+            // How long it takes on this machine and now, for both of them.
+            change(&site, round + 1000);
+            let began = Instant::now();
+            assert!(together(&site).iter().all(|run| run.code == 0));
+            takes = began.elapsed();
+        }
         round += 1;
         change(&site, round);
         thread::scope(|scope| {
             let site = &site;
             let sending = PAIRS.map(|name| scope.spawn(move || until_home(site, name)));
-            thread::sleep(Duration::from_millis(dice.below(900) as u64));
+            thread::sleep(takes * u32::try_from(dice.below(1000)).unwrap() / 1000);
             landed += usize::from(sending.iter().any(|sending| !sending.is_finished()));
             let killed = daemon.take().unwrap();
             killed.running.signal("KILL");

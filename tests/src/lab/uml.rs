@@ -30,6 +30,12 @@ const BUSYBOX: &str = "/bin/busybox";
 /// What the guest prints when its script has ended, before the exit code.
 const ENDED: &str = "@@ script ended with ";
 
+/// What the kernel prints last: the devices are shut down, and there is nothing more that it would write.
+///
+/// The process that it is ends all its others then, and once in 450 times (measured) goes round for ever alone afterwards.
+/// So it is killed when it has said this.
+const POWERED_DOWN: &str = "reboot: Power down";
+
 /// Runs before every script. `power_cut` ends the guest at once: nothing is unmounted, and of the images nothing is written
 /// that was not; only what is shared is brought home first.
 const PRELUDE: &str = r"#!/bin/busybox sh
@@ -213,7 +219,12 @@ impl Guest {
     /// Reads on; `false` at the end.
     fn read_on(&mut self) -> bool {
         match self.output.recv_timeout(self.end.saturating_duration_since(Instant::now())) {
-            Ok(bytes) => self.log.push_str(&String::from_utf8_lossy(&bytes)),
+            Ok(bytes) => {
+                self.log.push_str(&String::from_utf8_lossy(&bytes));
+                if self.log.contains(POWERED_DOWN) {
+                    let _ = self.child.kill();
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => panic!("the guest did not end: {}", self.log),
         }

@@ -66,9 +66,9 @@ impl Applying<'_> {
         }
         let mut delta = self.delta()?;
         let disk = binding_of(target.identity());
-        // Many at once must not take what one alone takes, so many times.
+        // Many at once must not take what one alone takes, so many times. One that is alone does not get faster by more than this.
         let wide = self.master.wide.try_lock();
-        let pace = if wide.is_ok() { Pace::default() } else { Pace::NARROW };
+        let pace = if wide.is_ok() { Pace::MIDDLE } else { Pace::NARROW };
         let options = self.options(disk, pace)?;
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).map_err(|error| {

@@ -20,6 +20,7 @@ pub(crate) use run::{Applied, End, Ledger, finish, write_all};
 pub use target::Examined;
 pub(crate) use target::{Target, Witness, Written};
 
+use crate::ordered::worker_count;
 use crate::scan::ScanReport;
 use crate::{JobError, Progress};
 use failback_blockio::Device;
@@ -74,7 +75,8 @@ impl ApplyOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Frames that are examined or written as one: enough to keep the disk busy. Each takes up to 1 MiB, four times, and there are half as many
-    /// buffers of 1 MiB more.
+    /// buffers of 1 MiB more. At most half as many threads work on them, each with up to 7 MiB: so what an apply takes does not grow with
+    /// the number of processors.
     pub frames_in_batch: usize,
     /// Batches between two flushes of the target, each followed by a new intent record.
     pub batches_in_window: usize,
@@ -88,8 +90,21 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// For a daemon that does other things as well: 8 MiB in a batch, 256 MiB in a window.
+    pub const MIDDLE: Self = Self { frames_in_batch: 8, batches_in_window: 32 };
+
     /// With less memory, where others apply at the same time and keep the disks busy, too: 4 MiB in a batch, 256 MiB in a window.
     pub const NARROW: Self = Self { frames_in_batch: 4, batches_in_window: 64 };
+
+    /// Threads that unpack, compare or compress.
+    pub(crate) fn workers(self) -> usize {
+        self.workers_of(worker_count())
+    }
+
+    /// As many of those that the machine has work for.
+    fn workers_of(self, all: usize) -> usize {
+        all.min(self.frames_in_batch / 2).max(1)
+    }
 
     /// Buffers for content that is read, and for payloads between unpacking and writing: one is always to be had while nothing is under way.
     const fn buffers(self) -> usize {
@@ -277,5 +292,17 @@ pub fn apply(
     match delta {
         DeltaInput::File(file) => run::from_file(device, file, intents, options, progress),
         DeltaInput::Stream(stream) => run::from_stream(device, stream, intents, options, progress),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_do_not_widen_a_narrow_pace() {
+        let paces = [Pace::default(), Pace::MIDDLE, Pace::NARROW, Pace { frames_in_batch: 1, batches_in_window: 1 }];
+        assert_eq!(paces.map(|pace| pace.workers_of(64)), [8, 4, 2, 1]);
+        assert_eq!(paces.map(|pace| pace.workers_of(1)), [1; 4]);
     }
 }

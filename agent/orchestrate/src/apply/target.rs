@@ -2,7 +2,7 @@
 
 use super::Pace;
 use crate::JobError;
-use crate::ordered::{Ordered, worker_count};
+use crate::ordered::Ordered;
 use failback_blockio::{Buffer, Completion, Device, Extent as DiskExtent, IoError, Operation, Pool, Queue, run};
 use failback_delta::{Content, Extent, FormatError, FreeBlocks, SealedFrame, Shapes, Standing};
 use failback_hashtree::{ChainingValue, Frontier, LeafHasher, is_zero};
@@ -96,6 +96,7 @@ pub(crate) struct Target<'a> {
     pool: Pool,
     shapes: Shapes,
     hasher: LeafHasher,
+    workers: usize,
     unpacker: Ordered<(Arc<SealedFrame>, Buffer), Unpacked>,
     checker: Ordered<Arc<SealedFrame>, Result<(), FormatError>>,
     extent: Option<DiskExtent>,
@@ -130,14 +131,15 @@ impl<'a> Target<'a> {
             path: device.name().into(),
             source,
         })?;
-        let unpacker = Ordered::start(scope, worker_count(), move || {
+        let workers = pace.workers();
+        let unpacker = Ordered::start(scope, workers, move || {
             let mut hasher = LeafHasher::new();
             move |(frame, mut buffer): (Arc<SealedFrame>, Buffer)| {
                 let opened = frame.open(&shapes, &mut hasher, &mut buffer);
                 (frame, buffer, opened)
             }
         });
-        let checker = Ordered::start(scope, worker_count(), move || {
+        let checker = Ordered::start(scope, workers, move || {
             let (mut hasher, mut data) = (LeafHasher::new(), Vec::new());
             move |frame: Arc<SealedFrame>| {
                 data.resize(frame.table.data_len(), 0);
@@ -145,8 +147,8 @@ impl<'a> Target<'a> {
             }
         });
         let queue = device.queue(DEPTH)?;
-        let zeroes = vec![0; BUFFER_BYTES];
-        Ok(Self { device, queue, pool, shapes, hasher: LeafHasher::new(), unpacker, checker, extent: None, zeroes })
+        let (hasher, extent, zeroes) = (LeafHasher::new(), None, vec![0; BUFFER_BYTES]);
+        Ok(Self { device, queue, pool, shapes, hasher, workers, unpacker, checker, extent, zeroes })
     }
 
     /// Begins to unpack frames and to compare their payloads with their tables, while something else is done.
@@ -269,7 +271,7 @@ impl<'a> Target<'a> {
         let mut failed: Option<JobError> = None;
         loop {
             while failed.is_none()
-                && self.unpacker.under_way() < 2 * worker_count() as u64
+                && self.unpacker.under_way() < 2 * self.workers as u64
                 && let Some(mut buffer) = self.pool.try_take()
                 && let Some(frame) = frames.next()
             {

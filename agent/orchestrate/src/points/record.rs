@@ -57,7 +57,7 @@ pub(super) fn record(
     let writer = writer.map_err(|error| full_or(store, needed, error.into()))?;
     let file = writer.file();
     let recorded = thread::scope(|scope| {
-        let mut recorder = Recorder::new(survey, writer, base.trusted.clone(), scope);
+        let mut recorder = Recorder::new(survey, writer, base.trusted.clone(), moving.pace, scope);
         let nothing_torn = |_: &[u8; 32], _: &Shapes| BlockRange::default();
         let checked = check_all(device, delta, nothing_torn, Some(&mut recorder), moving.pace, progress)?;
         is_the_one(survey, &checked.key, "the delta")?;

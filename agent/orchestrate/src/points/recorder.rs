@@ -1,9 +1,9 @@
 //! The way back, recorded while a delta is compared with the disk: every byte that will be overwritten, before the first one is.
 
 use super::survey::{Survey, overwrites_uncounted};
-use crate::JobError;
 use crate::apply::{Recording, Target, Witness};
-use crate::ordered::{Ordered, worker_count};
+use crate::ordered::Ordered;
+use crate::{JobError, Pace};
 use failback_delta::{
     DeltaHeader, Extent, Frame, FrameTable, FreeBlocks, Inverter, PointKind, Proven, SealedFrame, Shapes, Was,
 };
@@ -22,6 +22,7 @@ pub(crate) struct Recorder {
     shapes: Shapes,
     writer: LinkWriter,
     inverter: Inverter,
+    workers: usize,
     sealing: Ordered<Frame, (FrameTable, Vec<u8>)>,
     /// What the disk's own file systems call free: nothing of that is kept where the base calls it free too.
     trusted: FreeBlocks,
@@ -118,10 +119,12 @@ impl Recorder {
         survey: &Survey,
         writer: LinkWriter,
         trusted: FreeBlocks,
+        pace: Pace,
         scope: &'scope Scope<'scope, '_>,
     ) -> Self {
         let key = writer.key();
-        let sealing = Ordered::start(scope, worker_count(), move || {
+        let workers = pace.workers();
+        let sealing = Ordered::start(scope, workers, move || {
             move |frame: Frame| {
                 let sealed = frame.seal_in_pieces(&key, LEVEL);
                 (frame.table, sealed)
@@ -129,7 +132,7 @@ impl Recorder {
         });
         let shapes = survey.header.shapes;
         let inverter = Inverter::new(&shapes);
-        Self { shapes, writer, inverter, sealing, trusted, batch: Batch::default(), already: 0 }
+        Self { shapes, writer, inverter, workers, sealing, trusted, batch: Batch::default(), already: 0 }
     }
 
     /// How many extents hold already what the delta would write.
@@ -170,7 +173,7 @@ impl Recorder {
     fn push(&mut self, table: &FrameTable, extent: &Extent, blocks: BlockRange, was: Was<'_>) -> Result<(), JobError> {
         if let Some(frame) = self.inverter.push(table, extent, blocks, was) {
             self.sealing.push(frame);
-            self.write_sealed(2 * worker_count() as u64)?;
+            self.write_sealed(2 * self.workers as u64)?;
         }
         Ok(())
     }

@@ -53,6 +53,14 @@ fn tokens_are_good_once_and_those_who_are_revoked_are_out() {
     assert!(run.stderr.contains("revoked"), "{}", run.stderr);
     assert!(fs::read(site.target("data")).unwrap() == noise(16 * MIB, 4), "nothing was written");
     site.send("data", &daemon.data).refused("revoked this machine's key");
+    // A name is that of the key that is not revoked.
+    let revoke = || site.on_site(failback!("enroll", "revoke", "web"));
+    revoke().refused("is revoked already");
+    let token = site.on_site(failback!("enroll", "token", "web")).json()["token"].as_str().unwrap().to_owned();
+    join("anew", &token).done();
+    let new = failback!("enroll", "show", "--state", site.place.path("anew")).json()["fingerprint"].clone();
+    assert_eq!(revoke().json()["fingerprint"], new);
+    revoke().refused("is revoked already");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod access;
 mod api;
 mod clocks;
+mod drives;
 mod faults;
 mod groups;
 mod kills;

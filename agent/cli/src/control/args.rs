@@ -248,6 +248,11 @@ pub(crate) struct ReceiveArgs {
     /// Refuse what this Ed25519 key did not sign (PEM)
     #[arg(long, value_name = "FILE")]
     pub(crate) trusted_key: Option<PathBuf>,
+    /// Do not read the whole disk in the end
+    ///
+    /// An apply reads and proves what it changes. What it does not change is taken to be what it was before, which only reading shows.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
     /// The directory of this machine's key and what it remembers
     ///
     /// It is made if it is not there, and belongs to root alone. One for each disk that is received.

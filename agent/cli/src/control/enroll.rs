@@ -156,12 +156,7 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
     let peers = trust.peers().map_err(|error| refused(&error))?;
     let key = match args.peer.parse::<Fingerprint>() {
         Ok(key) => key,
-        Err(_) => {
-            peers.iter().find(|peer| peer.name.as_str() == args.peer).map(|peer| peer.fingerprint).ok_or_else(|| {
-                let peer = args.peer.escape_debug();
-                JobError::Refused(format!("no peer is called \"{peer}\": failback enroll list tells which there are"))
-            })?
-        }
+        Err(_) => key_of(&peers, &args.peer)?,
     };
     let peer = trust.revoke(&key, files::now()).map_err(|error| refused(&error))?;
     let mut lines = Lines::default();
@@ -169,6 +164,26 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
     lines.add("its connections", "are refused from now on, and ended within seconds where failback serve runs");
     print(args.list.json, &PeerJson::from(&peer), &lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key that a name means: of those that had it, each after the one before was revoked, the one that is not.
+fn key_of(peers: &[Peer], name: &str) -> Result<Fingerprint, JobError> {
+    let mut called: Vec<_> = peers.iter().filter(|peer| peer.name.as_str() == name).collect();
+    let ever = !called.is_empty();
+    called.retain(|peer| peer.revoked.is_none());
+    let name = name.escape_debug();
+    match called[..] {
+        [peer] => Ok(peer.fingerprint),
+        [] if ever => Err(JobError::Refused(format!(
+            "every key that was called \"{name}\" is revoked already: failback enroll list shows them"
+        ))),
+        [] => {
+            Err(JobError::Refused(format!("no peer is called \"{name}\": failback enroll list tells which there are")))
+        }
+        _ => Err(JobError::Refused(format!(
+            "several keys are called \"{name}\": say the fingerprint that failback enroll list shows"
+        ))),
+    }
 }
 
 fn show(args: &ListArgs) -> Result<ExitCode> {

@@ -8,8 +8,10 @@ use super::client::{absolute, open_master, refused};
 use super::daemon::{Daemon, Setting, answer, told};
 use super::enroll::issue;
 use super::jobs::line as job_line;
+use crate::compare::open_source;
 use crate::config::Config;
 use crate::files;
+use crate::meter::Meter;
 use crate::points::open::{needed_directory, policy};
 use crate::report::{Lines, print, print_bytes, tell};
 use crate::text::with_causes;
@@ -21,7 +23,10 @@ use failback_control::state::{
 };
 use failback_control::{Caller, MasterTarget, Settings, describe_target, target_of};
 use failback_credentials::{Fingerprint, Identity, Peer, Role, TrustStore};
-use failback_orchestrate::{JobError, ScsiUuid, look_at_points, look_at_target};
+use failback_orchestrate::{
+    Coverage, JobError, Proven, ScsiUuid, SourceOptions, look_at_points, look_at_target, points_for_reading,
+    verify_point,
+};
 use failback_transport::http::{self, Bytes};
 use failback_transport::{Caller as Connected, Event, Handler, Link};
 use serde_json::json;
@@ -86,7 +91,8 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
     if !receiving.is_here() {
         return Err(receiving.unfinished(args, ends).into());
     }
-    receiving.report(args)?;
+    let proven = receiving.prove(args)?;
+    receiving.report(args, proven)?;
     receiving.forget_source();
     Ok(ExitCode::SUCCESS)
 }
@@ -288,8 +294,39 @@ impl Receiving {
         ))
     }
 
+    /// Reads the disk from end to end, unless nobody wants that: what a pass did not change was not read while it was applied, and the
+    /// machine is going to start from this disk.
+    fn prove(&self, args: &ReceiveArgs) -> Result<Proven> {
+        if args.no_verify {
+            return Ok(Proven::ChangedBlocks);
+        }
+        let meter = Meter::new()?;
+        let source =
+            open_source(&args.disk, SourceOptions { engine: args.common.engine.into(), fuzzy: false }, &meter)?;
+        let mut points = points_for_reading(&self.new.retention, source.identity())?;
+        let present = points.store.catalogue().present().id;
+        let report = verify_point(source.device(), &mut points.store, present, false, 0, &meter)?.report;
+        meter.finish();
+        if !report.matches() {
+            let differs = report.differences.first().map(|first| format!(", first at byte {}", first.start));
+            return Err(JobError::Mismatch(format!(
+                "{} was received, but read from end to end it has the root {} and not {} of recovery point {present}{}: something else \
+                 wrote to it, so take it back with failback undo and receive it anew",
+                args.disk.display(),
+                report.root,
+                report.expected,
+                differs.unwrap_or_default()
+            ))
+            .into());
+        }
+        Ok(match report.coverage {
+            Coverage::Whole => Proven::WholeDisk,
+            Coverage::Used => Proven::UsedSpace,
+        })
+    }
+
     /// Says what the disk is now, from its recovery points.
-    fn report(&self, args: &ReceiveArgs) -> Result<()> {
+    fn report(&self, args: &ReceiveArgs, proven: Proven) -> Result<()> {
         let disk = look_at_target(&args.disk)?.identity;
         let Some((store, _)) = look_at_points(&self.new.retention, &disk)? else {
             return Err(
@@ -305,13 +342,14 @@ impl Receiving {
             "kind": point.kind.name(),
             "coverage": point.coverage.name(),
             "point": point.id.0,
+            "proven": proven.name(),
         });
         if args.common.json {
             return print_bytes(format!("{object}\n").as_bytes());
         }
         let mut lines = Lines::default();
         lines.add("received", args.disk.display()).add("root", point.root).add("coverage", point.coverage.name());
-        lines.add("kind", point.kind.name()).add("recovery point", point.id);
+        lines.add("kind", point.kind.name()).add("recovery point", point.id).add("proven", proven.name());
         print(false, &object, &lines)
     }
 

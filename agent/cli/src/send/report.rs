@@ -2,7 +2,7 @@
 
 use crate::report::Lines;
 use crate::text::hex;
-use failback_orchestrate::HumanBytes;
+use failback_orchestrate::{HumanBytes, Proven};
 use failback_replication::{Alarm, GroupMark, PassReport};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -32,6 +32,8 @@ pub(crate) struct PassJson<'a> {
     root: String,
     kind: &'a str,
     coverage: &'a str,
+    /// What the target has proven, as an apply says it.
+    proven: &'a str,
     size: u64,
     created: i64,
     /// 32 hexadecimal digits; none if it is no pass of a group.
@@ -87,6 +89,7 @@ impl Made {
             root: root.to_string(),
             kind: kind.name(),
             coverage: delta.result_coverage.name(),
+            proven: Proven::ChangedBlocks.name(),
             size: delta.shapes.result.size().get(),
             created: *created,
             group_mark: self.group_mark.map(|mark| hex(&mark.id)),
@@ -117,6 +120,7 @@ impl Made {
         let mut lines = Lines::default();
         lines.add(if self.is_last { "last pass" } else { "pass" }, self.number).add("root", root);
         lines.add("kind", kind).add("coverage", delta.result_coverage);
+        lines.add("proven on the target", Proven::ChangedBlocks.name());
         if let Some(mark) = self.group_mark {
             lines.add("mark of the group", hex(&mark.id));
         }

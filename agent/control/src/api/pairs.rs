@@ -33,6 +33,7 @@ fn told(pair: &state::Pair) -> Pair {
         new_disk: is.new_disk,
         signer: is.signer.map(|key| hex(&key)),
         created: pair.created,
+        points_since: pair.points_since,
         group: pair.group.clone(),
     }
 }

@@ -43,6 +43,9 @@ pub struct Pair {
     pub signer: Option<String>,
     /// When it was added, in seconds since 1970.
     pub created: i64,
+    /// Since when its target has recovery points, in seconds since 1970; absent before its first pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points_since: Option<i64>,
     /// The protection group that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,

@@ -6,7 +6,8 @@ use super::{LiveJob, MasterTarget, now, refused};
 use crate::state::Pair;
 use failback_orchestrate::{
     Catalogue, ClaimedTarget, Coverage, DiskIdentity, HumanBytes, JobError, Opened, Pending, Root, StoredTree,
-    build_tree_of_disk, intents_of, is_unknown, name_of_points, points_made_for_changes, refuse_unrecorded,
+    build_tree_of_disk, intents_of, is_unknown, look_at_points, name_of_points, points_made_for_changes,
+    refuse_unrecorded,
 };
 use failback_replication::{Offer, Spool};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ impl Opening<'_> {
         let is = &self.pair.is;
         refuse_unrecorded(&mut intents_of(self.disk, None))?;
         let claimed = self.claim()?;
-        let mut points = points_made_for_changes(&is.retention, self.disk, now())?;
+        let mut points = self.points()?;
         let desk = Desk::open(&is.retention, &name_of_points(self.disk))?;
         let mut spool = desk.spool()?;
         let claimed = self.finish(claimed, &mut points, &desk, &mut spool)?;
@@ -50,12 +51,33 @@ impl Opening<'_> {
     /// Finishes what a machine that stopped left of an apply. Returns whether there was anything.
     pub(super) fn recover(&self) -> Result<bool, JobError> {
         let retention = &self.pair.is.retention;
-        let mut points = points_made_for_changes(retention, self.disk, now())?;
+        let mut points = self.points()?;
         let desk = Desk::open(retention, &name_of_points(self.disk))?;
         let mut spool = desk.spool()?;
         let was_complete = spool.is_complete();
         self.finish(self.claim()?, &mut points, &desk, &mut spool)?;
         Ok(was_complete && spool.is_empty())
+    }
+
+    /// The recovery points of the disk, made if there never were any.
+    ///
+    /// A directory without them may be the mount point of a drive that is not mounted: a second line of points would begin there, and
+    /// neither of the two could be followed afterwards.
+    fn points(&self) -> Result<Opened, JobError> {
+        let is = &self.pair.is;
+        if self.pair.points_since.is_some() && look_at_points(&is.retention, self.disk)?.is_none() {
+            return Err(JobError::Refused(format!(
+                "the recovery points of the pair \"{}\" are not in {}: mount its retention drive there, or, if they are lost, remove the pair and \
+                 add it again",
+                is.name,
+                is.retention.display()
+            )));
+        }
+        let points = points_made_for_changes(&is.retention, self.disk, now())?;
+        if self.pair.points_since.is_none() {
+            self.master.state().note_points(&is.name, now()).map_err(|error| refused(&error))?;
+        }
+        Ok(points)
     }
 
     fn claim(&self) -> Result<ClaimedTarget, JobError> {

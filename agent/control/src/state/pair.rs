@@ -128,6 +128,9 @@ pub struct Pair {
     pub created: i64,
     /// The group it is in.
     pub group: Option<String>,
+    /// Since when there are recovery points of its target on its retention drive, in seconds since 1970. From then on a drive
+    /// without them is another one, or none.
+    pub points_since: Option<i64>,
 }
 
 /// What a peer gets that names a pair.
@@ -234,7 +237,7 @@ fn cut(path: &Path) -> PathBuf {
 type Bytes16 = Option<[u8; 16]>;
 
 const COLUMNS: &str = "SELECT pair.name, peer, source_uuid, source_name, target_uuid, target_path, target_file, direction, retention, \
-                       pair.created, protection_group.name, new_disk, signer \
+                       pair.created, protection_group.name, new_disk, signer, points_since \
                        FROM pair LEFT JOIN group_pair ON group_pair.pair_id = pair.id \
                        LEFT JOIN protection_group ON protection_group.id = group_pair.group_id";
 
@@ -329,6 +332,22 @@ impl State {
         })
     }
 
+    /// Remembers at the time `now`, in seconds since 1970, that a pair has recovery points, if that is not known yet. It is durable
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, or the state cannot be written.
+    pub fn note_points(&mut self, name: &str, now: i64) -> Result<(), StateError> {
+        self.change("note the points of a pair in", |inside| {
+            let change = "UPDATE pair SET points_since = coalesce(points_since, ?2) WHERE name = ?1";
+            match inside.execute(change, params![name, now])? {
+                0 => Err(Refusal::NoPair { name: name.to_owned() }.into()),
+                _ => Ok(()),
+            }
+        })
+    }
+
     /// Turns a pair round, or leaves it where it is so already.
     ///
     /// # Errors
@@ -399,12 +418,12 @@ impl Database<'_> {
             let target: (Bytes16, Option<Vec<u8>>, Bytes16) = (row.get(4)?, row.get(5)?, row.get(6)?);
             let rest: (String, Option<[u8; 32]>, String, Vec<u8>) =
                 (row.get(0)?, row.get(1)?, row.get(7)?, row.get(8)?);
-            Ok((source, target, rest, (row.get(9)?, row.get(10)?, row.get(11)?, row.get(12)?)))
+            Ok((source, target, rest, (row.get(9)?, row.get(10)?, row.get(11)?, row.get(12)?, row.get(13)?)))
         };
         let wrong = || damaged(self.path, "a pair in it makes no sense");
         let ((source_uuid, source_name), (uuid, path, file), (name, peer, direction, retention), rest) =
             read().map_err(|_| wrong())?;
-        let (created, group, new_disk, signer) = rest;
+        let (created, group, new_disk, signer, points_since) = rest;
         let known = |bytes: [u8; 16]| ScsiUuid::from_bytes(bytes).ok_or_else(wrong);
         let path_of = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes));
         let source = match (source_uuid, source_name) {
@@ -428,6 +447,6 @@ impl Database<'_> {
         let (peer, retention) = (peer.map(Fingerprint::from_bytes), path_of(retention));
         let is = NewPair { name, peer, source, target, direction, retention, new_disk, signer };
         is.check().map_err(|_| wrong())?;
-        Ok(Pair { is, created, group })
+        Ok(Pair { is, created, group, points_since })
     }
 }

@@ -12,6 +12,7 @@ CREATE TABLE pair (
     created INTEGER NOT NULL,
     new_disk INTEGER NOT NULL CHECK (new_disk IN (0, 1)),
     signer BLOB CHECK (length(signer) = 32),
+    points_since INTEGER,
     UNIQUE (peer, source_name),
     CHECK ((source_uuid IS NULL) <> (source_name IS NULL)),
     CHECK ((target_uuid IS NULL) <> (target_file IS NULL)),

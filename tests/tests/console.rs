@@ -2,13 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::failback;
-use failback_tests::lab::{Place, Program};
+use failback_tests::lab::{Place, Port, Program};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -260,8 +259,8 @@ fn what_runs_is_asked_anew_before_the_machine_is_switched_off() {
 fn the_daemon_is_shown_and_a_machine_is_let_in() {
     let place = Place::new();
     let (state, other) = (place.path("state"), place.path("other"));
-    let [data, control] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [data, control] = [data, control].map(|listener| listener.local_addr().unwrap().to_string());
+    let ports = [Port::reserve(), Port::reserve()];
+    let [data, control] = [&ports[0], &ports[1]].map(Port::address);
     let once = || String::from_utf8(failback!("console", "--once", "--state", state).done()).unwrap();
     let section = |text: &str| text.lines().find(|line| line.starts_with("serve ")).unwrap_or_default().to_owned();
     assert!(section(&once()).starts_with("serve      does not run: no machine can join"), "{}", once());

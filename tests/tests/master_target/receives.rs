@@ -2,7 +2,7 @@
 
 use crate::site::{Daemon, MIB, Site};
 use failback_tests::failback;
-use failback_tests::lab::{Dice, Program, Run, noise, root_of_file};
+use failback_tests::lab::{Dice, Port, Program, Run, noise, root_of_file};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -21,10 +21,19 @@ struct Receiver {
 
 impl Receiver {
     fn start(site: &Site, more: &str) -> Self {
+        Self::start_at(site, "127.0.0.1:0", more)
+    }
+
+    /// Where an earlier one was, too.
+    fn start_on(site: &Site, port: &Port) -> Self {
+        Self::start_at(site, &port.address(), "")
+    }
+
+    fn start_at(site: &Site, listen: &str, more: &str) -> Self {
         let mut args: Vec<OsString> = ["receive".into(), site.vmdk("disk").into()].into();
         args.extend(["--source".into(), site.source("disk").into()]);
         args.extend(["--retention".into(), site.place.path("retention").into()]);
-        let words = "--json --listen 127.0.0.1:0 --linger 2s ".to_owned() + more;
+        let words = format!("--json --listen {listen} --linger 2s {more}");
         args.extend(words.split_ascii_whitespace().map(OsString::from));
         let args: Vec<_> = args.iter().map(OsString::as_os_str).collect::<Vec<&OsStr>>();
         let mut daemon = site.start("here", &args, "ready to receive the disk");
@@ -186,11 +195,11 @@ fn what_cannot_be_received_is_refused_before_anybody_is_let_in() {
 #[test]
 fn one_that_is_told_to_stop_says_that_it_is_unfinished_and_goes_on() {
     let site = site(8 * MIB);
-    let receiver = Receiver::start(&site, "");
+    let port = Port::reserve();
+    let receiver = Receiver::start_on(&site, &port);
     receiver.invite(&site);
     let before = root_of_file(&site.target("disk"));
     site.write("disk", 1 << 20, &noise(6 << 20, 5));
-    let address = receiver.daemon.data.clone();
     // Slow enough that it is in the middle.
     let sending = receiver.send(&site).args("--retry 60s --limit 2M").start();
     let began = Instant::now();
@@ -205,7 +214,7 @@ fn one_that_is_told_to_stop_says_that_it_is_unfinished_and_goes_on() {
     assert_eq!((run.code, &last), (130, &Value::Null), "{}", run.stderr);
     assert!(fs::read_to_string(site.place.path("here.log")).unwrap().contains("the same command goes on"));
     assert_eq!(root_of_file(&site.target("disk")), before, "nothing is written before all of it is here");
-    let receiver = Receiver::start(&site, &format!("--listen {address}"));
+    let receiver = Receiver::start_on(&site, &port);
     assert_eq!((&receiver.ready["token"], &receiver.ready["join"]), (&Value::Null, &Value::Null), "it is known");
     let sent = sending.finish();
     assert_eq!(sent.code, 0, "{}", sent.stderr);
@@ -216,10 +225,10 @@ fn one_that_is_told_to_stop_says_that_it_is_unfinished_and_goes_on() {
 #[test]
 fn slow_one_that_is_killed_at_any_moment_goes_on() {
     let site = site(4 * MIB);
-    let mut receiver = Receiver::start(&site, "");
+    let port = Port::reserve();
+    let mut receiver = Receiver::start_on(&site, &port);
     receiver.invite(&site);
-    let address = receiver.daemon.data.clone();
-    let more = format!("--listen {address}");
+    let address = port.address();
     let mut dice = Dice::new(7);
     let change = |dice: &mut Dice, round: u64| {
         site.write("disk", dice.below(2 * MIB) as u64, &noise(1 << 20, round));
@@ -240,7 +249,7 @@ fn slow_one_that_is_killed_at_any_moment_goes_on() {
         landed += usize::from(sending.is_running());
         receiver.daemon.running.signal("KILL");
         let _ = receiver.daemon.running.finish();
-        receiver = Receiver::start(&site, &more);
+        receiver = Receiver::start_on(&site, &port);
         assert_eq!(receiver.ready["token"], Value::Null);
         let sent = sending.finish();
         assert_eq!(sent.code, 0, "round {round}: {}", sent.stderr);

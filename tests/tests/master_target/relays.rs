@@ -2,11 +2,10 @@
 
 use crate::site::{Daemon, MIB, Site};
 use failback_tests::failback;
-use failback_tests::lab::{Dice, Program, noise, root_of_file};
+use failback_tests::lab::{Dice, Port, Program, noise, root_of_file};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -17,7 +16,9 @@ struct Relayed {
     site: Site,
     master: Daemon,
     relay: Daemon,
-    /// Where the relay listens, each time that it is started.
+    /// Where the two listen, each time that they are started.
+    ports: [Port; 2],
+    /// Where the relay is.
     address: String,
     /// What else it is started with.
     more: &'static str,
@@ -26,17 +27,18 @@ struct Relayed {
 impl Relayed {
     fn new(bytes: usize, more: &'static str) -> Self {
         let site = Site::new();
-        let master = site.serve();
+        let ports = [Port::reserve(), Port::reserve()];
+        let master = site.serve_on(&ports[0]);
         make_key(&site, "key");
         site.pair_signed("data", bytes, &site.place.path("key.pub"));
         let token = site.on_site(failback!("enroll", "token", "relay", "--role", "relay")).json();
         failback!("enroll", "join", master.data, "--state", site.place.path("relay")).fed(secret(&token)).done();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let address = ports[1].address();
         let relay = start(&site, &master, &address, more);
         // A source may join after its pair was named.
         let token = failback!("enroll", "token", "web", "--state", site.place.path("relay")).json();
         site.elsewhere(failback!("enroll", "join", address)).fed(secret(&token)).done();
-        Self { site, master, relay, address, more }
+        Self { site, master, relay, ports, address, more }
     }
 
     fn send(&self) -> Program {
@@ -213,8 +215,7 @@ fn a_full_relay_holds_its_source_until_the_master_target_is_back() {
     assert_eq!(root_of_file(&relayed.site.target("data")), before);
     let kept: u64 = relayed.spooled().iter().filter(|(name, _)| is_delta(name)).map(|(_, len)| len).sum();
     assert!((300_000..400 << 10).contains(&kept), "{kept}");
-    let args = ["serve", "--listen", &relayed.master.data, "--control", "127.0.0.1:0"];
-    relayed.master = relayed.site.start("site", &args.map(OsStr::new), "the master target is ready");
+    relayed.master = relayed.site.serve_on(&relayed.ports[0]);
     let run = waiting.finish();
     assert_eq!(run.code, 0, "{}", run.stderr);
     relayed.site.is_home("data");

@@ -1,7 +1,7 @@
 //! A site with a master target, and a machine elsewhere that sends to it.
 
 use failback_tests::failback;
-use failback_tests::lab::{Place, Program, Running, noise, program, root_of_file};
+use failback_tests::lab::{Place, Port, Program, Running, noise, program, root_of_file};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -106,7 +106,7 @@ impl Site {
         format!("exec:'{}' serve --stdio --state '{}'", program().display(), self.place.path("site").display())
     }
 
-    /// Starts the daemon, at any free ports.
+    /// Starts the daemon, at any free ports: one that is started again is at others.
     pub(crate) fn serve(&self) -> Daemon {
         self.serve_in("site")
     }
@@ -121,6 +121,13 @@ impl Site {
         let any = format!("{address}:0");
         let args = ["serve", "--listen", &any, "--control", &any];
         self.start_at(state, &args.map(OsStr::new), "the master target is ready", placed)
+    }
+
+    /// Starts the daemon where sources have connected to an earlier one, too.
+    pub(crate) fn serve_on(&self, port: &Port) -> Daemon {
+        let data = port.address();
+        let args = ["serve", "--listen", &data, "--control", "127.0.0.1:0"];
+        self.start("site", &args.map(OsStr::new), "the master target is ready")
     }
 
     /// Starts a daemon, and waits until its log says that it is ready.

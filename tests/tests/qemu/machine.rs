@@ -1,12 +1,12 @@
 //! Machines that boot an ISO: firmware, medium, VMware's SCSI controller and network card, all emulated.
 
 use crate::iso::with_arguments;
-use failback_tests::lab::Place;
 use failback_tests::lab::guest::{Firmware, Limits, Medium, REPORT, Results, RunningGuest, boots_from};
+use failback_tests::lab::{Place, Port};
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -110,7 +110,7 @@ pub(crate) struct Machine {
     medium: Medium,
     disks: Vec<Attached>,
     cards: usize,
-    ports: Option<[u16; 2]>,
+    ports: Option<Arc<[Port; 2]>>,
     place: TempDir,
 }
 
@@ -151,7 +151,7 @@ impl Machine {
     }
 
     /// Reached at these ports of 127.0.0.1: its SSH server, and where sources connect.
-    pub(crate) fn at(mut self, ports: [u16; 2]) -> Self {
+    pub(crate) fn at(mut self, ports: Arc<[Port; 2]>) -> Self {
         self.ports = Some(ports);
         self
     }
@@ -171,10 +171,8 @@ impl Machine {
                 command.args(["-device", &properties.join(",")]);
             }
         }
-        // Nobody listens there for long; a test that runs beside this one asks for its own.
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let any = || [free(), free()].map(|listener| listener.local_addr().unwrap().port());
-        let [port, data_port] = self.ports.unwrap_or_else(any);
+        let ports = self.ports.unwrap_or_else(|| Arc::new([Port::reserve(), Port::reserve()]));
+        let [port, data_port] = [&ports[0], &ports[1]].map(Port::number);
         for number in 0..self.cards {
             let forward = |from, to| format!(",hostfwd=tcp:127.0.0.1:{from}-:{to}");
             let forwarded = if number == 0 { forward(port, 22) + &forward(data_port, 9443) } else { String::new() };
@@ -182,7 +180,8 @@ impl Machine {
             command.args(["-netdev", &format!("user,id={name},restrict=on{forwarded}")]);
             command.args(["-device", &format!("vmxnet3,netdev={name}")]);
         }
-        RunningMachine { guest: RunningGuest::start(command, self.place, LIMITS), disks: self.disks, port, data_port }
+        let guest = RunningGuest::start(command, self.place, LIMITS);
+        RunningMachine { guest, disks: self.disks, ports, port, data_port }
     }
 
     /// Switches it on, and waits until it has switched itself off. Returns what was reported.
@@ -197,6 +196,8 @@ impl Machine {
 pub(crate) struct RunningMachine {
     pub(crate) guest: RunningGuest,
     disks: Vec<Attached>,
+    /// What it holds of this machine's ports: those below.
+    pub(crate) ports: Arc<[Port; 2]>,
     /// Where its SSH server is reached on 127.0.0.1.
     pub(crate) port: u16,
     /// Where sources connect to it.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
 const SIZE: usize = 24 * MIB;
@@ -120,24 +121,24 @@ fn slow_a_disk_comes_home_though_its_target_loses_its_power() {
     let Some(iso) = live_iso() else { return };
     let world = World::new(iso);
     let mut machine = world.machine().start();
-    let ports = [machine.port, machine.data_port];
+    let (ports, port) = (Arc::clone(&machine.ports), machine.data_port);
     world.await_ready(&mut machine);
     let token = world.told_there(&machine, "failback enroll token web --json");
     let token = token["token"].as_str().unwrap().as_bytes().to_vec();
-    world.elsewhere(failback!("enroll", "join", format!("127.0.0.1:{}", ports[1]))).fed(token).done();
+    world.elsewhere(failback!("enroll", "join", format!("127.0.0.1:{port}"))).fed(token).done();
     let bind =
         format!("failback pair add web --source '{}' --target $target --peer web --json", world.source.display());
     world.there(&machine, &bind);
 
     world.write(3 * MIB, &noise(MIB, 2));
-    let first: Value = serde_json::from_slice(&world.send(ports[1]).done()).unwrap();
+    let first: Value = serde_json::from_slice(&world.send(port).done()).unwrap();
     let first_root = root_of_file(&world.source);
     assert_eq!((&first[0]["root"], number(&first[0], "connections")), (&first_root.as_str().into(), 1), "{first:#}");
 
     world.write(8 * MIB, &noise(CHANGED, 3));
     let second_root = root_of_file(&world.source);
     let hooks = world.last_words();
-    let mut sending = world.send(ports[1]).args("--final --retry 5m --limit 1M --hooks").arg(&hooks).start();
+    let mut sending = world.send(port).args("--final --retry 5m --limit 1M --hooks").arg(&hooks).start();
     world.there(
         &machine,
         &format!("until [ \"$({DURABLE_OF_RUNNING})\" -ge {DURABLE} ] 2>/dev/null; do sleep 0.2; done"),

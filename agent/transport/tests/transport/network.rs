@@ -8,6 +8,7 @@ use failback_credentials::{NewPeer, Protocol, Role};
 use failback_transport::{Address, Connector, End, Kind, Limits, Network, Runtime, TlsConnector};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -191,6 +192,15 @@ fn another_servers_key_is_refused_before_anything_is_sent() {
     assert!(error.to_string().contains("site was revoked here"), "{error}");
 }
 
+/// A port that is taken and not listened at.
+fn held_port() -> (SocketAddr, OwnedFd) {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+    let held = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(held.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let at: SockaddrIn = getsockname(held.as_raw_fd()).unwrap();
+    (SocketAddr::V4(at.into()), held)
+}
+
 #[test]
 fn who_does_not_answer_is_named() {
     let (source, target) = friends();
@@ -212,6 +222,8 @@ fn who_does_not_answer_is_named() {
     assert!(other.contains(&at.to_string()) || other.contains("cannot be secured"), "{other}");
     answers.join().unwrap();
 
+    // Nobody listens there, and nobody else can.
+    let (at, _held) = held_port();
     let refused = sentence(&connector(&source, &target, at));
     assert!(refused.starts_with(&format!("{at} cannot be reached within 20 s ({at}: ")), "{refused}");
     assert!(refused.contains("Connection refused"), "{refused}");

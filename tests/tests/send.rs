@@ -192,6 +192,38 @@ fn passes_end_when_little_is_left() {
 }
 
 #[test]
+fn what_is_small_can_be_said() {
+    let base = noise(MIB, 1);
+    let pair = Pair::new(&base, &noise(MIB, 2));
+    // Each pass finds this much changed: less and less, as it is more than a fifth less than what the one before found.
+    let source = pair.source.display();
+    let change = format!(
+        "count=$(cat '{0}' 2>/dev/null || echo 512); echo $((count / 4)) > '{0}'\n\
+         dd if=/dev/urandom of='{source}' bs=1K count=$count conv=notrunc status=none",
+        pair.place.path("count").display()
+    );
+    pair.noting("after-pass", &change);
+    let until_small = |more: &str| {
+        let _ = fs::remove_file(pair.place.path("count"));
+        let send = pair.send().arg("--hooks").arg(pair.place.path("hooks")).args("--passes until-small");
+        let reports = send.args(more).json();
+        reports.as_array().unwrap().iter().map(|report| number(report, "delta_bytes")).collect::<Vec<_>>()
+    };
+    let all = until_small("--small 100K --small-time 0s");
+    assert!(all.len() > 2, "{all:?}");
+    let (last, before) = all.split_last().unwrap();
+    assert!(*last <= 100 << 10 && before.iter().all(|bytes| *bytes > 100 << 10), "{all:?}");
+    // Either of the two is enough.
+    assert_eq!(until_small("--small 0 --small-time 1h").len(), 1);
+    assert_eq!(until_small("--small 10M --small-time 0s").len(), 1);
+    let words = "add --passes until-small, or leave them out";
+    pair.send().args("--small 1M").refused(words);
+    pair.send().args("--passes 2 --small-time 1s").refused(words);
+    pair.send().args("--follow 1h --small 1M").misused();
+    pair.send().args("--passes until-small --small much").misused();
+}
+
+#[test]
 fn a_last_pass_follows_and_is_a_moment() {
     let base = noise(4 * MIB, 1);
     let pair = Pair::new(&base, &changed(&base, 50_000));

@@ -1,11 +1,11 @@
 //! What can be said to send.
 
-use crate::args::{Common, Reading};
+use crate::args::{Common, Reading, parse_size};
 use crate::config::parse_age;
 use crate::control::ConnectArgs;
 use clap::{Args, ValueEnum};
-use failback_orchestrate::{Compression, PointKind};
-use failback_replication::{Plan, Schedule};
+use failback_orchestrate::{ByteCount, Compression, JobError, PointKind};
+use failback_replication::{Plan, Schedule, Small};
 use failback_transport::Address;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,9 +25,19 @@ pub(crate) struct SendArgs {
     /// How many passes, or until-small
     ///
     /// `until-small` ends when a pass brought at most 64 MiB or what is sent within a minute, or when one did not bring a fifth less than the one
-    /// before.
+    /// before. `--small` and `--small-time` say other bounds.
     #[arg(long, value_name = "N", default_value = "1", conflicts_with = "follow")]
     pub(crate) passes: Plan,
+    /// So many bytes are small for until-small [default: 64M]
+    ///
+    /// Those of the delta, as it is sent. A pass is small as well if it is sent within `--small-time`.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "follow", hide_short_help = true)]
+    pub(crate) small: Option<ByteCount>,
+    /// What is sent within this is small for until-small [default: 1m]
+    ///
+    /// As long as the link was busy with it, however many bytes it has. A pass is small as well if it has no more than `--small`.
+    #[arg(long, value_name = "TIME", value_parser = parse_age, conflicts_with = "follow", hide_short_help = true)]
+    pub(crate) small_time: Option<Duration>,
     /// Then make a last pass that is a moment of the disk
     ///
     /// Nobody may write to the disk then: the hook before-final can see to that, or the hook mark can name a snapshot.
@@ -101,6 +111,27 @@ pub(crate) struct SendArgs {
     pub(crate) reading: Reading,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+impl SendArgs {
+    /// How many passes, with what was said to be small.
+    ///
+    /// # Errors
+    ///
+    /// When that was said and has no meaning, since passes are counted.
+    pub(crate) fn plan(&self) -> Result<Plan, JobError> {
+        match (self.passes, self.small, self.small_time) {
+            (Plan::UntilSmall(usual), bytes, time) => Ok(Plan::UntilSmall(Small {
+                bytes: bytes.map_or(usual.bytes, ByteCount::get),
+                time: time.unwrap_or(usual.time),
+            })),
+            (passes, None, None) => Ok(passes),
+            (Plan::Number(_), ..) => Err(JobError::Refused(
+                "--small and --small-time say when until-small ends: add --passes until-small, or leave them out"
+                    .into(),
+            )),
+        }
+    }
 }
 
 /// How hard to compress.

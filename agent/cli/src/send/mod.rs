@@ -13,7 +13,7 @@ use crate::report::print_bytes;
 use anyhow::Result;
 use args::SendArgs;
 use failback_orchestrate::{JobError, Progress};
-use failback_replication::{Clock, Enough, Follow, PassDone, Passes, SystemClock};
+use failback_replication::{Clock, Enough, Follow, PassDone, Passes, Plan, SystemClock};
 use job::{Job, Passed};
 use report::{Made, alarm};
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(100);
 
 pub(crate) fn send(args: &SendArgs) -> Result<ExitCode> {
+    let plan = args.plan()?;
     let meter = Meter::new()?;
     let mut job = Job::new(args, &meter)?;
     job.take_back_mark()?;
@@ -36,7 +37,7 @@ pub(crate) fn send(args: &SendArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut made = Vec::new();
-    let ended = passes(&mut job, args, &meter, &mut made);
+    let ended = passes(&mut job, plan, args, &meter, &mut made);
     meter.finish();
     // What was made is told, also if what was to follow failed.
     if args.common.json && (ended.is_ok() || !made.is_empty()) {
@@ -48,8 +49,8 @@ pub(crate) fn send(args: &SendArgs) -> Result<ExitCode> {
 }
 
 /// Makes passes as they were asked for, and the last one.
-fn passes(job: &mut Job<'_>, args: &SendArgs, meter: &Meter, made: &mut Vec<Made>) -> Result<()> {
-    let mut plan = Passes::new(args.passes);
+fn passes(job: &mut Job<'_>, plan: Plan, args: &SendArgs, meter: &Meter, made: &mut Vec<Made>) -> Result<()> {
+    let mut plan = Passes::new(plan);
     let mut tell = |passed: Passed| {
         let Passed { made: pass, taken_back } = passed;
         meter.finish();

@@ -248,6 +248,13 @@ fn what_a_relay_is_not_told_is_refused() {
     make_key(&site, "key");
     let key = |name: &str| format!("{name}={}", site.place.path("key.pub").display());
     start("a=b").arg("--trusted-key").arg(key("c")).refused("which is no pair");
+    let twice = start("a=b").arg("--trusted-key").arg(key("a")).arg("--trusted-key").arg(key("a"));
+    twice.refused("--trusted-key is given twice for the pair \"a\"");
+    // Where there is one pair only, there is one key.
+    let add = |command: Program| command.arg("--trusted-key").arg("one.pub").arg("--trusted-key").arg("two.pub");
+    add(failback!("pair", "add", "a", "--source", "s", "--target", "t")).misused();
+    add(failback!("receive", "t", "--source", "s")).misused();
+    add(failback!("apply", "d", "t")).misused();
     start("a=b").args("--space 1M --pair-space 2M").refused("raise the one or lower the other");
 }
 

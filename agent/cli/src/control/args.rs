@@ -283,7 +283,7 @@ pub(crate) struct RelayArgs {
     pub(crate) pair: Vec<String>,
     /// What a pair is signed with: a public key (PEM)
     ///
-    /// What is not signed is refused in any case, since the master target takes nothing else from a relay. With the key, what is signed by another
+    /// Once for each pair. What is not signed is refused in any case, since the master target takes nothing else from a relay. With the key, what is signed by another
     /// one is refused here, while the source is there to hear it.
     #[arg(long, value_name = "NAME=FILE")]
     pub(crate) trusted_key: Vec<String>,

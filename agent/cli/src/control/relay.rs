@@ -297,7 +297,13 @@ fn bound_pairs(args: &RelayArgs, place: &Place) -> Result<BTreeMap<String, Bound
     let mut keys = BTreeMap::new();
     for text in &args.trusted_key {
         let (name, file) = named(text)?;
-        keys.insert(name, files::trusted_key(file.as_ref())?);
+        if keys.insert(name, files::trusted_key(file.as_ref())?).is_some() {
+            let name = name.escape_debug();
+            let why = format!(
+                "--trusted-key is given twice for the pair \"{name}\": a pair has one source, so give its key once"
+            );
+            return Err(JobError::Refused(why).into());
+        }
     }
     let mut bound = BTreeMap::new();
     for text in &args.pair {

@@ -9,7 +9,8 @@
 //! - [`meet`] takes part in the common mark of a group, so that the last passes of several disks are of one moment; a [`Seat`] is the target's
 //!   side of that.
 //! - How hard it compresses is chosen by [`Adaptive`], how fast it sends by a [`Throttle`], how often by [`Passes`] and [`Follow`].
-//! - [`serve_session`] is the target's side of one connection; what it does to a disk is a [`Replica`]'s business.
+//! - [`serve_session`] is the target's side of one connection; what it does to a disk is a [`Replica`]'s business. Whoever is not served is told
+//!   so by [`refuse_session`].
 //!
 //! The protocol is described message by message in `PROTOCOL.md`. Everything that the other side says may be hostile: whatever
 //! it is, memory is bounded, and all that ends is the session.
@@ -49,7 +50,7 @@ pub use source::{
     ask_target, meet, send_pass, send_stored,
 };
 pub use spool::{Spool, SpoolError};
-pub use target::{Offered, Replica, SessionReport, serve_session};
+pub use target::{Offered, Replica, SessionReport, refuse_session, serve_session};
 pub use throttle::Throttle;
 
 use std::time::Duration;

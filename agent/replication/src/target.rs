@@ -160,6 +160,18 @@ pub fn serve_session(
     ended
 }
 
+/// Tells a source why it is not served here, once it has said what it wants.
+///
+/// # Errors
+///
+/// When the connection broke before, or who is there is no source.
+pub fn refuse_session(link: Link, traffic: &Arc<Traffic>, why: &JobError) -> Result<(), SessionError> {
+    let (sender, mut receiver) = link.open(Role::Target, traffic)?;
+    // What it says first is taken: a connection that is closed with anything unread may lose what was said last.
+    while matches!(receiver.receive()?, Message::Alive) {}
+    Ok(sender.send(&Message::Refuse(with_causes(why).into()))?)
+}
+
 struct Session<'a> {
     replica: &'a mut dyn Replica,
     sender: &'a Sender,

@@ -5,9 +5,9 @@ mod common;
 
 use common::{Near, Target, disk_of, link_over, noise, options};
 use failback_delta::FreeBlocks;
-use failback_orchestrate::Silent;
+use failback_orchestrate::{JobError, Silent};
 use failback_replication::wire::kind;
-use failback_replication::{Connector, Link, SessionError, send_pass};
+use failback_replication::{Connector, Link, SessionError, refuse_session, send_pass};
 use proptest::prelude::*;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -73,6 +73,30 @@ fn target_hears(bytes: &[u8], hangs_up: bool) -> (SessionError, Vec<u8>) {
     });
     assert!(target.disk.content() == base, "nothing was written");
     (served.unwrap_err(), heard)
+}
+
+#[test]
+fn who_is_not_served_is_told_why() {
+    let why = "nobody is served here: go elsewhere";
+    for first in [offer("pair"), meet("shop", "pair"), [message(kind::ALIVE, b""), offer("pair")].concat()] {
+        let (near, far) = UnixStream::pair().unwrap();
+        let refusing = thread::spawn(move || {
+            refuse_session(link_over(&far, u64::MAX), &Arc::default(), &JobError::Refused(why.into()))
+        });
+        (&near).write_all(&[&preface(1)[..], &first].concat()).unwrap();
+        let mut heard = Vec::new();
+        (&near).read_to_end(&mut heard).unwrap();
+        refusing.join().unwrap().unwrap();
+        assert!(heard[32..] == message(kind::REFUSE, why.as_bytes()), "{}", String::from_utf8_lossy(&heard));
+    }
+    // Who is no source, or leaves, is not waited for.
+    for said in [preface(2), preface(1)] {
+        let (near, far) = UnixStream::pair().unwrap();
+        (&near).write_all(&said).unwrap();
+        near.shutdown(Shutdown::Write).unwrap();
+        let refused = refuse_session(link_over(&far, u64::MAX), &Arc::default(), &JobError::Refused(why.into()));
+        assert!(refused.is_err());
+    }
 }
 
 #[test]

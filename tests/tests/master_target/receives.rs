@@ -193,6 +193,20 @@ fn what_cannot_be_received_is_refused_before_anybody_is_let_in() {
 }
 
 #[test]
+fn who_is_on_the_receiving_machine_is_told_how_a_disk_is_sent() {
+    let site = site(MIB);
+    let receiver = Receiver::start(&site, "");
+    let socket = format!("unix:{}", site.place.path("here/data.sock").display());
+    let sentence =
+        site.send("disk", &socket).args("--retry 1s").refused("the other side says: this is failback receive");
+    assert!(sentence.contains("type on that one what was printed here"), "{sentence}");
+    // The source is let in all the same.
+    receiver.invite(&site);
+    receiver.send(&site).arg("--final").done();
+    assert_eq!(receiver.end().0.code, 0);
+}
+
+#[test]
 fn one_that_is_told_to_stop_says_that_it_is_unfinished_and_goes_on() {
     let site = site(8 * MIB);
     let port = Port::reserve();

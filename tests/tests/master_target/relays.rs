@@ -150,6 +150,16 @@ fn a_disk_comes_home_through_a_relay_that_cannot_forge() {
 }
 
 #[test]
+fn who_is_on_the_relays_machine_is_told_that_it_has_to_join() {
+    let relayed = Relayed::new(MIB, "");
+    let socket = format!("unix:{}", relayed.site.place.path("relay/data.sock").display());
+    let sentence =
+        relayed.site.send("data", &socket).args("--retry 1s").refused("the other side says: this is a relay");
+    assert!(sentence.contains("join it with failback enroll join"), "{sentence}");
+    assert!(relayed.pair().is_null(), "nothing was begun for it");
+}
+
+#[test]
 fn what_the_master_target_refuses_is_told_to_the_source_and_can_be_given_up() {
     let relayed = Relayed::new(4 * MIB, "");
     let site = &relayed.site;

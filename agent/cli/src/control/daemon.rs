@@ -7,8 +7,9 @@ use crate::signals::stop_flag;
 use anyhow::Result;
 use failback_credentials::{Fingerprint, Identity, PeerName, Role, Tls, TrustStore};
 use failback_orchestrate::JobError;
+use failback_replication::refuse_session;
 use failback_transport::http::{self, Bytes};
-use failback_transport::{Enrolment, Event, Handler, Server, ServerOptions};
+use failback_transport::{Enrolment, Event, Handler, Link, Server, ServerOptions};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -137,6 +138,13 @@ fn log_to_stderr(format: LogFormat) {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+}
+
+/// Tells whoever wants to send why that is not taken here: by the protocol, so that its program prints it, and in the log.
+pub(super) fn turn_away(link: Link, why: &str) {
+    tracing::warn!("refused: {why}");
+    // Who does not wait to hear it has gone.
+    let _ = refuse_session(link, &Arc::default(), &JobError::Refused(why.to_owned()));
 }
 
 /// An answer as HTTP has it.

@@ -5,7 +5,7 @@
 
 use super::args::{Place, ReceiveArgs};
 use super::client::{absolute, open_master, refused};
-use super::daemon::{Daemon, Setting, answer, told};
+use super::daemon::{Daemon, Setting, answer, told, turn_away};
 use super::enroll::issue;
 use super::jobs::line as job_line;
 use crate::compare::open_source;
@@ -426,16 +426,20 @@ impl Told {
 impl Handler for Receiving {
     fn session(&self, link: Link, caller: Connected) {
         let Connected::Peer(peer) = caller else {
-            tracing::warn!("refused: this receives only over TLS, from the source that has joined");
-            return;
+            return turn_away(
+                link,
+                "this is failback receive, which takes one disk over TLS only, from the source that has joined: type on that one what was \
+                 printed here, or run failback serve",
+            );
         };
         if peer.role != Role::Source {
-            tracing::warn!(peer = %peer.name, "refused: this receives one disk from one source");
-            return;
+            return turn_away(
+                link,
+                "this is failback receive, and this machine has not joined it as a source: join with the token that it prints",
+            );
         }
         if let Err(error) = self.bind(&peer) {
-            tracing::error!("the pair could not be bound to its source: {}", with_causes(&error));
-            return;
+            return turn_away(link, &format!("the disk could not be bound to its source: {}", with_causes(&error)));
         }
         let caller = Caller::Peer { key: peer.fingerprint, name: peer.name.to_string(), role: peer.role };
         self.lock_sessions().open += 1;

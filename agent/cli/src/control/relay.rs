@@ -3,7 +3,7 @@
 use super::args::{Place, RelayArgs};
 use super::client::{ANSWER_WITHIN, Control, refused};
 use super::connect::connector;
-use super::daemon::{Setting, answer, told};
+use super::daemon::{Setting, answer, told, turn_away};
 use crate::files;
 use crate::report::{Lines, print};
 use anyhow::Result;
@@ -96,8 +96,11 @@ struct Relaying {
 impl Handler for Relaying {
     fn session(&self, link: Link, caller: Caller) {
         let Caller::Peer(peer) = caller else {
-            tracing::warn!("refused: a relay takes only what comes over TLS, from sources that it knows");
-            return;
+            return turn_away(
+                link,
+                "this is a relay, which takes passes over TLS only, from sources that have joined it: join it with failback enroll join, and \
+                 send to its address",
+            );
         };
         let gate = Admission { way: &self.way, peer: &peer };
         match self.relay.serve(link, &gate, &self.traffic) {

@@ -11,8 +11,7 @@ const MARKS_TOLD: usize = 100;
 fn told(master: &MasterTarget, group: state::Group, marks: usize) -> Result<Group, Refused> {
     let quiesce_ms = u64::try_from(group.quiesce.as_millis()).unwrap_or(u64::MAX);
     let waiting = master.meeting(&group.name);
-    let found = master.state().marks(&group.name)?;
-    let marks = found.into_iter().take(marks).map(mark).collect();
+    let marks = master.state().marks(&group.name, marks)?.into_iter().map(mark).collect();
     Ok(Group { name: group.name, pairs: group.pairs, quiesce_ms, waiting, marks })
 }
 

@@ -218,13 +218,7 @@ impl State {
     ///
     /// When the state cannot be read.
     pub fn is_decided(&self, pair: &str, delta: [u8; 32]) -> Result<bool, StateError> {
-        let found = self.look().rows(
-            "SELECT 1 FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
-             WHERE name = ?1 AND delta = ?2 AND state = 'decided' AND point IS NULL",
-            params![pair, delta],
-            |_| Ok(()),
-        )?;
-        Ok(!found.is_empty())
+        Ok(!self.look().decided(Some(pair), Some(delta))?.is_empty())
     }
 
     /// The pairs of which a pass is decided and not applied.
@@ -233,24 +227,19 @@ impl State {
     ///
     /// When the state cannot be read.
     pub fn pairs_decided(&self) -> Result<Vec<String>, StateError> {
-        let looked = self.look();
-        looked.rows(
-            "SELECT DISTINCT name FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
-             WHERE state = 'decided' AND point IS NULL",
-            [],
-            |row| row.get(0).map_err(|source| failed("read", looked.path, source)),
-        )
+        self.look().decided(None, None)
     }
 
-    /// The marks of a group, the newest first.
+    /// The newest `limit` marks of a group, the newest first.
     ///
     /// # Errors
     ///
-    /// When the state cannot be read or is damaged.
-    pub fn marks(&self, group: &str) -> Result<Vec<Mark>, StateError> {
+    /// When the state cannot be read, or one of these marks is damaged.
+    pub fn marks(&self, group: &str, limit: usize) -> Result<Vec<Mark>, StateError> {
         self.look().marks_where(
             "JOIN protection_group ON protection_group.id = group_id WHERE protection_group.name = ?1",
             [group],
+            limit,
         )
     }
 }
@@ -258,14 +247,14 @@ impl State {
 impl Database<'_> {
     /// Whether every mark is one that could have been written here.
     pub(crate) fn check_marks(&self) -> Result<(), StateError> {
-        self.marks_where("", []).map(drop)
+        // One more than there can be, so that it is found if there are.
+        self.marks_where("", [], MAX_MARKS + 1).map(drop)
     }
 
-    fn marks_where(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<Mark>, StateError> {
+    fn marks_where(&self, which: &str, with: impl rusqlite::Params, limit: usize) -> Result<Vec<Mark>, StateError> {
         let wrong = || damaged(self.path, "a mark in it makes no sense");
         let question = format!(
-            "SELECT number, group_mark.id, time, state FROM group_mark {which} ORDER BY number DESC LIMIT {}",
-            MAX_MARKS + 1
+            "SELECT number, group_mark.id, time, state FROM group_mark {which} ORDER BY number DESC LIMIT {limit}"
         );
         self.rows(&question, with, |row| {
             let read = || -> rusqlite::Result<(i64, [u8; 16], i64, String)> {
@@ -319,12 +308,21 @@ impl Database<'_> {
 
     /// Refuses what cannot be while a pass of a pair is decided and not applied.
     pub(crate) fn check_undecided(&self, pair: &str, group: &str) -> Result<(), StateError> {
-        let open = "SELECT 1 FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
-                    WHERE name = ?1 AND state = 'decided' AND point IS NULL";
-        if self.rows(open, [pair], |_| Ok(()))?.is_empty() {
+        if self.decided(Some(pair), None)?.is_empty() {
             return Ok(());
         }
         Err(Refusal::MarkUnfinished { group: group.to_owned() }.into())
+    }
+
+    /// The pairs of which a pass is decided and not applied, by name; of one pair and one pass only, where they are given.
+    fn decided(&self, pair: Option<&str>, delta: Option<[u8; 32]>) -> Result<Vec<String>, StateError> {
+        self.rows(
+            "SELECT DISTINCT name FROM marked_pair JOIN group_mark ON mark = number JOIN pair ON pair.id = pair_id \
+             WHERE state = 'decided' AND point IS NULL AND (?1 IS NULL OR name = ?1) AND (?2 IS NULL OR delta = ?2) \
+             ORDER BY name",
+            params![pair, delta],
+            |row| row.get(0).map_err(|source| failed("read", self.path, source)),
+        )
     }
 
     /// Removes the marks of a group that is removed itself.

@@ -89,7 +89,7 @@ fn marked(lab: &Lab) -> State {
 }
 
 fn states(state: &State) -> Vec<MarkState> {
-    state.marks("a").unwrap().into_iter().map(|mark| mark.state).collect()
+    state.marks("a", 1000).unwrap().into_iter().map(|mark| mark.state).collect()
 }
 
 #[test]
@@ -118,6 +118,7 @@ fn a_mark_is_decided_by_its_last_pass_and_whole_by_the_last_point() {
     drop(state);
     let mut state = lab.open();
     assert!(state.is_decided("pair 1", [9; 32]).unwrap() && state.is_decided("pair 2", [7; 32]).unwrap());
+    assert!(!state.is_decided("pair 1", [7; 32]).unwrap(), "that is the pass of another pair");
     assert_eq!(state.pairs_decided().unwrap(), ["pair 1", "pair 2"]);
     assert!(sentence(state.set_direction("pair 1", Direction::Send), &lab).contains("is not applied as a whole"));
     assert_eq!(state.pair_is_complete([1; 16], "pair 1", [9; 32]).unwrap(), MarkState::Decided);
@@ -129,7 +130,7 @@ fn a_mark_is_decided_by_its_last_pass_and_whole_by_the_last_point() {
     assert_eq!((state.pairs_decided().unwrap(), states(&state)), (vec!["pair 1".to_owned()], vec![MarkState::Decided]));
     state.pair_is_applied("pair 1", [9; 32], 3).unwrap();
     assert_eq!(states(&state), [MarkState::Whole]);
-    let [mark] = &state.marks("a").unwrap()[..] else { panic!() };
+    let [mark] = &state.marks("a", 1000).unwrap()[..] else { panic!() };
     assert_eq!((mark.id, mark.time), ([1; 16], NOW));
     assert_eq!(
         mark.pairs.iter().map(|pair| (pair.delta, pair.point)).collect::<Vec<_>>(),
@@ -156,7 +157,9 @@ fn a_mark_that_is_not_decided_is_given_up_by_the_next_one_or_by_hand() {
     for number in 3..150 {
         state.begin_mark("a", [number; 16], NOW).unwrap();
     }
-    assert_eq!(state.marks("a").unwrap().len(), 100, "the newest are kept");
+    assert_eq!(state.marks("a", 1000).unwrap().len(), 100, "the newest are kept");
+    let ids = |limit| state.marks("a", limit).unwrap().iter().map(|mark| mark.id[0]).collect::<Vec<_>>();
+    assert_eq!((ids(0), ids(1), ids(3)), (vec![], vec![149], vec![149, 148, 147]));
     state.pair_is_complete([149; 16], "pair 1", [8; 32]).unwrap();
     state.pair_is_complete([149; 16], "pair 2", [8; 32]).unwrap();
     state.remove_group("a", true).unwrap();

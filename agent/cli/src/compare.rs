@@ -4,14 +4,13 @@ use crate::args::{DiffArgs, InspectArgs, Reading, SignArgs, VerifyArgs};
 use crate::meter::Meter;
 use crate::points::open;
 use crate::report::{Lines, print};
-use crate::text::hex;
 use crate::{exit, files};
 use anyhow::Result;
 use failback_orchestrate::{
     Against, ByteCount, Content, Coverage, DeltaFacts, DiffOptions, Difference, DiskLayout, ExpectedRoot, Facts,
     FileKind, FreeMap, HumanBytes, Identity, JobError, Output, Progress, Proven, Root, ScanReport, SignOptions,
-    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of, points_for_changes, points_for_reading,
-    verify_point,
+    SignatureFacts, SignatureReader, SourceDisk, SourceOptions, free_blocks_of, hex, points_for_changes,
+    points_for_reading, verify_point,
 };
 use serde::Serialize;
 use serde_json::json;

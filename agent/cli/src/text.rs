@@ -1,4 +1,4 @@
-//! Texts for people: bytes as digits, sentences in lines of a given width.
+//! Texts for people: sentences in lines of a given width.
 
 pub(crate) use failback_orchestrate::with_causes;
 
@@ -11,11 +11,6 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// Bytes in hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// A sentence in lines of at most `width`, as far as its words are not longer than that; all but the first indented.

@@ -3,13 +3,12 @@
 use crate::args::{Common, parse_size};
 use crate::meter::Meter;
 use crate::report::{Lines, print};
-use crate::text::hex;
 use crate::{exit, files};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use failback_orchestrate::{
     Access, ByteCount, Device, DiskFacts, ExtentAccess, ExtentKind, JobError, NewDisk, NewImage, Progress, Severity,
-    SourceDisk, SourceOptions, Subformat, VmdkDisk, check_vmdk, convert, create_vmdk, names_vmdk,
+    SourceDisk, SourceOptions, Subformat, VmdkDisk, check_vmdk, convert, create_vmdk, hex, names_vmdk,
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ mod chunks;
 mod diff;
 mod error;
 mod free;
+mod hex;
 mod inspect;
 mod likeness;
 mod look;
@@ -35,6 +36,7 @@ pub use diff::{
 };
 pub use error::{JobError, Outcome, with_causes};
 pub use free::free_blocks;
+pub use hex::hex;
 pub use inspect::{DeltaFacts, Facts, SignatureFacts, inspect};
 pub use look::{SeenDisk, look_at};
 pub use naming::{binding_of, describe, intents_of, refuse_unrecorded};

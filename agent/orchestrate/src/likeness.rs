@@ -3,7 +3,7 @@
 //! A source in the cloud and the original disk at home have no SCSI UUID in common, but they have the same partition table
 //! and the same file systems, because one was once copied from the other.
 
-use crate::JobError;
+use crate::{JobError, hex};
 use failback_blockio::Device;
 use failback_delta::Identity;
 use failback_volumes::{DiskLayout, FreeMap, LayoutIdentity, scan};
@@ -94,7 +94,6 @@ pub(crate) fn difference(source: &Identity, target: &Identity) -> Option<String>
 
 /// A UUID in the usual form, or the four bytes of an MBR's disk signature.
 fn uuid(bytes: &[u8; 16]) -> String {
-    let hex = |range: &[u8]| range.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     if bytes[4..].iter().all(|byte| *byte == 0) {
         return hex(&bytes[..4]);
     }

@@ -7,11 +7,10 @@ use crate::files;
 use crate::points::open::needed_directory;
 use crate::points::report::when;
 use crate::report::{Lines, print};
-use crate::text::hex;
 use anyhow::Result;
 use failback_control::api::types::{Group, Groups, Mark, MarkedPair, NewGroup, NewPair, Pair, Pairs, Turn};
 use failback_credentials::{Fingerprint, TrustStore};
-use failback_orchestrate::JobError;
+use failback_orchestrate::{JobError, hex};
 use failback_transport::http::Method;
 use std::process::ExitCode;
 

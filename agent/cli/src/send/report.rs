@@ -1,8 +1,7 @@
 //! What is told of a pass.
 
 use crate::report::Lines;
-use crate::text::hex;
-use failback_orchestrate::{HumanBytes, Proven};
+use failback_orchestrate::{HumanBytes, Proven, hex};
 use failback_replication::{Alarm, GroupMark, PassReport};
 use serde::Serialize;
 use serde_json::{Map, Value, json};

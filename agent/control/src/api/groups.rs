@@ -1,8 +1,9 @@
 //! Protection groups.
 
 use super::types::{Group, Groups, Mark, MarkedPair, NewGroup};
-use super::{Answer, Refused, Request, body, found, hex, json, query};
+use super::{Answer, Refused, Request, body, found, json, query};
 use crate::{MasterTarget, state};
+use failback_orchestrate::hex;
 use std::time::Duration;
 
 /// Marks that are told of one group.

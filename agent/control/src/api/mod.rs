@@ -19,7 +19,6 @@ use failback_orchestrate::{JobError, Outcome};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fmt::Write as _;
 use types::Failure;
 
 /// The longest body of a request, in bytes: a pair has two paths and a few names.
@@ -113,13 +112,6 @@ fn found(value: &impl Serialize) -> Response {
 fn body<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Refused> {
     serde_json::from_slice(request.body).map_err(|error| {
         Refused::new(400, format!("the body of the request is not understood ({error}): see openapi.json"))
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 

@@ -1,11 +1,12 @@
 //! Pairs.
 
 use super::types::{NewPair, Pair, Pairs, Turn};
-use super::{Answer, Refused, Request, body, found, hex, json};
+use super::{Answer, Refused, Request, body, found, json};
 use crate::state::{self, Direction, SourceDisk, TargetDisk, VmdkId};
 use crate::{MasterTarget, target_of};
 use failback_credentials::Fingerprint;
 use failback_hostdev::ScsiUuid;
+use failback_orchestrate::hex;
 use std::path::{Path, PathBuf};
 
 fn told(pair: &state::Pair) -> Pair {

@@ -20,7 +20,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: Address,
     /// The name of the pair, as the target has it
-    #[arg(long, value_name = "NAME", value_parser = parse_pair)]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub(crate) pair: String,
     /// How many passes, or until-small
     ///
@@ -47,7 +47,7 @@ pub(crate) struct SendArgs {
     ///
     /// It waits until all pairs of the group are there. All come to rest (hook quiesce), then all take their marks (hook mark, or a disk that stays at rest), and
     /// then all go on (hook release), within the group's time; otherwise none has a mark. Their passes are applied once all have arrived, or none is.
-    #[arg(long, value_name = "NAME", requires = "last", value_parser = parse_pair)]
+    #[arg(long, value_name = "NAME", requires = "last", value_parser = parse_name)]
     pub(crate) group: Option<String>,
     /// Make a pass each INTERVAL until this is stopped
     #[arg(long, value_name = "INTERVAL", value_parser = parse_age)]
@@ -170,8 +170,8 @@ impl From<MarkKind> for PointKind {
     }
 }
 
-/// What the protocol has room for.
-fn parse_pair(text: &str) -> Result<String, String> {
+/// The name of a pair or of a group: what the protocol has room for.
+fn parse_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 64 || text.contains(char::is_control) {
         return Err("a name has 1 to 64 bytes, and no control characters".into());
     }

@@ -193,13 +193,9 @@ impl<'a> Job<'a> {
         let content = source.content(&companions);
         let free = free_of(source, &content, &args.reading, &self.said);
         let (mut identity, mut kind) = (source.identity_with(&content), source.kind());
-        name_as(&mut identity, source.identity());
-        if moment.snapshot().is_some() {
-            let disk = SourceDisk::open(&args.disk, SourceOptions { fuzzy: true, ..options })?;
-            name_as(&mut identity, disk.identity());
-            if kind != PointKind::Fuzzy {
-                kind = args.mark_kind.into();
-            }
+        name_as(&mut identity, moment.disk());
+        if moment.snapshot().is_some() && kind != PointKind::Fuzzy {
+            kind = args.mark_kind.into();
         }
         let effort: &dyn Effort = match &args.compression {
             HowHard::Adaptive => &Compression::LIGHTEST,

@@ -3,7 +3,7 @@
 use super::hooks::Hook;
 use super::job::{Job, check_mark, refuse_moving};
 use crate::compare::open_source;
-use failback_orchestrate::{JobError, SourceDisk, SourceOptions};
+use failback_orchestrate::{DiskIdentity, JobError, SourceDisk, SourceOptions};
 use failback_replication::Marking;
 use std::path::PathBuf;
 
@@ -15,11 +15,13 @@ pub(crate) struct Moment<'a, 'b> {
     /// What the hook mark printed, once it was run: nothing, if it did not get so far.
     marked: Option<String>,
     source: Option<SourceDisk>,
+    /// The disk, where a snapshot is read in its place.
+    disk: Option<DiskIdentity>,
 }
 
 impl<'a, 'b> Moment<'a, 'b> {
     pub(crate) const fn new(job: &'a Job<'b>, is_last: bool) -> Self {
-        Self { job, is_last, is_quiesced: false, marked: None, source: None }
+        Self { job, is_last, is_quiesced: false, marked: None, source: None, disk: None }
     }
 
     /// The path of the snapshot that is read in the place of the disk.
@@ -30,6 +32,11 @@ impl<'a, 'b> Moment<'a, 'b> {
     /// What is read.
     pub(crate) fn source(&self) -> &SourceDisk {
         self.source.as_ref().expect("a moment is read once it was taken")
+    }
+
+    /// Which disk it is a moment of, as it was when the moment was taken.
+    pub(crate) fn disk(&self) -> &DiskIdentity {
+        self.disk.as_ref().unwrap_or_else(|| self.source().identity())
     }
 
     /// Lets programs go on that were brought to rest, if what is read does not need that any longer.
@@ -81,6 +88,7 @@ impl Marking for Moment<'_, '_> {
         if let Some(snapshot) = &snapshot {
             let disk = SourceDisk::open(disk, SourceOptions { fuzzy: true, ..options })?;
             check_mark(snapshot, source.identity(), disk.identity())?;
+            self.disk = Some(disk.identity().clone());
         }
         self.source = Some(source);
         Ok(())

@@ -3,6 +3,7 @@
 use crate::SessionError;
 use crate::message::Message;
 use crate::wire::{MAGIC, MESSAGE_MAX, RawHead, RawPreface, VERSION, role};
+use failback_orchestrate::with_causes;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -65,6 +66,7 @@ pub(crate) struct Sender {
     writer: Arc<Mutex<Box<dyn Write + Send>>>,
     breaker: Arc<dyn Fn() + Send + Sync>,
     broken: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
     traffic: Arc<Traffic>,
 }
 
@@ -81,8 +83,14 @@ impl Link {
     /// Both sides send their preface before they read one, so that each knows of a mismatch whatever the other does.
     pub(crate) fn open(self, this: Role, traffic: &Arc<Traffic>) -> Result<(Sender, Receiver), SessionError> {
         let writer = Arc::new(Mutex::new(self.writer));
-        let (turns, broken, counted) = (Arc::default(), Arc::default(), Arc::clone(traffic));
-        let sender = Sender { turns, writer, breaker: self.breaker, broken, traffic: counted };
+        let sender = Sender {
+            turns: Arc::default(),
+            writer,
+            breaker: self.breaker,
+            broken: Arc::default(),
+            refused: Arc::default(),
+            traffic: Arc::clone(traffic),
+        };
         let mut receiver = Receiver { reader: self.reader, traffic: Arc::clone(traffic), buffer: Vec::new() };
         let mut program = [0; 16];
         let name = env!("CARGO_PKG_VERSION").as_bytes();
@@ -147,6 +155,14 @@ impl Sender {
             self.break_off();
         }
         sent
+    }
+
+    /// Tells the other side why this one will not go on: the first reason, and nothing after it. If the reason is the connection itself, nobody
+    /// is there to be told.
+    pub(crate) fn refuse(&self, why: &SessionError) {
+        if !why.is_link() && !self.refused.swap(true, Ordering::AcqRel) {
+            let _ = self.send(&Message::Refuse(with_causes(why).into()));
+        }
     }
 
     /// Breaks the connection.

@@ -3,7 +3,7 @@
 use crate::link::{Receiver, Sender};
 use crate::message::{GroupMark, Message};
 use crate::{SessionError, SessionReport};
-use failback_orchestrate::{JobError, with_causes};
+use failback_orchestrate::JobError;
 use std::sync::mpsc::{Receiver as Receiving, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(crate) fn hold(seat: &dyn Seat, sender: &Sender, receiver: &mut Receiver) ->
         });
         let ended = lead(seat, sender);
         if let Err(error) = &ended {
-            let _ = sender.send(&Message::Refuse(with_causes(error).into()));
+            sender.refuse(error);
         }
         let_hang_up(sender, &has_hung_up);
         ended

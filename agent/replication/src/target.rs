@@ -7,7 +7,7 @@ use crate::message::{Accept, GroupMark, Meet, Message, Offer};
 use crate::wire::MAP_MAX;
 use crate::{ALIVE_EVERY, Link, Role, SessionError, Spool, SpoolError, Traffic};
 use failback_hashtree::Root;
-use failback_orchestrate::{BaseTree, JobError, NodeRun, with_causes};
+use failback_orchestrate::{BaseTree, JobError, NodeRun};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,10 +152,8 @@ pub fn serve_session(
     match &ended {
         // The connection is closed when this goes, and not broken: what was said last would be lost.
         Ok(_) => {}
-        Err(error) if !error.is_link() => {
-            let _ = sender.send(&Message::Refuse(with_causes(error).into()));
-        }
-        Err(_) => sender.break_off(),
+        Err(error) if error.is_link() => sender.break_off(),
+        Err(error) => sender.refuse(error),
     }
     ended
 }
@@ -165,11 +163,12 @@ pub fn serve_session(
 /// # Errors
 ///
 /// When the connection broke before, or who is there is no source.
-pub fn refuse_session(link: Link, traffic: &Arc<Traffic>, why: &JobError) -> Result<(), SessionError> {
+pub fn refuse_session(link: Link, traffic: &Arc<Traffic>, why: JobError) -> Result<(), SessionError> {
     let (sender, mut receiver) = link.open(Role::Target, traffic)?;
     // What it says first is taken: a connection that is closed with anything unread may lose what was said last.
     while matches!(receiver.receive()?, Message::Alive) {}
-    Ok(sender.send(&Message::Refuse(with_causes(why).into()))?)
+    sender.refuse(&why.into());
+    Ok(())
 }
 
 struct Session<'a> {
@@ -246,7 +245,7 @@ impl Session<'_> {
                     }
                     Err(error) => {
                         let error = SessionError::Job(error);
-                        let _ = self.sender.send(&Message::Refuse(with_causes(&error).into()));
+                        self.sender.refuse(&error);
                         break Err(error);
                     }
                 }
@@ -277,9 +276,7 @@ impl Session<'_> {
         let ended = thread::scope(|scope| {
             let give_up = |error: SessionError| {
                 // The source may be waiting for just what will not come now, and this side for the source: both are told.
-                if !error.is_link() {
-                    let _ = self.sender.send(&Message::Refuse(with_causes(&error).into()));
-                }
+                self.sender.refuse(&error);
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 broken.store(true, Ordering::Release);
                 self.sender.break_off();

@@ -5,9 +5,13 @@ mod common;
 
 use common::{Near, Target, disk_of, link_over, noise, options};
 use failback_delta::FreeBlocks;
-use failback_orchestrate::{JobError, Silent};
+use failback_hashtree::Root;
+use failback_orchestrate::{BaseTree, JobError, Silent};
 use failback_replication::wire::kind;
-use failback_replication::{Connector, Link, SessionError, refuse_session, send_pass};
+use failback_replication::{
+    Connector, Link, Meet, Offer, Offered, Order, Replica, Seat, SessionError, Spool, Stage, refuse_session, send_pass,
+    serve_session,
+};
 use proptest::prelude::*;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -81,7 +85,7 @@ fn who_is_not_served_is_told_why() {
     for first in [offer("pair"), meet("shop", "pair"), [message(kind::ALIVE, b""), offer("pair")].concat()] {
         let (near, far) = UnixStream::pair().unwrap();
         let refusing = thread::spawn(move || {
-            refuse_session(link_over(&far, u64::MAX), &Arc::default(), &JobError::Refused(why.into()))
+            refuse_session(link_over(&far, u64::MAX), &Arc::default(), JobError::Refused(why.into()))
         });
         (&near).write_all(&[&preface(1)[..], &first].concat()).unwrap();
         let mut heard = Vec::new();
@@ -94,8 +98,84 @@ fn who_is_not_served_is_told_why() {
         let (near, far) = UnixStream::pair().unwrap();
         (&near).write_all(&said).unwrap();
         near.shutdown(Shutdown::Write).unwrap();
-        let refused = refuse_session(link_over(&far, u64::MAX), &Arc::default(), &JobError::Refused(why.into()));
+        let refused = refuse_session(link_over(&far, u64::MAX), &Arc::default(), JobError::Refused(why.into()));
         assert!(refused.is_err());
+    }
+}
+
+/// Has a delta that its target will not take, and a seat in a meeting that fails.
+struct Unwilling;
+
+const UNWILLING: &str = "not today: come tomorrow";
+
+fn unwilling<T>() -> Result<T, JobError> {
+    Err(JobError::Refused(UNWILLING.into()))
+}
+
+impl Replica for Unwilling {
+    fn offer(&mut self, _: &Offer) -> Result<Offered, JobError> {
+        Ok(Offered::Stored(Root::of(b"")))
+    }
+
+    fn base(&self) -> Result<&dyn BaseTree, JobError> {
+        unwilling()
+    }
+
+    fn spool(&self) -> &Mutex<Spool> {
+        unreachable!("nothing arrives")
+    }
+
+    fn apply(&mut self, _: Root) -> Result<Root, JobError> {
+        unwilling()
+    }
+
+    fn applied(&self, _: Root, _: Duration) -> Result<Option<Root>, JobError> {
+        unwilling()
+    }
+
+    fn meet(&mut self, _: &Meet) -> Result<Box<dyn Seat>, JobError> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Seat for Unwilling {
+    fn reached(&self, _: Stage) -> Result<(), SessionError> {
+        Ok(())
+    }
+
+    fn left(&self, _: Option<&str>) {}
+
+    fn next(&self, _: Duration) -> Result<Option<Order>, JobError> {
+        unwilling()
+    }
+}
+
+#[test]
+fn a_refusal_is_told_once() {
+    for first in [offer("pair"), meet("shop", "pair")] {
+        let (near, far) = UnixStream::pair().unwrap();
+        let serving = thread::spawn(move || {
+            serve_session(link_over(&far, u64::MAX), &Arc::default(), &mut Unwilling).unwrap_err()
+        });
+        (&near).write_all(&[&preface(1)[..], &first].concat()).unwrap();
+        let mut heard = vec![0; 32];
+        (&near).read_exact(&mut heard).unwrap();
+        let mut head = [0; 8];
+        let refusal = loop {
+            (&near).read_exact(&mut head).unwrap();
+            let mut payload = vec![0; head[0].into()];
+            (&near).read_exact(&mut payload).unwrap();
+            if head[4] == kind::REFUSE {
+                break payload;
+            }
+        };
+        assert_eq!(refusal, UNWILLING.as_bytes());
+        // It says nothing more, and listens.
+        near.shutdown(Shutdown::Write).unwrap();
+        heard.clear();
+        (&near).read_to_end(&mut heard).unwrap();
+        assert!(heard.is_empty(), "{}", String::from_utf8_lossy(&heard));
+        assert_eq!(serving.join().unwrap().to_string(), UNWILLING);
     }
 }
 

@@ -144,7 +144,7 @@ fn log_to_stderr(format: LogFormat) {
 pub(super) fn turn_away(link: Link, why: &str) {
     tracing::warn!("refused: {why}");
     // Who does not wait to hear it has gone.
-    let _ = refuse_session(link, &Arc::default(), &JobError::Refused(why.to_owned()));
+    let _ = refuse_session(link, &Arc::default(), JobError::Refused(why.to_owned()));
 }
 
 /// An answer as HTTP has it.

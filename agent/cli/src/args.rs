@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Vmdk(crate::vmdk::VmdkArgs),
     /// Bind source disks to target disks
     Pair(crate::control::PairArgs),
-    /// Put pairs together that come home together
+    /// Put pairs together, so that they come home together
     Group(crate::control::GroupArgs),
     /// Receive what sources send, and write it to the target disks of their pairs
     Serve(crate::control::ServeArgs),
@@ -112,7 +112,7 @@ pub(crate) enum Command {
 /// What every verb that reads or writes a disk understands.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Print one JSON object instead of text
+    /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
     /// How disks are read and written

@@ -152,7 +152,7 @@ pub(crate) struct GroupAddArgs {
     /// Its pairs, in the order in which they are taken
     #[arg(required = true, value_name = "PAIR")]
     pub(crate) pairs: Vec<String>,
-    /// How long all of them together may take to come to rest and take their mark: 100 ms to 10 min
+    /// How long all of them together may take to come to rest and take their mark: 1s to 10m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_age)]
     pub(crate) quiesce: Duration,
     #[command(flatten)]
@@ -229,7 +229,7 @@ pub(crate) struct ReceiveArgs {
     pub(crate) listen: Vec<SocketAddr>,
     /// How the source reaches this machine, for what is printed
     ///
-    /// HOST or HOST:PORT. Without it, the first address that this machine has.
+    /// HOST or HOST:PORT. Without it, the address of --listen, or the first one that this machine has if that is any.
     #[arg(long, value_name = "HOST")]
     pub(crate) address: Option<String>,
     /// How long the token can be used
@@ -298,7 +298,7 @@ pub(crate) struct RelayArgs {
     /// Remove what was set aside of a pair
     #[arg(long, value_name = "NAME")]
     pub(crate) drop_aside: Option<String>,
-    /// Where sources connect, such as [::]:9443
+    /// Where sources connect, such as [::]:9443; may be given more than once
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
     pub(crate) listen: Vec<SocketAddr>,
     /// Where what waits is kept
@@ -309,7 +309,7 @@ pub(crate) struct RelayArgs {
     pub(crate) space: ByteCount,
     /// How much of one pair may wait [default: a quarter of --space]
     ///
-    /// All of it where there is one pair. Of several, the deltas that arrive beside the first one leave as much free.
+    /// All of it where there is one pair. Of the deltas that arrive at the same time all but the first one leave as much of --space free.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, hide_short_help = true)]
     pub(crate) pair_space: Option<ByteCount>,
     /// Bytes a second at most to the master target, also by time of day, as for send

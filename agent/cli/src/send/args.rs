@@ -54,7 +54,7 @@ pub(crate) struct SendArgs {
     pub(crate) follow: Option<Duration>,
     /// Tell when the target is older than this
     ///
-    /// And when it no longer is: each once, on standard error.     /// The age of the newest moment of the source that the target has applied; before the first pass is applied, the time since this began.
+    /// And when it no longer is: each once, on standard error, and with `--json` as an object as well. What counts is the age of the newest moment of the source that the target has applied; before the first pass is applied, the time since this began.
     #[arg(long, value_name = "TIME", value_parser = parse_age, requires = "follow")]
     pub(crate) rpo: Option<Duration>,
     /// 1 to 19, off or adaptive

@@ -1,6 +1,6 @@
 //! Protection groups: all of their disks come home at one moment, or none.
 
-use crate::site::{Daemon, MIB, Site};
+use crate::site::{Daemon, MIB, Site, wait_for};
 use failback_tests::failback;
 use failback_tests::lab::{Dice, Program, Run, Running, noise};
 use serde_json::Value;
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 const SIZE: usize = 4 * MIB;
 const PAIRS: [&str; 2] = ["db", "web"];
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A site whose two pairs are a group, and a daemon.
 fn shop() -> (Site, Daemon) {
@@ -90,15 +89,6 @@ fn points(site: &Site, name: &str) -> Vec<Value> {
     }
     let listed = failback!("point", "list", site.vmdk(name), "--retention", site.place.path("retention")).json();
     listed["points"].as_array().unwrap().clone()
-}
-
-#[track_caller]
-fn wait_for(what: &str, so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !so() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn is_waiting(site: &Site, pair: &str) -> bool {

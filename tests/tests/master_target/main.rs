@@ -7,6 +7,7 @@ mod clocks;
 mod drives;
 mod faults;
 mod groups;
+mod hooks;
 mod kills;
 mod many;
 mod moves;

@@ -181,3 +181,12 @@ fn lines(log: &std::path::Path) -> Vec<Value> {
     let text = fs::read_to_string(log).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
+
+#[track_caller]
+pub(crate) fn wait_for(what: &str, so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

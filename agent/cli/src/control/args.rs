@@ -4,7 +4,9 @@ use crate::args::{Common, parse_size};
 use crate::config::parse_age;
 use crate::points::args::{Keeping, Retention};
 use clap::{Args, Subcommand, ValueEnum};
-use failback_orchestrate::ByteCount;
+use failback_control::open_hooks;
+use failback_hooks::Hooks;
+use failback_orchestrate::{ByteCount, JobError};
 use failback_replication::Schedule;
 use failback_transport::Address;
 use std::net::SocketAddr;
@@ -177,6 +179,30 @@ pub(crate) struct JobsArgs {
     pub(crate) list: ListArgs,
 }
 
+/// Programs that run around what is received.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HookArgs {
+    /// Run the programs in this directory around passes
+    ///
+    /// before-receive, after-receive, before-apply and after-apply; others are refused. They get `FAILBACK_HOOK` (the name), `FAILBACK_PAIR`, `FAILBACK_DISK` (the
+    /// target), `FAILBACK_KIND` (fuzzy, crash, filesystem or application) and `FAILBACK_GROUP` (or nothing); after ones also `FAILBACK_OUTCOME` (done or failed),
+    /// `FAILBACK_ROOT` (if done) and `FAILBACK_ERROR` (if failed). If before-receive fails, nothing is received; if before-apply fails, the disk stays as it is, and the
+    /// pass is kept until its source comes back. Of a group, before-apply of all has to succeed before anything is applied. after-apply runs after each before-apply that did
+    /// not fail, after `kill -9` at the next start.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hooks: Option<PathBuf>,
+    /// How long a hook may take
+    #[arg(long, value_name = "TIME", value_parser = parse_age, default_value = "5m", hide_short_help = true)]
+    pub(crate) hook_timeout: Duration,
+}
+
+impl HookArgs {
+    /// The hooks that there are.
+    pub(crate) fn open(&self) -> Result<Hooks, JobError> {
+        self.hooks.as_deref().map_or(Ok(Hooks::default()), |directory| open_hooks(directory, self.hook_timeout))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Serve one source over standard input and output, as ssh runs it
@@ -204,6 +230,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) place: Place,
     #[command(flatten)]
+    pub(crate) hooks: HookArgs,
+    #[command(flatten)]
     pub(crate) keeping: Keeping,
     /// Threads that read and hash a disk; 0 for one on each processor
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::args::parse_threads)]
@@ -221,7 +249,7 @@ pub(crate) struct ReceiveArgs {
     pub(crate) source: String,
     #[command(flatten)]
     pub(crate) retention: Retention,
-    /// What the two disks are called together
+    /// What both disks are called
     #[arg(long, value_name = "NAME", default_value = "disk")]
     pub(crate) pair: String,
     /// Where the source connects; may be given more than once
@@ -261,6 +289,8 @@ pub(crate) struct ReceiveArgs {
     /// How the log on standard error is written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, hide_short_help = true)]
     pub(crate) log: LogFormat,
+    #[command(flatten)]
+    pub(crate) hooks: HookArgs,
     #[command(flatten)]
     pub(crate) keeping: Keeping,
     #[command(flatten)]

@@ -115,13 +115,14 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     }
 
-    /// Ends all connections, and waits for what they do.
-    pub(super) fn end(self) {
-        if let Err(busy) = self.server.stop(END_WITHIN) {
+    /// Ends all connections, and waits for what they do, `more` longer than what is usual.
+    pub(super) fn end(self, more: Duration) {
+        let within = END_WITHIN.saturating_add(more);
+        if let Err(busy) = self.server.stop(within) {
             tell(&format!(
                 "{} sessions have not ended within {} s; what they do goes on with the next start",
                 busy.0,
-                END_WITHIN.as_secs()
+                within.as_secs()
             ));
         }
     }

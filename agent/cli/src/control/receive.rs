@@ -61,10 +61,12 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
         log: args.log,
     };
     let prepared = setting.prepare()?;
+    let hooks = args.hooks.open()?;
     let new = new_pair(args)?;
     let settings = Settings {
         engine: args.common.engine.into(),
         policy: policy(&args.keeping, &Config::load()?)?,
+        hooks,
         ..Settings::default()
     };
     let receiving = Arc::new(Receiving::begin(open_master(&place, settings)?, &place, new)?);
@@ -84,7 +86,7 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
         daemon.run(over, || drop(receiving.master.state()));
     }
     receiving.master.stop();
-    daemon.end();
+    daemon.end(receiving.master.hooks_at_end());
     // An apply stops at its next safe place.
     let _ = recovering.join();
     let ends = invited?;

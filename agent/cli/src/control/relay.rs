@@ -20,6 +20,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 /// Which source may send for a pair, and what it has to sign with.
 struct Bound {
@@ -289,7 +290,7 @@ pub(crate) fn relay(args: &RelayArgs) -> Result<ExitCode> {
     daemon.run(|| false, || drop(relay.status()));
     tracing::info!("the relay is ending");
     relay.stop();
-    daemon.end();
+    daemon.end(Duration::ZERO);
     let _ = forwarding.join();
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
         threads: args.threads,
         policy: policy(&args.keeping, &Config::load()?)?,
         trust: None,
+        hooks: args.hooks.open()?,
     };
     if args.stdio { over_stdio(args, settings) } else { daemon(args, settings) }
 }
@@ -83,7 +84,7 @@ fn daemon(args: &ServeArgs, settings: Settings) -> Result<ExitCode> {
     daemon.run(|| false, || drop(master.state()));
     tracing::info!("the master target is ending");
     master.stop();
-    daemon.end();
+    daemon.end(master.hooks_at_end());
     // An apply stops at its next safe place.
     let _ = recovering.join();
     Ok(ExitCode::SUCCESS)

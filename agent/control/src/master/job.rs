@@ -121,6 +121,19 @@ impl LiveJob {
         }
     }
 
+    /// Does something else for a while, and is then where it was before.
+    pub(super) fn meanwhile<T>(&self, what: &'static str, work: impl FnOnce() -> T) -> T {
+        let before = {
+            let facts = self.lock();
+            (facts.phase, facts.done, facts.total, facts.compared)
+        };
+        self.phase(what, None);
+        let done = work();
+        let mut facts = self.lock();
+        (facts.phase, facts.done, facts.total, facts.compared) = before;
+        done
+    }
+
     /// So many bytes are done of what it does.
     pub(super) fn is_at(&self, done: u64) {
         let mut facts = self.lock();

@@ -2,6 +2,7 @@
 
 mod applying;
 mod desk;
+mod hooks;
 mod job;
 mod locate;
 mod meetings;
@@ -11,18 +12,23 @@ mod slots;
 mod together;
 mod watch;
 
+pub use hooks::open_hooks;
 pub use job::LiveJob;
 pub use locate::{describe_target, target_of};
 
 use crate::state::{Direction, JobId, JobKind, Lookup, Pair, State, StateError};
+use desk::Desk;
 use failback_credentials::{Fingerprint, Role, TrustStore};
-use failback_orchestrate::{Engine, JobError, Pending, Policy, VerifyingKey, look_at_points};
+use failback_hooks::Hooks;
+use failback_orchestrate::{
+    Engine, JobError, Pending, PointKind, Policy, VerifyingKey, look_at_points, name_of_points,
+};
 use failback_replication::{
     Link, Offer, SessionError, SessionReport, Standing, Traffic, required_signer, serve_session,
 };
 use job::Ending;
 use meetings::Meetings;
-use opening::Opening;
+use opening::{Left, NOT_BEGUN, Opening};
 use replica::Served;
 use slots::{Breaker, Slot, Slots};
 use std::collections::BTreeMap;
@@ -75,6 +81,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Whom it trusts, and its own key; none, where it has none yet.
     pub trust: Option<(TrustStore, Fingerprint)>,
+    /// What [`open_hooks`] found; none, where there is no directory of them.
+    pub hooks: Hooks,
 }
 
 /// What serves replication on this machine. There is one for a state.
@@ -104,7 +112,7 @@ impl MasterTarget {
     pub fn open(path: &Path, settings: Settings) -> Result<Arc<Self>, StateError> {
         let state = Mutex::new(State::open(path)?);
         let stop = Arc::default();
-        Ok(Arc::new(Self {
+        let master = Arc::new(Self {
             state,
             settings,
             slots: Arc::default(),
@@ -116,7 +124,9 @@ impl MasterTarget {
             traffic: Arc::default(),
             began: Instant::now(),
             stop,
-        }))
+        });
+        master.tell_hooks();
+        Ok(master)
     }
 
     /// The state, for whoever looks at it or changes it. Sessions wait meanwhile.
@@ -179,7 +189,7 @@ impl MasterTarget {
         let pairs = self.state().pairs().unwrap_or_default();
         for pair in pairs.into_iter().filter(|pair| pair.is.direction == Direction::Receive) {
             let nothing: Breaker = Arc::new(|| ());
-            if is_begun(&pair)
+            if is_left(&pair)
                 && let Some(slot) = self.slots.take(&pair.is.name, &nothing, &self.stop)
             {
                 self.note_recovered(&pair, slot);
@@ -205,22 +215,26 @@ impl MasterTarget {
     fn note_recovered(self: &Arc<Self>, pair: &Pair, slot: Slot) {
         let name = &pair.is.name;
         match self.recover_pair(pair) {
-            Ok(true) => tracing::info!(pair = name, "what was left to be applied is applied"),
-            Ok(false) => {}
+            Ok(Left::Applied) => tracing::info!(pair = name, "what was left to be applied is applied"),
+            Ok(Left::NotApplied) => tracing::info!(pair = name, "{NOT_BEGUN}"),
+            Ok(Left::Nothing) => {}
             Err(error) => tracing::warn!(pair = name, "what is left to be applied could not be: {error}"),
         }
         drop(slot);
     }
 
-    fn recover_pair(self: &Arc<Self>, pair: &Pair) -> Result<bool, JobError> {
+    fn recover_pair(self: &Arc<Self>, pair: &Pair) -> Result<Left, JobError> {
         let (path, disk) = locate::locate(&pair.is.target)?;
         let nothing: Breaker = Arc::new(|| ());
         let decided = self.state().pairs_decided().map_err(|error| refused(&error))?;
         let is_decided = decided.contains(&pair.is.name);
-        let kind = if is_decided { JobKind::Final } else { JobKind::Replicate };
+        let due = Desk::due_of(&pair.is.retention, &name_of_points(&disk));
+        let is_moment = is_decided || due.is_some_and(|due| due.kind != PointKind::Fuzzy);
+        let kind = if is_moment { JobKind::Final } else { JobKind::Replicate };
         let job = self.begin_job(kind, &pair.is.name, true, nothing).map_err(|error| refused(&error))?;
         let recovered = Opening { master: self, pair, path, disk: &disk, job: &job }.recover();
         let how = match &recovered {
+            Ok(Left::NotApplied) => Ending::Waits(NOT_BEGUN.into()),
             Ok(_) => Ending::Done,
             // It is tried again, as the same job.
             Err(error) if is_decided => Ending::Waits(error.to_string()),
@@ -295,11 +309,13 @@ impl MasterTarget {
     }
 }
 
-/// Whether an apply of a pair's disk is under way that no session does. What cannot be found out now is found out by the next session.
-fn is_begun(pair: &Pair) -> bool {
+/// Whether an apply of a pair's disk is under way that no session does, or a hook has still to run for one. What cannot be found out now is
+/// found out by the next session.
+fn is_left(pair: &Pair) -> bool {
     let Ok((_, disk)) = locate::locate(&pair.is.target) else { return false };
     let found = look_at_points(&pair.is.retention, &disk).ok().flatten();
     found.is_some_and(|(store, _)| matches!(store.catalogue().pending(), Some(Pending::Apply(_))))
+        || Desk::due_of(&pair.is.retention, &name_of_points(&disk)).is_some()
 }
 
 /// What cannot be done with the state is told in its own words.

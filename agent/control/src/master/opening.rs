@@ -1,7 +1,8 @@
 //! From an offer to all that a pair needs to receive: its disk, its recovery points, and the files beside them.
 
-use super::applying::{Applying, finish_files};
-use super::desk::Desk;
+use super::applying::{Applying, finish_files, header_of};
+use super::desk::{Desk, Due};
+use super::hooks::{About, Hook};
 use super::{LiveJob, MasterTarget, now, refused};
 use crate::state::Pair;
 use failback_orchestrate::{
@@ -30,6 +31,20 @@ pub(super) struct Ready {
     pub(super) tree: StoredTree,
 }
 
+/// What an earlier run of this program had left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    /// It is finished now.
+    Applied,
+    /// Its hook before-apply had been asked, and nothing more: it is asked again when the source comes back.
+    NotApplied,
+}
+
+/// What is told of [`Left::NotApplied`].
+pub(super) const NOT_BEGUN: &str =
+    "the master target ended before the pass was applied; that is tried again when the source comes back";
+
 impl Opening<'_> {
     /// The root of the offered delta if it has been applied already, and all that is needed to receive it if not.
     pub(super) fn open(&self, offer: &Offer) -> Result<(Option<Root>, Ready), JobError> {
@@ -39,7 +54,10 @@ impl Opening<'_> {
         let mut points = self.points()?;
         let desk = Desk::open(&is.retention, &name_of_points(self.disk))?;
         let mut spool = desk.spool()?;
-        let claimed = self.finish(claimed, &mut points, &desk, &mut spool)?;
+        let claimed = match self.finish(claimed, &mut points, &desk, &mut spool)?.1 {
+            Some(claimed) => claimed,
+            None => self.claim()?,
+        };
         let catalogue = points.store.catalogue();
         catalogue.check_apply()?;
         let applied = desk.applied().filter(|applied| offer.resumed.is_some_and(|it| it.delta == applied.key));
@@ -48,15 +66,13 @@ impl Opening<'_> {
         Ok((root, Ready { claimed, points, desk, spool, tree }))
     }
 
-    /// Finishes what a machine that stopped left of an apply. Returns whether there was anything.
-    pub(super) fn recover(&self) -> Result<bool, JobError> {
+    /// Finishes what a machine that stopped left of an apply, and runs the hook that is due for it.
+    pub(super) fn recover(&self) -> Result<Left, JobError> {
         let retention = &self.pair.is.retention;
         let mut points = self.points()?;
         let desk = Desk::open(retention, &name_of_points(self.disk))?;
         let mut spool = desk.spool()?;
-        let was_complete = spool.is_complete();
-        self.finish(self.claim()?, &mut points, &desk, &mut spool)?;
-        Ok(was_complete && spool.is_empty())
+        self.finish(self.claim()?, &mut points, &desk, &mut spool).map(|(left, _)| left)
     }
 
     /// The recovery points of the disk, made if there never were any.
@@ -85,36 +101,71 @@ impl Opening<'_> {
     }
 
     /// A delta that is complete in the spool, and being applied or just applied when the machine stopped, or decided to be applied with those
-    /// of its group, is finished before all else.
+    /// of its group, is finished before all else. What was to be told of it is told then; the disk is given back for that, and not claimed again.
     fn finish(
         &self,
         claimed: ClaimedTarget,
         points: &mut Opened,
         desk: &Desk,
         spool: &mut Spool,
-    ) -> Result<ClaimedTarget, JobError> {
-        let Some(key) = spool.key().filter(|_| spool.is_complete()) else { return Ok(claimed) };
+    ) -> Result<(Left, Option<ClaimedTarget>), JobError> {
+        let due = Desk::due_of(&self.pair.is.retention, &name_of_points(self.disk));
+        let (applied, claimed) = self.finish_apply(claimed, points, desk, spool)?;
+        let (due, left) = match (due, applied) {
+            (None, None) => return Ok((Left::Nothing, claimed)),
+            // Of the due one it is known which group it is of, also where that is no more.
+            (Some(due), Some(applied)) if due.delta == applied.delta => (due, Left::Applied),
+            (_, Some(applied)) => (applied, Left::Applied),
+            (Some(due), None) => {
+                let catalogue = points.store.catalogue();
+                let is_there = catalogue.pending().is_none() && catalogue.present().delta == due.delta;
+                (due, if is_there { Left::Applied } else { Left::NotApplied })
+            }
+        };
+        let claimed = claimed.filter(|_| !self.master.has_hook(Hook::AfterApply));
+        let about =
+            About { pair: self.pair.is.name.clone(), disk: self.path.clone(), kind: due.kind, group: due.group };
+        let ended = match left {
+            Left::NotApplied => Err(NOT_BEGUN.to_owned()),
+            Left::Nothing | Left::Applied => Ok(Some(points.store.catalogue().present().root)),
+        };
+        self.master.tell_after_apply(desk, &about, self.job, &ended);
+        Ok((left, claimed))
+    }
+
+    /// What was finished, if there was anything, and the disk, unless it is given back.
+    fn finish_apply(
+        &self,
+        claimed: ClaimedTarget,
+        points: &mut Opened,
+        desk: &Desk,
+        spool: &mut Spool,
+    ) -> Result<(Option<Due>, Option<ClaimedTarget>), JobError> {
+        let Some(key) = spool.key().filter(|_| spool.is_complete()) else { return Ok((None, Some(claimed))) };
         let catalogue = points.store.catalogue();
         let is_begun = matches!(catalogue.pending(), Some(Pending::Apply(apply)) if apply.delta == key);
         let is_published = catalogue.present().delta == key && catalogue.pending().is_none();
-        let is_decided = self.master.state().is_decided(&self.pair.is.name, key).map_err(|error| refused(&error))?;
+        let name = &self.pair.is.name;
+        let is_decided = self.master.state().is_decided(name, key).map_err(|error| refused(&error))?;
         if !is_begun && !is_published && !is_decided {
-            return Ok(claimed);
+            return Ok((None, Some(claimed)));
         }
+        let kind = header_of(&desk.spool_path())?.kind;
+        let group = if is_decided { self.master.group_of(name)? } else { String::new() };
         let work = Applying { master: self.master, pair: self.pair, points, desk, job: self.job };
         let (root, claimed) = if is_published {
-            (work.points.store.catalogue().present().root, claimed)
+            (work.points.store.catalogue().present().root, Some(claimed))
         } else {
             let target = claimed.make_writable()?;
             let root = work.apply(&target);
             target.release()?;
-            (root.map_err(|error| self.explained(error, is_decided))?, self.claim()?)
+            (root.map_err(|error| self.explained(error, is_decided))?, None)
         };
         if is_decided {
             self.master.note_applied(self.pair, points, key)?;
         }
         finish_files(desk, desk.tree().as_ref(), spool, root)?;
-        Ok(claimed)
+        Ok((Some(Due { delta: key, kind, group }), claimed))
     }
 
     /// What keeps a decided pass from being applied, with the ways out.

@@ -101,6 +101,12 @@ impl MasterTarget {
         Ok(())
     }
 
+    /// The group that a pair is in, for hooks; empty if it is in none.
+    pub(super) fn group_of(&self, pair: &str) -> Result<String, JobError> {
+        let group = self.state().group_of_pair(pair).map_err(|error| refused(&error))?;
+        Ok(group.unwrap_or_default())
+    }
+
     /// Notes that the pass of a pair is a recovery point now, of a mark or not.
     pub(super) fn note_applied(&self, pair: &Pair, points: &Opened, delta: [u8; 32]) -> Result<(), JobError> {
         let point = points.store.catalogue().present().id;

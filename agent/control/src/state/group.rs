@@ -90,6 +90,16 @@ impl State {
         found.ok_or_else(|| Refusal::NoGroup { name: name.to_owned() }.into())
     }
 
+    /// The group that a pair is in, if it is in one.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read.
+    pub fn group_of_pair(&self, pair: &str) -> Result<Option<String>, StateError> {
+        let inside = self.look();
+        inside.id_of_pair(pair)?.map_or(Ok(None), |pair| inside.group_of(pair))
+    }
+
     /// Removes a group. Its pairs stay. A mark of it that is being applied has to be finished first, unless it is `forced`: its passes that
     /// are not applied are pairs' like any others then.
     ///

@@ -160,12 +160,12 @@ fn a_refusal_is_told_once() {
         (&near).write_all(&[&preface(1)[..], &first].concat()).unwrap();
         let mut heard = vec![0; 32];
         (&near).read_exact(&mut heard).unwrap();
-        let mut head = [0; 8];
+        let mut frame = [0; 8];
         let refusal = loop {
-            (&near).read_exact(&mut head).unwrap();
-            let mut payload = vec![0; head[0].into()];
+            (&near).read_exact(&mut frame).unwrap();
+            let mut payload = vec![0; frame[0].into()];
             (&near).read_exact(&mut payload).unwrap();
-            if head[4] == kind::REFUSE {
+            if frame[4] == kind::REFUSE {
                 break payload;
             }
         };

@@ -280,7 +280,10 @@ mod tests {
         let (started, mut count) = (Instant::now(), 0);
         let (limit, of_all) = (Duration::from_secs(20), Some(Duration::from_millis(1500)));
         let why = sh(script).all(limit, of_all, |_| count += 1).unwrap();
-        assert_eq!((count, why.as_str()), (1, "not reached in time: after 1 s, /dev/sdb had not answered yet"));
+        // A second, or more of them on a busy machine.
+        let seconds = why.strip_prefix("not reached in time: after ");
+        let seconds = seconds.and_then(|rest| rest.strip_suffix(" s, /dev/sdb had not answered yet"));
+        assert!(count == 1 && seconds.is_some_and(|seconds| seconds.parse::<u64>().unwrap() >= 1), "{count}: {why}");
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     }
 
@@ -288,12 +291,12 @@ mod tests {
     fn what_has_answered_counts_and_what_has_not_is_named() {
         let answers = r#"echo '{"Jobs":[]}'; echo '{"At":"/dev/sdb"}'; echo 'half a li'"#;
         for (end, why) in [
-            ("exec sleep 60", Some("no answer after 0 s from /dev/sdb")),
+            ("exec sleep 60", Some("no answer after 2 s from /dev/sdb")),
             ("exit 1", Some("the look at this machine broke off at /dev/sdb")),
             (r#"echo '"Done"'"#, None),
         ] {
             let mut count = 0;
-            let found = sh(&format!("{answers}; {end}")).all(Duration::from_millis(900), None, |answer| {
+            let found = sh(&format!("{answers}; {end}")).all(Duration::from_secs(2), None, |answer| {
                 assert!(matches!(answer, Answer::Jobs(_)), "{answer:?}");
                 count += 1;
             });

@@ -469,11 +469,11 @@ mod tests {
     #[test]
     fn what_does_not_answer_is_named_in_the_list() {
         let mut bundle = Bundle::default();
-        bundle.ask("slow", Stays::Beginning, &["sh", "-c", "echo begun; exec sleep 60"], Duration::from_millis(300));
+        bundle.ask("slow", Stays::Beginning, &["sh", "-c", "echo begun; exec sleep 60"], Duration::from_secs(2));
         bundle.ask("none", Stays::Beginning, &["/nonexistent/program"], PATIENCE);
         bundle.add_missing("state/disks.json", "no answer after 30 s: /dev/sdb\x1b[2J");
         let found = unpacked(&bundle);
-        assert!(found[0].1.contains("  commands/slow (no answer after 0 s; it was killed)\n"), "{}", found[0].1);
+        assert!(found[0].1.contains("  commands/slow (no answer after 2 s; it was killed)\n"), "{}", found[0].1);
         assert!(
             found[0].1.contains("  state/disks.json (no answer after 30 s: /dev/sdb\\u{1b}[2J)\n"),
             "{}",

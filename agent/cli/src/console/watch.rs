@@ -174,7 +174,7 @@ mod tests {
             BEGUN.fetch_add(1, Ordering::Relaxed);
             sh(r#"echo '{"Jobs":[]}'; echo '{"At":"/dev/sdb"}'; exec sleep 60"#)
         }
-        let mut watch = Watch::with(begin, Duration::from_millis(300), &nowhere());
+        let mut watch = Watch::with(begin, Duration::from_secs(2), &nowhere());
         assert_eq!(watch.state.jobs, None);
         steps(&mut watch, |watch| watch.state.unanswered.is_some());
         let told = watch.state.unanswered.clone().unwrap();

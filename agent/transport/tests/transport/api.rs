@@ -198,8 +198,8 @@ fn a_request_that_takes_long_ends_for_its_client_and_keeps_its_place() {
     let site = Site::of(&target);
     site.recorder.slow.store(true, Ordering::SeqCst);
     let client = over_tls(&source, &target, site.control(), Kind::Tokio);
-    let late = client.call(Method::GET, "/", "", Duration::from_millis(200));
-    assert_eq!(late, Err(End::Silent(Duration::from_millis(200))));
+    let limit = Duration::from_secs(2);
+    assert_eq!(client.call(Method::GET, "/", "", limit), Err(End::Silent(limit)));
     wait_until("it is worked on", || !site.recorder.callers.lock().unwrap().is_empty());
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(site.server.connections(), 1, "as long as it is worked on");

@@ -83,14 +83,14 @@ fn says(source: &Machine, token: &Token, at: SocketAddr, message: &[u8]) -> Vec<
 fn messages_that_are_none_are_answered_or_given_up() {
     let (_source, target) = friends();
     let mut options = Site::options(&target);
-    options.bounds = Bounds { handshake: Duration::from_millis(500), ..Bounds::default() };
+    options.bounds = Bounds { handshake: Duration::from_secs(3), ..Bounds::default() };
     let site = Site::start(options);
     let (source, token) = (Machine::new(), target.issue("web-2"));
     let answer = says(&source, &token, site.data(), &[0x55; 112]);
     assert_eq!((answer.len(), &answer[..8], answer[10]), (168, b"FBENROLA".as_slice(), 9));
     let began = Instant::now();
     assert!(says(&source, &token, site.data(), &[0x55; 111]).is_empty());
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     let more = says(&source, &token, site.data(), &[0x55; 5000]);
     assert_eq!(more.len(), 168, "what follows is not looked at");
     assert_eq!(target.trust.peers().unwrap().len(), 1);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn bounds() -> Bounds {
-    Bounds { handshake: Duration::from_millis(500), ..Bounds::default() }
+    Bounds { handshake: Duration::from_secs(3), ..Bounds::default() }
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_handshake_that_stops_anywhere_is_given_up() {
     for stream in &streams {
         assert!(is_closed(stream));
     }
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     site.recorder.tells("nothing that fits was said");
     wait_until("all have gone", || site.server.connections() == 0);
 }

@@ -182,7 +182,7 @@ fn prefaces_that_are_none_or_contradict_each_other_are_refused() {
 fn a_group_that_does_not_become_whole_is_given_up() {
     let (source, target) = friends();
     let mut options = Site::options(&target);
-    options.bounds = Bounds { handshake: Duration::from_millis(700), ..Bounds::default() };
+    options.bounds = Bounds { handshake: Duration::from_secs(3), ..Bounds::default() };
     let site = Site::start(options);
     let began = Instant::now();
     let mut streams = [raw(&source, &target, site.data()), raw(&source, &target, site.data())];
@@ -193,7 +193,7 @@ fn a_group_that_does_not_become_whole_is_given_up() {
         assert_eq!(verdict(stream), 2);
         ends(stream);
     }
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     site.recorder.tells("refused: 2 of 3 streams of a link came in time");
     wait_until("all have gone", || site.server.connections() == 0);
     // The same key of another peer is another group.

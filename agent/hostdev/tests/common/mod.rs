@@ -5,21 +5,43 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
 /// Set for a test that runs again in a mount namespace of its own.
 const INSIDE: &str = "FAILBACK_TEST_INSIDE";
 
-/// Loop devices are few: one test at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Loop devices are few: one test at a time, of those of the whole program as well, which have the same lock.
+const LOCK: &str = "failback-tests.lock";
 
-/// Runs a program and wants it to succeed; returns what it printed.
+/// How long others may have all loop devices, or something of them.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What programs say of a device that somebody has opened exclusively, as a look at all devices does for a moment.
+const BUSY: [&str; 4] = ["busy", "is in use", "apparently in use by the system", "opened exclusively"];
+
+/// Runs a program and wants it to succeed; returns what it printed. Where it says that a device is busy, it is run again for a while.
+#[track_caller]
 pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {
-    let output = try_run(program, arguments);
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    again(program, arguments, |told| BUSY.iter().any(|words| told.contains(words)))
+}
+
+/// Runs a program until it succeeds, while `may_pass` takes what it says for something that passes.
+#[track_caller]
+fn again<S: AsRef<OsStr>>(program: &str, arguments: &[S], may_pass: impl Fn(&str) -> bool) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let output = try_run(program, arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            return String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        }
+        assert!(may_pass(&told) && Instant::now() < end, "{program}: {told}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Runs a program.
@@ -28,10 +50,18 @@ pub(crate) fn try_run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Output
     Command::new(program).args(arguments).env("PATH", path).stdin(Stdio::null()).output().unwrap()
 }
 
+/// Says why a test is skipped; where skips are not accepted, the test fails.
+#[track_caller]
+pub(crate) fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+    let demanded = env::var_os("FAILBACK_REQUIRE_ROOT_TESTS").is_some_and(|value| value == "1");
+    assert!(!demanded, "FAILBACK_REQUIRE_ROOT_TESTS is set, but {reason}");
+}
+
 /// What a test needs: root, loop devices, a directory, and to be alone.
 pub(crate) struct Bench {
     directory: TempDir,
-    _alone: Option<MutexGuard<'static, ()>>,
+    _alone: Option<Flock<File>>,
 }
 
 impl Bench {
@@ -42,10 +72,13 @@ impl Bench {
         } else if !Path::new("/dev/loop-control").exists() {
             "there are no loop devices"
         } else {
-            let alone = (!is_inside()).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
+            let alone = (!is_inside()).then(|| {
+                let file = File::create(env::temp_dir().join(LOCK)).unwrap();
+                Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap()
+            });
             return Some(Self { directory: tempfile::tempdir().unwrap(), _alone: alone });
         };
-        println!("skipped: {reason}");
+        skipped(reason);
         None
     }
 
@@ -85,10 +118,11 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
+    /// Attaches an image; waits for a while if others have all devices.
     pub(crate) fn attach(image: &Path, options: &[&str]) -> Self {
         let arguments: Vec<&OsStr> =
             ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]).collect();
-        let path = PathBuf::from(run("losetup", &arguments));
+        let path = PathBuf::from(again("losetup", &arguments, |_| true));
         // A mark that the device is to be kept read-only outlives what was attached to it.
         run("blockdev", &["--setrw".as_ref(), path.as_os_str()]);
         Self { path }
@@ -151,12 +185,12 @@ impl Drop for Swap {
 
 /// Whether the test runs in a mount namespace of its own.
 pub(crate) fn is_inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
+    env::var_os(INSIDE).is_some()
 }
 
 /// Runs the named test again in a mount namespace of its own, so that mounts made by it end with it.
 pub(crate) fn run_inside(test: &str) {
-    let program = std::env::current_exe().unwrap();
+    let program = env::current_exe().unwrap();
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .arg(program)

@@ -14,6 +14,12 @@ const INSIDE: &str = "FAILBACK_TEST_INSIDE";
 /// How long others may have all loop devices, or something of them.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long somebody else may have a device that has to be this one. Tests that need that have ten minutes.
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
+
+/// What programs say of a device that somebody has opened exclusively, as a look of another failback at all devices does for a moment.
+const BUSY: [&str; 4] = ["busy", "is in use", "apparently in use by the system", "opened exclusively"];
+
 /// Where a test that needs root begins: `false`, with the reason printed, where the machine has not what it needs.
 pub fn has_devices() -> bool {
     let reason = if !nix::unistd::geteuid().is_root() {
@@ -66,24 +72,36 @@ pub fn try_tool<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Output {
     Command::new(program).args(arguments).env("PATH", path).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs a program of the system and wants it to succeed; returns what it printed.
+/// Runs a program of the system and wants it to succeed; returns what it printed. Where it says that a device is busy, it is run again for
+/// a while, until whoever has the device lets go of it.
 #[track_caller]
 pub fn tool<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {
-    let output = try_tool(program, arguments);
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    again(program, arguments, PATIENCE, |told| BUSY.iter().any(|words| told.contains(words)))
 }
 
-/// The same for what cannot be done while others have a device: waits for a while until they let go of it.
+/// The same for what cannot be done while others have a device, whatever it says then.
 #[track_caller]
-fn patiently<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {
-    let end = Instant::now() + PATIENCE;
+fn patiently<S: AsRef<OsStr>>(program: &str, arguments: &[S], patience: Duration) -> String {
+    again(program, arguments, patience, |_| true)
+}
+
+/// Runs a program of the system until it succeeds, while `may_pass` takes what it says for something that passes.
+#[track_caller]
+fn again<S: AsRef<OsStr>>(
+    program: &str,
+    arguments: &[S],
+    patience: Duration,
+    may_pass: impl Fn(&str) -> bool,
+) -> String {
+    let end = Instant::now() + patience;
     loop {
         let output = try_tool(program, arguments);
         if output.status.success() {
             return String::from_utf8(output.stdout).unwrap().trim().to_owned();
         }
-        assert!(Instant::now() < end, "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        // Some say it where they say everything.
+        let told = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).into_owned();
+        assert!(may_pass(&told) && Instant::now() < end, "{program}: {told}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -99,7 +117,7 @@ impl Loop {
     /// Attaches an image; waits for a while if others have all devices.
     pub fn attach(image: &Path, options: &[&str]) -> Self {
         let arguments = ["-f", "--show"].iter().chain(options).map(OsStr::new).chain([image.as_os_str()]);
-        let path = PathBuf::from(patiently("losetup", &arguments.collect::<Vec<_>>()));
+        let path = PathBuf::from(patiently("losetup", &arguments.collect::<Vec<_>>(), PATIENCE));
         // A mark that the device is to be kept read-only outlives what was attached to it.
         tool("blockdev", &["--setrw".as_ref(), path.as_os_str()]);
         Self { path }
@@ -107,7 +125,7 @@ impl Loop {
 
     /// Attaches an image to the device of this name, which may have been somebody else's in the meantime.
     pub fn attach_as(device: &Path, image: &Path) -> Self {
-        patiently("losetup", &[device, image]);
+        patiently("losetup", &[device, image], LONG_PATIENCE);
         Self { path: device.to_owned() }
     }
 
@@ -182,7 +200,7 @@ impl Mount {
 
     /// Unmounts, and wants that to succeed. What a process had there that was killed is gone a moment after it.
     pub fn end(mut self) {
-        patiently("umount", &[&std::mem::take(&mut self.0)]);
+        patiently("umount", &[&std::mem::take(&mut self.0)], PATIENCE);
     }
 }
 

@@ -367,9 +367,11 @@ fn following_makes_a_pass_each_interval_and_tells_of_a_late_target() {
         String::from_utf8(run.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert!(names.len() >= 5 && names[..3] == ["pass", "rpo-missed", "pass"], "{names:?}");
-    // Whoever looks at the clock may be a pass late on a busy machine.
-    let kept = names[3..].iter().filter(|name| **name == "rpo-kept").count();
-    assert!(kept == 1 && names[3..].iter().all(|name| ["pass", "rpo-kept"].contains(name)), "{names:?}");
+    // Whoever looks at the clock may be a pass late on a busy machine, and that may be too late again: each time it is told once, and once that
+    // it is over.
+    let told: Vec<_> = names[3..].iter().filter(|name| **name != "pass").collect();
+    let in_turn = ["rpo-kept", "rpo-missed"].iter().cycle();
+    assert!(!told.is_empty() && told.iter().zip(in_turn).all(|(told, wanted)| *told == wanted), "{names:?}");
     assert!(number(&events[1], "age_seconds") >= 4 && events[1]["rpo_seconds"] == 4, "{events:?}");
     assert_eq!((number(&events[0], "pass"), number(&events[2], "pass")), (1, 2));
     assert!(run.stderr.contains("and may be 4 s") && run.stderr.contains("within 4 s again"), "{}", run.stderr);

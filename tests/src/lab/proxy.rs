@@ -3,8 +3,9 @@
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::VecDeque;
+use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -64,6 +65,7 @@ struct Shared {
     met: AtomicUsize,
     connections: AtomicUsize,
     passed: [AtomicU64; 2],
+    unread: AtomicU64,
     over: AtomicBool,
 }
 
@@ -80,6 +82,7 @@ impl Proxy {
             met: AtomicUsize::default(),
             connections: AtomicUsize::default(),
             passed: Default::default(),
+            unread: AtomicU64::default(),
             over: AtomicBool::default(),
         });
         let own = Arc::clone(&shared);
@@ -105,6 +108,12 @@ impl Proxy {
     /// How many bytes have passed.
     pub fn passed(&self, way: Way) -> u64 {
         self.shared.passed[way as usize].load(Ordering::Acquire)
+    }
+
+    /// How many of the bytes that passed to the far side it had not read when their connection ended. A side that the machine gives no
+    /// time has megabytes before it, which a reset takes away.
+    pub fn unread(&self) -> u64 {
+        self.shared.unread.load(Ordering::Acquire)
     }
 }
 
@@ -165,7 +174,30 @@ fn carry(shared: &Shared, near: TcpStream, far: TcpStream, fault: Option<Fault>)
             scope.spawn(move || carried.give(&carried.sides[to], way, &coming));
         }
     });
+    let far = &carried.sides[1];
+    if let (Ok(here), Ok(there)) = (far.local_addr(), far.peer_addr()) {
+        shared.unread.fetch_add(waiting(here, there), Ordering::AcqRel);
+    }
     // The sockets go with this, and where that was asked for, with a reset.
+}
+
+/// The bytes that one end of a connection on this machine has written and the other has not read: those that the one end still has, and
+/// those that the other has. proc(5), `/proc/net/tcp`: addresses as they lie in memory, and the two queues.
+fn waiting(here: SocketAddr, there: SocketAddr) -> u64 {
+    let text = fs::read_to_string("/proc/net/tcp").unwrap();
+    let queue = |local: SocketAddr, remote: SocketAddr, number: usize| -> u64 {
+        let ends = [local, remote].map(in_memory);
+        let fields = text.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        let found = fields.into_iter().find(|fields| fields[1..3] == ends);
+        let queue = found.and_then(|fields| fields[4].split(':').nth(number).map(str::to_owned));
+        queue.map_or(0, |bytes| u64::from_str_radix(&bytes, 16).unwrap())
+    };
+    queue(here, there, 0) + queue(there, here, 1)
+}
+
+fn in_memory(address: SocketAddr) -> String {
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address} is not IPv4") };
+    format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port())
 }
 
 impl Carried<'_> {

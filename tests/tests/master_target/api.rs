@@ -34,6 +34,7 @@ fn administrators_ask_from_afar_and_sources_do_not() {
     site.pair("data", 4 * MIB, Some("web"));
     site.write("data", 0, &noise(50_000, 3));
     site.send("data", &daemon.data).done();
+    site.ended_jobs();
     let status = ask(&site, &daemon, "boss", "/v1/status");
     assert_eq!(status.status, 200);
     let status: Value = serde_json::from_slice(&status.body).unwrap();

@@ -52,7 +52,7 @@ fn slow_connections_break_at_any_byte() {
             scope.spawn(move || lose_connections(site, name, to, streams, number as u64 + 1));
         }
     });
-    let jobs = site.jobs();
+    let jobs = site.ended_jobs();
     assert!(jobs.iter().all(|job| job["state"] == "done"), "{jobs:#?}");
 }
 
@@ -74,7 +74,7 @@ fn lose_connections(site: &Site, name: &str, to: &str, streams: usize, seed: u64
         round += 1;
         site.is_home(name);
     }
-    let (passed, connections) = (proxy.passed(Way::Up), proxy.connections() as u64);
+    let (passed, connections) = (proxy.passed(Way::Up) - proxy.unread(), proxy.connections() as u64);
     let most = needed + twice + connections * BESIDE;
     println!(
         "{name}: {} faults in {round} passes, {needed} bytes needed, {passed} of at most {most} passed",
@@ -96,7 +96,8 @@ fn what_has_arrived_before_a_break_is_not_sent_again() {
     proxy.faults(lengths.iter().cycle().take(12).map(|&after| Fault { what: What::Reset, way: Way::Up, after }));
     let report = &site.send("data", &proxy.address).args("--compression off --retry 20s").json()[0];
     site.is_home("data");
-    let (needed, passed, lost) = (bytes(report, "delta_bytes"), proxy.passed(Way::Up), proxy.met() as u64);
+    let (needed, lost) = (bytes(report, "delta_bytes"), proxy.met() as u64);
+    let passed = proxy.passed(Way::Up) - proxy.unread();
     assert!((5..=8).contains(&lost), "{lost} connections for 24 MiB");
     assert_eq!(bytes(report, "connections"), lost + 1);
     assert!(passed <= needed + lost * (TWICE + BESIDE), "{passed} bytes came to the target, and {needed} were needed");
@@ -121,12 +122,12 @@ fn a_side_that_falls_silent_is_left_and_keeps_no_pair_from_its_source() {
                 let proxy = Proxy::new(to, AT_ONCE);
                 proxy.faults([Fault { what: What::Stall, way, after }]);
                 let began = Instant::now();
-                let run = site.send(name, &proxy.address).args("--silence 3s --json").start().finish();
+                let run = site.send(name, &proxy.address).args("--silence 8s --json").start().finish();
                 assert_eq!(run.code, 0, "{name}: {}", run.stderr);
                 // The master target itself would wait for 45 s. The connection is still there, as far as it can tell.
                 let took = began.elapsed();
                 assert!(took < Duration::from_secs(40), "{name}: {took:?}");
-                assert!(took > Duration::from_secs(3), "{name}: {took:?}");
+                assert!(took > Duration::from_secs(8), "{name}: {took:?}");
                 assert_eq!((proxy.met(), proxy.connections()), (1, 2), "{name}: {}", run.stderr);
                 assert!(run.stderr.contains("connecting again"), "{name}: {}", run.stderr);
                 site.is_home(name);

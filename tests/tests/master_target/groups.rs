@@ -207,7 +207,7 @@ fn none_is_applied_before_all_have_arrived() {
     let before = PAIRS.map(|name| fs::read(site.target(name)).unwrap());
     let db = last(&site, "db").start();
     // Its last pass takes seconds.
-    let web = last(&site, "web").args("--limit 300K --compression off").start();
+    let web = last(&site, "web").args("--limit 150K --compression off").start();
     wait_for("the first one has arrived", || is_waiting(&site, "db"));
     web.signal("KILL");
     let _ = web.finish();
@@ -235,7 +235,7 @@ fn what_was_decided_is_applied_without_its_source() {
     let (site, _daemon) = shop();
     bring_news(&site);
     let db = last(&site, "db").start();
-    let web = last(&site, "web").args("--limit 300K --compression off").start();
+    let web = last(&site, "web").args("--limit 150K --compression off").start();
     wait_for("the first one has arrived", || is_waiting(&site, "db"));
     db.signal("KILL");
     let _ = db.finish();
@@ -250,7 +250,7 @@ fn a_job_that_is_cancelled_gives_the_mark_up() {
     let (site, _daemon) = shop();
     bring_news(&site);
     let db = last(&site, "db").start();
-    let web = last(&site, "web").args("--limit 300K --compression off").start();
+    let web = last(&site, "web").args("--limit 150K --compression off").start();
     wait_for("the first one has arrived", || is_waiting(&site, "db"));
     let jobs = site.jobs();
     let job = jobs.iter().find(|job| job["pair"] == "db" && job["state"] == "running").unwrap();

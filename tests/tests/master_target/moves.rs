@@ -13,6 +13,7 @@ fn a_backup_takes_the_place_of_the_machine_at_another_address() {
     site.pair("data", 4 * MIB, Some("web"));
     site.write("data", 0, &noise(50_000, 5));
     site.send("data", &daemon.data).done();
+    site.ended_jobs();
     let backup = site.place.path("backup");
     // While it runs.
     site.on_site(failback!("state", "backup", backup)).done();
@@ -38,6 +39,7 @@ fn what_came_home_is_sent_back_to_protect_the_site_again() {
     site.pair("data", 4 * MIB, Some("web"));
     site.write("data", 0, &noise(50_000, 5));
     site.send("data", &daemon.data).done();
+    site.ended_jobs();
     // The other way: the disk in the cloud is a VMDK there, and the machine there is a master target, too.
     site.on_site(failback!("pair", "turn", "data", "--to", "send")).done();
     site.send("data", &daemon.data).refused("the other way");

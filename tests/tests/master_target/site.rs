@@ -175,6 +175,20 @@ impl Site {
     pub(crate) fn jobs(&self) -> Vec<Value> {
         self.on_site(failback!("jobs")).json()["jobs"].as_array().unwrap().clone()
     }
+
+    /// All jobs, once none of them runs: a source may know that its pass is done before the master target has noted that.
+    #[track_caller]
+    pub(crate) fn ended_jobs(&self) -> Vec<Value> {
+        let began = Instant::now();
+        loop {
+            let jobs = self.jobs();
+            if jobs.iter().all(|job| job["state"] != "running") {
+                return jobs;
+            }
+            assert!(began.elapsed() < PATIENCE, "{jobs:#?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 fn lines(log: &std::path::Path) -> Vec<Value> {

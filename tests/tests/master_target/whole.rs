@@ -17,7 +17,7 @@ fn a_disk_comes_home_over_tls() {
     site.is_home("data");
     let points = failback!("point", "list", site.vmdk("data"), "--retention", site.place.path("retention")).json();
     assert_eq!(points["points"].as_array().unwrap().len(), 2, "the base, and one of that moment");
-    let jobs = site.jobs();
+    let jobs = site.ended_jobs();
     assert!(jobs.iter().all(|job| job["state"] == "done" && job["pair"] == "data"), "{jobs:#?}");
     // What came home can be taken back, as after an apply.
     failback!("undo", site.vmdk("data"), "--retention", site.place.path("retention"), "--yes").done();
@@ -109,6 +109,6 @@ fn whoever_looks_sees_how_far_a_pass_is() {
     assert!(seen, "it was done before it was seen at work: {:#?}", site.jobs());
     assert_eq!(sending.finish().code, 0);
     site.is_home("data");
-    let job = &site.jobs()[0];
+    let job = &site.ended_jobs()[0];
     assert_eq!((&job["state"], &job["kind"]), (&"done".into(), &"final".into()));
 }

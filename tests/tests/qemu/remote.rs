@@ -76,7 +76,7 @@ fn slow_an_administrator_works_over_ssh() {
 
     machine.plug_in(LATER);
     let link = format!("/dev/disk/by-scsi-uuid/{}", uuid(LATER));
-    let guarded = format!("for i in $(seq 100); do [ -e {link} ] && break; sleep 0.1; done; blockdev --getro {link}");
+    let guarded = format!("for i in $(seq 1000); do [ -e {link} ] && break; sleep 0.1; done; blockdev --getro {link}");
     assert_eq!(remotely(&machine, &key, &known, &guarded).trim(), "1", "a disk that is plugged in is not read-only");
     let own = remotely(&machine, &key, &known, "cat /etc/failback/own-disks");
     assert_eq!(own.trim(), format!("retention {}", wwid(RETENTION)));

@@ -138,7 +138,7 @@ fn slow_a_disk_comes_home_though_its_target_loses_its_power() {
     world.write(8 * MIB, &noise(CHANGED, 3));
     let second_root = root_of_file(&world.source);
     let hooks = world.last_words();
-    let mut sending = world.send(port).args("--final --retry 5m --limit 1M --hooks").arg(&hooks).start();
+    let mut sending = world.send(port).args("--final --retry 5m --limit 500K --hooks").arg(&hooks).start();
     world.there(
         &machine,
         &format!("until [ \"$({DURABLE_OF_RUNNING})\" -ge {DURABLE} ] 2>/dev/null; do sleep 0.2; done"),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::failback;
-use failback_tests::lab::{Place, Running, Unchanged, root_of_file};
+use failback_tests::lab::{Place, Running, Unchanged, has_programs, root_of_file};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -39,8 +39,7 @@ fn without_a_terminal_yes_is_needed() {
 
 /// Runs apply on a pseudo-terminal; types once it is asked. `None` where the machine has no `script`.
 fn on_a_terminal(job: &Job, typed: &str) -> Option<(i32, String)> {
-    if Command::new("script").arg("--version").output().is_err() {
-        println!("skipped: there is no script (util-linux)");
+    if !has_programs(&["script"]) {
         return None;
     }
     let program = failback!("apply", job.delta, job.target).command();

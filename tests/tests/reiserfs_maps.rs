@@ -1,7 +1,7 @@
 //! Maps of `ReiserFS`: of clean ones against `debugreiserfs`, of crashed ones by losing all that they call free.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use failback_tests::lab::{Place, Uml, has_devices, has_uml, noise, recovered, tool, try_tool};
+use failback_tests::lab::{Place, Uml, has_devices, has_programs, has_uml, noise, recovered, tool, try_tool};
 use failback_tests::proof::{assert_same_map, free_map, mapped, only_used, real_tree};
 use failback_volumes::{Kind, State};
 use std::ffi::OsStr;
@@ -39,14 +39,7 @@ fn free_by_oracle(image: &Path) -> Vec<Range<u64>> {
 
 /// Whether the tools are there that make and check a `ReiserFS`.
 fn has_tools() -> bool {
-    if !has_devices() {
-        return false;
-    }
-    let is_there = try_tool("which", &["mkreiserfs"]).status.success();
-    if !is_there {
-        println!("skipped: there is no mkreiserfs (package reiserfsprogs)");
-    }
-    is_there
+    has_devices() && has_programs(&["mkreiserfs", "debugreiserfs"])
 }
 
 #[track_caller]

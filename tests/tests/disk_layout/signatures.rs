@@ -1,7 +1,7 @@
 //! What is recognised and no further, and what contradicts itself.
 
 use super::disk::{MIB, SWAP_UUID, all_used, free, layout, poke, put_swap};
-use failback_tests::lab::{Place, tool, try_tool};
+use failback_tests::lab::{Place, has_programs, tool};
 use failback_volumes::Content;
 use std::path::{Path, PathBuf};
 
@@ -46,8 +46,7 @@ const MAKERS: [(&str, &[&str], u64, &str); 13] = [
 fn what_other_tools_make_is_recognised() {
     let place = Place::new();
     for (number, (program, arguments, mib, wanted)) in MAKERS.into_iter().enumerate() {
-        if try_tool("which", &[program]).stdout.is_empty() {
-            println!("skipped: there is no {program}");
+        if !has_programs(&[program]) {
             continue;
         }
         let disk = place.path(&format!("{number}.img"));
@@ -64,14 +63,7 @@ fn what_other_tools_make_is_recognised() {
 #[test]
 fn encryption_and_images_are_recognised() {
     let place = Place::new();
-    let has = |program| {
-        let found = !try_tool("which", &[program]).stdout.is_empty();
-        if !found {
-            println!("skipped: there is no {program}");
-        }
-        found
-    };
-    if has("cryptsetup") {
+    if has_programs(&["cryptsetup"]) {
         let key = place.file("key", b"a key");
         for version in ["luks1", "luks2"] {
             let disk = empty(&place, version, 32);
@@ -81,7 +73,7 @@ fn encryption_and_images_are_recognised() {
             assert_eq!(kind(&disk), "LUKS", "{version}");
         }
     }
-    if has("genisoimage") {
+    if has_programs(&["genisoimage"]) {
         let (image, udf) = (place.path("iso"), place.path("udf"));
         let directory = place.directory("content");
         tool("genisoimage", &["-quiet", "-o", image.to_str().unwrap(), directory.to_str().unwrap()]);

@@ -1,8 +1,7 @@
 //! What finishes the new system.
 
 use crate::prepared::{GIB, KEY, Machine, Outcome};
-use failback_tests::lab::is_installed;
-use failback_tests::lab::tool;
+use failback_tests::lab::{has_programs, tool};
 
 const SYSTEM: &str = "naa.6000c2990000000000000000000000aa";
 const OTHER: &str = "naa.6000c2990000000000000000000000bb";
@@ -76,8 +75,7 @@ fn a_system_without_a_retention_drive_is_finished() {
 
 #[test]
 fn the_retention_drive_is_made_on_the_empty_disk_of_that_wwid() {
-    if !is_installed("mkfs.xfs") {
-        println!("skipped: mkfs.xfs is not installed");
+    if !has_programs(&["mkfs.xfs"]) {
         return;
     }
     let Some(mut machine) = installed("format") else { return };
@@ -109,7 +107,7 @@ fn a_retention_drive_that_cannot_be_made_is_an_error() {
     {
         let mut machine = installed("format").unwrap();
         machine.stub(program, "exit 1");
-        if program == "mount" && !is_installed("mkfs.xfs") {
+        if program == "mount" && !has_programs(&["mkfs.xfs"]) {
             continue;
         }
         fails(&mut machine, words);

@@ -1,6 +1,7 @@
 //! A small Debian for guests that need a real udev and systemd.
 
 use super::kernel::{Cache, fetch};
+use crate::lab::skipped;
 use std::path::PathBuf;
 
 /// What makes it: another recipe makes another image.
@@ -18,6 +19,6 @@ pub fn debian() -> Option<PathBuf> {
     if image.is_file() {
         return Some(image);
     }
-    fetch("guest-root", &image).map_err(|reason| println!("skipped: {reason}")).ok()?;
+    fetch("guest-root", &image).map_err(|reason| skipped(&reason)).ok()?;
     Some(image)
 }

@@ -11,7 +11,7 @@ mod medium;
 mod results;
 mod running;
 
-use super::{has_programs, tool};
+use super::{has_programs, skipped, tool};
 use crate::lab::program::program;
 pub use debian::debian;
 use initramfs::Initramfs;
@@ -151,8 +151,7 @@ impl Guest {
         if !has_programs(&[QEMU, "busybox", "modinfo", "strip"]) {
             return None;
         }
-        // Without a network there is no kernel to be had, whoever asks.
-        let kernel = Kernel::get().map_err(|reason| println!("skipped: {reason}")).ok()?;
+        let kernel = Kernel::get().map_err(|reason| skipped(&reason)).ok()?;
         let (arguments, modules, disks) = (Vec::new(), Vec::new(), Vec::new());
         let guest = Self { kernel, limits: LIMITS, arguments, modules, disks, files: BTreeMap::new() };
         Some(guest.program("/bin/busybox", &which("busybox")))

@@ -124,11 +124,7 @@ fn one_disk_is_received_and_then_it_ends() {
     again.invite(&site);
     site.write("disk", 3 << 20, &noise(100_000, 7));
     again.send(&site).arg("--final").done();
-    // The source has its answer a moment before it is noted here.
-    let began = Instant::now();
-    while failback!("jobs", "--state", site.place.path("here")).json()["jobs"][0]["state"] != "done" {
-        assert!(began.elapsed() < Duration::from_secs(30));
-    }
+    site.ended_jobs_in("here");
     let killed = again;
     killed.daemon.running.signal("KILL");
     let _ = killed.daemon.running.finish();

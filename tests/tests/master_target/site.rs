@@ -173,15 +173,25 @@ impl Site {
     }
 
     pub(crate) fn jobs(&self) -> Vec<Value> {
-        self.on_site(failback!("jobs")).json()["jobs"].as_array().unwrap().clone()
+        self.jobs_in("site")
+    }
+
+    fn jobs_in(&self, state: &str) -> Vec<Value> {
+        failback!("jobs", "--state", self.place.path(state)).json()["jobs"].as_array().unwrap().clone()
     }
 
     /// All jobs, once none of them runs: a source may know that its pass is done before the master target has noted that.
     #[track_caller]
     pub(crate) fn ended_jobs(&self) -> Vec<Value> {
+        self.ended_jobs_in("site")
+    }
+
+    /// The same of a machine with another state.
+    #[track_caller]
+    pub(crate) fn ended_jobs_in(&self, state: &str) -> Vec<Value> {
         let began = Instant::now();
         loop {
-            let jobs = self.jobs();
+            let jobs = self.jobs_in(state);
             if jobs.iter().all(|job| job["state"] != "running") {
                 return jobs;
             }

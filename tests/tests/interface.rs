@@ -46,7 +46,7 @@ const VMDK_VERBS: [&str; 4] = ["info", "check", "create", "convert"];
 const CONTROL_VERBS: [(&str, &[&str]); 4] = [
     ("pair", &["add", "list", "show", "remove", "turn"]),
     ("group", &["add", "list", "show", "remove"]),
-    ("enroll", &["token", "join", "list", "revoke", "show"]),
+    ("enroll", &["token", "join", "list", "revoke", "show", "certificate"]),
     ("state", &["backup", "restore"]),
 ];
 

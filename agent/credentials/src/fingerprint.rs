@@ -1,5 +1,6 @@
 //! What people and machines know a key by.
 
+use base64ct::{Base64, Encoding};
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,12 @@ impl Fingerprint {
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// As `curl --pinnedpubkey` takes it: `sha256//` and the same bytes in base64 (RFC 7469 has that form too).
+    #[must_use]
+    pub fn pin(&self) -> String {
+        format!("sha256//{}", Base64::encode_string(&self.0))
     }
 
     /// The fingerprint of an Ed25519 public key (32 bytes, as in RFC 8032).

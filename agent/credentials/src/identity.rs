@@ -2,10 +2,10 @@
 
 use crate::directory::Directory;
 use crate::{Fingerprint, StoreError};
-use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::spki::der::pem::{self, LineEnding};
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use ed25519_dalek::{Signer as _, SigningKey};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyUsagePurpose, SerialNumber, date_time_ymd};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd};
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 
 /// The file with the private key: PKCS#8 in PEM form (RFC 8410), as `openssl genpkey -algorithm ed25519` writes it.
 pub const KEY_FILE: &str = "key.pem";
+
+/// The name in every certificate, for programs that want one: it proves nothing.
+const CERTIFICATE_NAME: &str = "failback";
 
 /// More than any text around 32 bytes takes.
 pub(crate) const KEY_FILE_MAX: usize = 4096;
@@ -94,6 +97,16 @@ impl Identity {
         &self.certificate
     }
 
+    /// The certificate in PEM form (RFC 7468), for programs that show it with the key of [`KEY_FILE`], or compare what a server shows
+    /// with it.
+    ///
+    /// # Errors
+    ///
+    /// Never, as far as is known: a certificate is small.
+    pub fn certificate_pem(&self) -> Result<String, StoreError> {
+        pem::encode_string("CERTIFICATE", LineEnding::LF, &self.certificate).map_err(|_| StoreError::Encoding("PEM"))
+    }
+
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         Arc::new(CertifiedKey::new(vec![self.certificate.clone()], Arc::new(self.key.clone())))
     }
@@ -110,7 +123,9 @@ fn certificate(key: &MachineKey, fingerprint: &Fingerprint) -> Result<Certificat
     serial[0] = serial[0] & 0x7F | 0x40;
     params.serial_number = Some(SerialNumber::from(serial));
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "failback");
+    params.distinguished_name.push(DnType::CommonName, CERTIFICATE_NAME);
+    // Programs that know nothing of failback compare a name as well.
+    params.subject_alt_names = vec![SanType::DnsName(CERTIFICATE_NAME.try_into()?)];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     Ok(params.self_signed(key)?.der().clone())
 }

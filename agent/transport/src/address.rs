@@ -8,6 +8,9 @@ use std::str::FromStr;
 /// The port of a master target.
 pub const DEFAULT_PORT: u16 = 9443;
 
+/// The port of a master target's API.
+pub const API_PORT: u16 = 443;
+
 /// `sun_path` of a Unix socket has 108 bytes, and one of them is the zero at its end (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -176,7 +179,17 @@ impl HostPort {
         &self.host
     }
 
-    /// The port, [`DEFAULT_PORT`] if none was named.
+    /// `HOST[:PORT]` of a master target's API, at [`API_PORT`] if none is named.
+    ///
+    /// # Errors
+    ///
+    /// When the text is no address.
+    pub fn of_api(text: &str) -> Result<Self, AddressError> {
+        let (host, port) = host_and_port(text)?;
+        Ok(Self { host, port: port.unwrap_or(API_PORT) })
+    }
+
+    /// The port, [`DEFAULT_PORT`] or [`API_PORT`] if none was named.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
@@ -294,6 +307,9 @@ mod tests {
         assert_eq!((address.user(), address.host(), address.port()), (Some("me"), "::1", Some(7)));
         let Ok(Address::Tls(address)) = "mt".parse() else { panic!("an address of TLS") };
         assert_eq!((address.host(), address.port()), ("mt", DEFAULT_PORT));
+        let api = |text| HostPort::of_api(text).map(|address| address.to_string());
+        assert_eq!((api("mt"), api("[::1]:7")), (Ok("mt:443".into()), Ok("[::1]:7".into())));
+        assert!(api("https://mt").is_err());
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod stdio;
 mod streams;
 mod unix;
 
-pub use address::{Address, AddressError, DEFAULT_PORT, HostPort, SshAddress};
+pub use address::{API_PORT, Address, AddressError, DEFAULT_PORT, HostPort, SshAddress};
 pub use api::{Answer, ApiClient};
 pub use child::CommandConnector;
 pub use connect::Network;

@@ -8,7 +8,7 @@ use failback_control::open_hooks;
 use failback_hooks::Hooks;
 use failback_orchestrate::{ByteCount, JobError};
 use failback_replication::Schedule;
-use failback_transport::Address;
+use failback_transport::{Address, HostPort};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) enum PairCommand {
     /// found by that whatever it is called later.
     Add(PairAddArgs),
     /// List the pairs
-    List(ListArgs),
+    List(AskArgs),
     /// Show a pair
     Show(NameArgs),
     /// Remove a pair; its disks and recovery points stay
@@ -89,7 +89,7 @@ pub(crate) struct PairAddArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) trusted_key: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) list: ListArgs,
+    pub(crate) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]
@@ -101,12 +101,30 @@ pub(crate) struct ListArgs {
     pub(crate) json: bool,
 }
 
+/// Which master target is asked, and how its answer is told.
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// Ask a master target elsewhere, at port 443 by default
+    ///
+    /// This machine has to be an administrator there: it has joined with a token of `failback enroll token NAME --role admin`. Without this the
+    /// master target on this machine is asked.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = HostPort::of_api)]
+    pub(crate) to: Option<HostPort>,
+    /// Which server, where this machine knows several
+    ///
+    /// Its name or fingerprint, as `failback enroll list` shows them.
+    #[arg(long, value_name = "PEER", requires = "to")]
+    pub(crate) server: Option<String>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct NameArgs {
     /// The name
     pub(crate) name: String,
     #[command(flatten)]
-    pub(crate) list: ListArgs,
+    pub(crate) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]
@@ -131,7 +149,7 @@ pub(crate) enum GroupCommand {
     /// Put pairs into a protection group: they come home together
     Add(GroupAddArgs),
     /// List the groups
-    List(ListArgs),
+    List(AskArgs),
     /// Show a group: who waits for its mark, and what became of earlier ones
     Show(NameArgs),
     /// Remove a group; its pairs stay
@@ -158,7 +176,7 @@ pub(crate) struct GroupAddArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_age)]
     pub(crate) quiesce: Duration,
     #[command(flatten)]
-    pub(crate) list: ListArgs,
+    pub(crate) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]
@@ -176,7 +194,7 @@ pub(crate) struct JobsArgs {
     #[arg(long, value_name = "ID", conflicts_with_all = ["pair", "limit"])]
     pub(crate) cancel: Option<i64>,
     #[command(flatten)]
-    pub(crate) list: ListArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// Programs that run around what is received.
@@ -385,6 +403,23 @@ pub(crate) enum EnrollCommand {
     Revoke(RevokeArgs),
     /// Show the fingerprint of this machine
     Show(ListArgs),
+    /// Give out this machine's certificate, for curl, Prometheus and the like
+    ///
+    /// It goes with the key in the state directory, which stays there, and is the same each time. With it and that key other programs ask the API of a
+    /// master target where this machine is an administrator; on a master target it is what they compare the server with. Told are also
+    /// the pins of this machine and of the servers that it knows, for `curl --pinnedpubkey`.
+    Certificate(CertificateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertificateArgs {
+    /// Write `certificate.pem` into this directory, which has to be there
+    ///
+    /// Without it the certificate goes to standard output.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! Asking the master target: the daemon, where one runs, or else the state itself. Both understand the same requests.
 
-use super::args::Place;
+use super::args::{AskArgs, Place};
+use super::connect::known;
 use anyhow::{Context, Result, anyhow};
 use failback_control::MasterTarget;
 use failback_control::Settings;
@@ -104,7 +105,16 @@ pub(crate) enum Control {
 }
 
 impl Control {
-    pub(super) fn open(place: &Place) -> Result<Self> {
+    /// The master target that is named, or the one on this machine.
+    pub(super) fn open(asked: &AskArgs) -> Result<Self> {
+        let Some(address) = &asked.to else { return Self::at(&asked.list.place) };
+        let (tls, server) = known(&asked.list.place, asked.server.as_deref())?;
+        let runtime = Arc::new(Runtime::start()?);
+        Ok(Self::Daemon(ApiClient::tls(address.clone(), tls, server, Limits::default(), runtime)))
+    }
+
+    /// The master target on this machine.
+    pub(super) fn at(place: &Place) -> Result<Self> {
         let socket = place.control_socket();
         if socket.exists() && UnixStream::connect(&socket).is_ok() {
             return Ok(Self::Daemon(ApiClient::unix(socket, Limits::default(), Arc::new(Runtime::start()?))));

@@ -1,6 +1,6 @@
 //! From an address on the command line to what connects to it.
 
-use super::args::ConnectArgs;
+use super::args::{ConnectArgs, Place};
 use super::client::refused;
 use anyhow::Result;
 use failback_credentials::{Fingerprint, Identity, Peer, Role, Tls, TrustStore};
@@ -17,13 +17,19 @@ pub(crate) fn connector(address: &Address, args: &ConnectArgs, limits: Limits) -
 
 /// This machine's key, and the server that is meant.
 fn network(args: &ConnectArgs) -> Result<Network> {
-    let credentials = args.place.credentials()?;
-    let trust = TrustStore::new(credentials.clone());
-    let server = server_among(&trust.peers().map_err(|error| refused(&error))?, args.server.as_deref())?;
-    let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
+    let (tls, server) = known(&args.place, args.server.as_deref())?;
     // One thread encrypts for one connection, so there are more of both.
     let runtimes = (0..args.streams.clamp(1, 4)).map(|_| Runtime::start().map(Arc::new)).collect::<Result<_, _>>()?;
-    Ok(Network { tls: Tls::new(&identity, Arc::new(trust)), server, runtimes, streams: args.streams })
+    Ok(Network { tls, server, runtimes, streams: args.streams })
+}
+
+/// This machine's key with whom it trusts, and the server among these that is named, or the only one.
+pub(super) fn known(place: &Place, server: Option<&str>) -> Result<(Tls, Fingerprint)> {
+    let credentials = place.credentials()?;
+    let trust = TrustStore::new(credentials.clone());
+    let server = server_among(&trust.peers().map_err(|error| refused(&error))?, server)?;
+    let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
+    Ok((Tls::new(&identity, Arc::new(trust)), server))
 }
 
 /// The key that the other side has to show.
@@ -41,7 +47,9 @@ fn server_among(peers: &[Peer], wanted: Option<&str>) -> Result<Fingerprint, Job
             "this machine knows several servers: say which one with --server, failback enroll list shows them".into(),
         )),
         (None, _) => Err(JobError::Refused(
-            "this machine knows no such server: run failback enroll token there, and failback enroll join here with what it prints".into(),
+            "this machine knows no such server: run failback enroll token there (with --role admin, where its API is to be asked), and failback \
+             enroll join here with what it prints"
+                .into(),
         )),
     }
 }

@@ -1,16 +1,20 @@
 //! The verb `enroll`: who may speak to whom.
 
-use super::args::{EnrollArgs, EnrollCommand, JoinArgs, ListArgs, Place, RevokeArgs, TokenArgs};
+use super::args::{CertificateArgs, EnrollArgs, EnrollCommand, JoinArgs, ListArgs, Place, RevokeArgs, TokenArgs};
 use super::client::refused;
 use crate::files;
-use crate::report::{Lines, print};
+use crate::report::{Lines, print, print_bytes, tell};
 use anyhow::{Context, Result};
 use failback_control::api::types::{Peer as PeerJson, Peers};
-use failback_credentials::{Directory, Fingerprint, Identity, NewToken, Peer, PeerName, Role, Tls, Token, TrustStore};
+use failback_credentials::{
+    Directory, Fingerprint, Identity, KEY_FILE, NewToken, Peer, PeerName, Role, Tls, Token, TrustStore,
+};
 use failback_orchestrate::JobError;
 use failback_transport::{Address, Limits, Runtime, enrol};
 use serde_json::json;
-use std::io::{self, Read};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +29,7 @@ pub(crate) fn enroll(args: &EnrollArgs) -> Result<ExitCode> {
         EnrollCommand::List(args) => list(args),
         EnrollCommand::Revoke(args) => revoke(args),
         EnrollCommand::Show(args) => show(args),
+        EnrollCommand::Certificate(args) => certificate(args),
     }
 }
 
@@ -192,4 +197,59 @@ fn show(args: &ListArgs) -> Result<ExitCode> {
     lines.add("fingerprint", identity.fingerprint());
     print(args.json, &json!({ "fingerprint": identity.fingerprint().to_string() }), &lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the certificate that goes with this machine's key. The key stays where it is.
+fn certificate(args: &CertificateArgs) -> Result<ExitCode> {
+    let (directory, identity) = opened(&args.list)?;
+    let pem = identity.certificate_pem().map_err(|error| refused(&error))?;
+    let key = directory.path().join(KEY_FILE);
+    let peers = TrustStore::new(directory).peers().map_err(|error| refused(&error))?;
+    let is_server = |peer: &&Peer| matches!(peer.role, Role::Target | Role::Relay) && peer.revoked.is_none();
+    let servers: Vec<_> = peers.iter().filter(is_server).collect();
+    let file = args.out.as_deref().map(|out| write_certificate(out, &pem)).transpose()?;
+    let mut lines = Lines::default();
+    if let Some(file) = &file {
+        lines.add("certificate", file.display());
+    }
+    lines.add("its key, which stays there", key.display());
+    lines
+        .add("fingerprint of this machine", identity.fingerprint())
+        .add("pin of this machine", identity.fingerprint().pin());
+    for server in &servers {
+        lines.add(&format!("pin of {}", server.name), server.fingerprint.pin());
+    }
+    if file.is_none() && !args.list.json {
+        print_bytes(pem.as_bytes())?;
+        tell(lines.to_string().trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let told = |server: &&Peer| {
+        json!({
+            "name": server.name.as_str(),
+            "fingerprint": server.fingerprint.to_string(),
+            "pin": server.fingerprint.pin(),
+        })
+    };
+    let object = json!({
+        "certificate": pem,
+        "file": file.map(|file| file.display().to_string()),
+        "key": key.display().to_string(),
+        "fingerprint": identity.fingerprint().to_string(),
+        "pin": identity.fingerprint().pin(),
+        "servers": servers.iter().map(told).collect::<Vec<_>>(),
+    });
+    print(args.list.json, &object, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Puts a certificate into a directory, in the place of the one that may be there.
+fn write_certificate(directory: &Path, pem: &str) -> Result<PathBuf, JobError> {
+    let (file, new) = (directory.join("certificate.pem"), directory.join("certificate.pem.new"));
+    // What an earlier run may have left, or somebody may have put there to be written through.
+    drop(fs::remove_file(&new));
+    let made = OpenOptions::new().write(true).create_new(true).open(&new);
+    let written = made.and_then(|mut made| made.write_all(pem.as_bytes())).and_then(|()| fs::rename(&new, &file));
+    written.map_err(|source| JobError::File { action: "write", path: file.clone(), source })?;
+    Ok(file)
 }

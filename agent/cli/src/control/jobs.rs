@@ -19,22 +19,22 @@ const EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn jobs(args: &JobsArgs) -> Result<ExitCode> {
     if let Some(id) = args.cancel {
-        let job: Job = Control::open(&args.list.place)?.ask(Method::POST, &format!("/v1/jobs/{id}/cancel"), "")?;
+        let job: Job = Control::open(&args.ask)?.ask(Method::POST, &format!("/v1/jobs/{id}/cancel"), "")?;
         let mut lines = Lines::default();
         lines.add(&title(&job), line(&job));
-        print(args.list.json, &job, &lines)?;
+        print(args.ask.list.json, &job, &lines)?;
         return Ok(ExitCode::SUCCESS);
     }
     let stop = stop_flag()?;
     let of_pair = args.pair.as_ref().map(|pair| format!("&pair={}", encoded(pair)));
     let query = format!("limit={}{}", args.limit, of_pair.unwrap_or_default());
     loop {
-        let jobs: Jobs = Control::open(&args.list.place)?.ask(Method::GET, "/v1/jobs", &query)?;
-        if args.watch && !args.list.json && io::stdout().is_terminal() {
+        let jobs: Jobs = Control::open(&args.ask)?.ask(Method::GET, "/v1/jobs", &query)?;
+        if args.watch && !args.ask.list.json && io::stdout().is_terminal() {
             // To the top, and nothing below.
             print_bytes(b"\x1b[H\x1b[2J")?;
         }
-        show(&jobs, args.list.json)?;
+        show(&jobs, args.ask.list.json)?;
         if !args.watch || stop.load(Ordering::Relaxed) {
             return Ok(ExitCode::SUCCESS);
         }

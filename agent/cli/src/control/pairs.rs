@@ -1,24 +1,26 @@
 //! The verbs `pair` and `group`.
 
-use super::args::{GroupArgs, GroupCommand, ListArgs, PairAddArgs, PairArgs, PairCommand, Place};
+use super::args::{AskArgs, GroupArgs, GroupCommand, ListArgs, PairAddArgs, PairArgs, PairCommand};
 use super::client::{Control, absolute, encoded, refused};
-
 use crate::files;
 use crate::points::open::needed_directory;
 use crate::points::report::when;
 use crate::report::{Lines, print};
 use anyhow::Result;
-use failback_control::api::types::{Group, Groups, Mark, MarkedPair, NewGroup, NewPair, Pair, Pairs, Turn};
+use failback_control::api::types::{
+    Group, Groups, Mark, MarkedPair, NewGroup, NewPair, Pair, Pairs, Peer, Peers, Turn,
+};
 use failback_credentials::{Fingerprint, TrustStore};
 use failback_orchestrate::{JobError, hex};
 use failback_transport::http::Method;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn pair(args: &PairArgs) -> Result<ExitCode> {
     match &args.command {
         PairCommand::Add(args) => add(args),
         PairCommand::List(args) => {
-            let pairs: Pairs = Control::open(&args.place)?.ask(Method::GET, "/v1/pairs", "")?;
+            let pairs: Pairs = Control::open(args)?.ask(Method::GET, "/v1/pairs", "")?;
             let mut lines = Lines::default();
             for pair in &pairs.pairs {
                 lines.add(&pair.name, line(pair));
@@ -26,17 +28,17 @@ pub(crate) fn pair(args: &PairArgs) -> Result<ExitCode> {
             if pairs.pairs.is_empty() {
                 lines.add("pairs", "none: failback pair add binds a source disk to a target disk");
             }
-            print(args.json, &pairs, &lines)?;
+            print(args.list.json, &pairs, &lines)?;
             Ok(ExitCode::SUCCESS)
         }
         PairCommand::Show(args) => {
-            shown(&Control::open(&args.list.place)?.ask(Method::GET, &path_of(&args.name), "")?, &args.list)
+            shown(&Control::open(&args.ask)?.ask(Method::GET, &path_of(&args.name), "")?, &args.ask.list)
         }
         PairCommand::Remove(args) => {
-            shown(&Control::open(&args.list.place)?.ask(Method::DELETE, &path_of(&args.name), "")?, &args.list)
+            shown(&Control::open(&args.ask)?.ask(Method::DELETE, &path_of(&args.name), "")?, &args.ask.list)
         }
         PairCommand::Turn(args) => {
-            let control = Control::open(&args.list.place)?;
+            let control = Control::at(&args.list.place)?;
             let turn = Turn { direction: args.to.clone() };
             shown(&control.ask_with(&format!("{}/direction", path_of(&args.name)), &turn)?, &args.list)
         }
@@ -48,29 +50,56 @@ fn path_of(name: &str) -> String {
 }
 
 fn add(args: &PairAddArgs) -> Result<ExitCode> {
-    let place = &args.list.place;
+    let is_afar = args.ask.to.is_some();
     let key = args.trusted_key.as_deref().map(files::trusted_key).transpose()?;
+    // The configuration of this machine says nothing of another one.
+    let retention = match &args.retention.retention {
+        Some(directory) => place_of(directory, is_afar)?,
+        None if is_afar => {
+            return Err(JobError::Refused("add --retention DIR, as it is called on that master target".into()).into());
+        }
+        None => absolute(&needed_directory(&args.retention)?)?,
+    };
+    let target = place_of(&args.target, is_afar)?;
+    let control = Control::open(&args.ask)?;
     let new = NewPair {
         name: args.name.clone(),
-        peer: args.peer.as_deref().map(|peer| peer_of(place, peer)).transpose()?,
+        peer: args.peer.as_deref().map(|peer| peer_of(&control, &args.ask, peer)).transpose()?,
         source: args.source.clone(),
-        target: absolute(&args.target)?,
-        retention: absolute(&needed_directory(&args.retention)?)?,
+        target,
+        retention,
         direction: None,
         new_disk: args.new_disk,
         signer: key.map(|key| hex(key.bytes())),
     };
-    shown(&Control::open(place)?.ask_with("/v1/pairs", &new)?, &args.list)
+    shown(&control.ask_with("/v1/pairs", &new)?, &args.ask.list)
+}
+
+/// A path as the master target will understand it: a relative one means something on this machine only.
+fn place_of(path: &Path, is_afar: bool) -> Result<String> {
+    if is_afar && path.is_relative() {
+        let path = path.display();
+        return Err(JobError::Refused(format!(
+            "{path} is relative: give the whole path, as that master target has it"
+        ))
+        .into());
+    }
+    absolute(path)
 }
 
 /// The fingerprint of a peer that is named.
-fn peer_of(place: &Place, peer: &str) -> Result<String> {
+fn peer_of(control: &Control, asked: &AskArgs, peer: &str) -> Result<String> {
     if let Ok(key) = peer.parse::<Fingerprint>() {
         return Ok(key.to_string());
     }
-    let known = TrustStore::new(place.credentials()?).peers().map_err(|error| refused(&error))?;
-    let found = known.iter().find(|known| known.name.as_str() == peer && known.revoked.is_none());
-    Ok(found.map(|known| known.fingerprint.to_string()).ok_or_else(|| {
+    let known = if asked.to.is_some() {
+        control.ask::<Peers>(Method::GET, "/v1/peers", "")?.peers
+    } else {
+        let trust = TrustStore::new(asked.list.place.credentials()?);
+        trust.peers().map_err(|error| refused(&error))?.iter().map(Peer::from).collect()
+    };
+    let found = known.into_iter().find(|known| known.name == peer && known.revoked.is_none());
+    Ok(found.map(|known| known.fingerprint).ok_or_else(|| {
         let peer = peer.escape_debug();
         JobError::Refused(format!(
             "no peer is called \"{peer}\": failback enroll list tells which there are, or give its fingerprint"
@@ -119,10 +148,10 @@ pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
         GroupCommand::Add(args) => {
             let quiesce_ms = u64::try_from(args.quiesce.as_millis()).unwrap_or(u64::MAX);
             let new = NewGroup { name: args.name.clone(), pairs: args.pairs.clone(), quiesce_ms };
-            group_shown(&Control::open(&args.list.place)?.ask_with("/v1/groups", &new)?, &args.list)
+            group_shown(&Control::open(&args.ask)?.ask_with("/v1/groups", &new)?, &args.ask.list)
         }
         GroupCommand::List(args) => {
-            let groups: Groups = Control::open(&args.place)?.ask(Method::GET, "/v1/groups", "")?;
+            let groups: Groups = Control::open(args)?.ask(Method::GET, "/v1/groups", "")?;
             let mut lines = Lines::default();
             for group in &groups.groups {
                 lines.add(&group.name, group.pairs.join(", "));
@@ -130,16 +159,16 @@ pub(crate) fn group(args: &GroupArgs) -> Result<ExitCode> {
             if groups.groups.is_empty() {
                 lines.add("groups", "none: failback group add puts pairs together");
             }
-            print(args.json, &groups, &lines)?;
+            print(args.list.json, &groups, &lines)?;
             Ok(ExitCode::SUCCESS)
         }
         GroupCommand::Show(args) => {
-            group_shown(&Control::open(&args.list.place)?.ask(Method::GET, &path(&args.name), "")?, &args.list)
+            group_shown(&Control::open(&args.ask)?.ask(Method::GET, &path(&args.name), "")?, &args.ask.list)
         }
         GroupCommand::Remove(args) => {
-            let list = &args.named.list;
+            let ask = &args.named.ask;
             let path = format!("{}?force={}", path(&args.named.name), args.force);
-            group_shown(&Control::open(&list.place)?.ask(Method::DELETE, &path, "")?, list)
+            group_shown(&Control::open(ask)?.ask(Method::DELETE, &path, "")?, &ask.list)
         }
     }
 }

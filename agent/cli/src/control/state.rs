@@ -25,7 +25,7 @@ fn backup(args: &BackupArgs) -> Result<ExitCode> {
     let identity = Identity::load_or_create(&credentials).map_err(|error| refused(&error))?;
     let directory = Directory::open(&args.directory).map_err(|error| refused(&error))?;
     let file = Backup { path: absolute(&args.directory.join("state"))? };
-    let _: Backup = Control::open(place)?.ask_with("/v1/state/backup", &file)?;
+    let _: Backup = Control::at(place)?.ask_with("/v1/state/backup", &file)?;
     credentials.copy_to(&directory).map_err(|error| refused(&error))?;
     let mut lines = Lines::default();
     lines.add("backup", args.directory.display()).add("of", identity.fingerprint());

@@ -29,6 +29,8 @@ pub enum Protocol {
     Streams,
     /// The API, between known peers.
     Api,
+    /// The same for programs that know nothing of failback, such as curl and Prometheus: a client may also name no protocol at all.
+    Http,
     /// For a key that is not known yet: one message each way, and nothing else.
     Enrolment,
 }
@@ -41,8 +43,14 @@ impl Protocol {
             Self::Data => b"failback/1",
             Self::Streams => b"failback-streams/1",
             Self::Api => b"failback-api/1",
+            Self::Http => b"http/1.1",
             Self::Enrolment => b"failback-enroll/1",
         }
+    }
+
+    /// Whether a handshake that agreed on this name, or on none, is one for this protocol.
+    fn is_agreed(self, alpn: Option<&[u8]>) -> bool {
+        alpn.map_or(self == Self::Http, |alpn| alpn == self.alpn())
     }
 }
 
@@ -208,7 +216,7 @@ impl<C> Attempt<C> {
         if connection.is_handshaking() || connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
             return Err(Refusal::NotThrough);
         }
-        if connection.alpn_protocol() != Some(self.protocol.alpn()) {
+        if !self.protocol.is_agreed(connection.alpn_protocol()) {
             return Err(Refusal::OtherProtocol);
         }
         let shown = connection.peer_certificates().and_then(<[_]>::first).ok_or(Refusal::NoKey)?;

@@ -4,6 +4,8 @@ use crate::machine::{Machine, NOW};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
 use failback_credentials::{Directory, Fingerprint, Identity, KEY_FILE, StoreError};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -105,4 +107,20 @@ fn nothing_that_is_shown_holds_a_byte_of_a_key() {
     for group in token.reveal().split('-').skip(9) {
         assert!(!shown.contains(group), "{group}");
     }
+}
+
+#[test]
+fn other_programs_understand_the_certificate_and_the_pin() {
+    let (_temp, directory) = new();
+    let identity = Identity::load_or_create(&directory).unwrap();
+    let pem = identity.certificate_pem().unwrap();
+    assert!(
+        pem.starts_with("-----BEGIN CERTIFICATE-----\n") && pem.ends_with("\n-----END CERTIFICATE-----\n"),
+        "{pem}"
+    );
+    assert_eq!(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), *identity.certificate());
+    // As `openssl pkey -pubout -outform DER | openssl dgst -sha256 -binary | base64` has it, of the key of RFC 8410 that is used above.
+    let fingerprint =
+        "a1e9156054e04fac899ae9f275132cdc07a5dbc4ea2c2ad3a1ffc6e0d253681f".parse::<Fingerprint>().unwrap();
+    assert_eq!(fingerprint.pin(), "sha256//oekVYFTgT6yJmunydRMs3Ael28TqLCrTof/G4NJTaB8=");
 }

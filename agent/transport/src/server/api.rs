@@ -3,7 +3,7 @@
 
 use super::registry::Ticket;
 use super::{Caller, Shared};
-use crate::http::{Bytes, Request, Response, StatusCode};
+use crate::http::{Bytes, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -66,6 +66,10 @@ async fn answer(
     ticket: Arc<Ticket>,
 ) -> Response<Bytes> {
     let (head, body) = request.into_parts();
+    // A page that somebody looks at must not ask with the key that the browser has. No page comes from here, so none asks rightly.
+    if head.headers.contains_key(header::ORIGIN) {
+        return sentence(StatusCode::FORBIDDEN, "a page in a browser asks this: use the API from a program");
+    }
     let limit = shared.bounds.body_bytes;
     let too_long = || {
         sentence(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is longer than {limit} bytes: send less at once"))

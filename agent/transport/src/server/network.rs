@@ -146,7 +146,9 @@ async fn greet(shared: &Shared, stream: TcpStream, door: Door) -> Result<Secured
         (Protocol::Enrolment, _) if shared.enrolment.is_some() => Protocol::Enrolment,
         (Protocol::Streams, Door::Data) => Protocol::Streams,
         (_, Door::Data) => Protocol::Data,
-        (_, Door::Control) => Protocol::Api,
+        (Protocol::Api, Door::Control) => Protocol::Api,
+        // Whoever offers neither this nor nothing is told so by TLS.
+        (_, Door::Control) => Protocol::Http,
     };
     let attempt = shared.tls.server(protocol, now()).map_err(|refusal| refused(&refusal))?;
     match hello.into_stream(attempt.config()).into_fallible().await {

@@ -5,8 +5,9 @@ use crate::machine::{Machine, Site, connector, friends, host_port, kinds, now};
 use failback_credentials::Role;
 use failback_transport::http::{Method, StatusCode};
 use failback_transport::{ApiClient, Bounds, Connector, End, Kind, Runtime};
+use rustls::{ClientConnection, StreamOwned};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -190,6 +191,57 @@ fn who_is_not_trusted_hears_why_and_each_port_is_for_its_own() {
     let refused = over_tls(&source, &target, site.control(), Kind::Tokio).call(Method::GET, "/", "", SOON);
     assert!(refused.unwrap_err().to_string().contains("has revoked"));
     assert!(site.recorder.callers.lock().unwrap().is_empty());
+}
+
+/// What the control port says to a client that offers these protocols and then asks; or why it says nothing.
+fn said_to(from: &Machine, to: &Machine, at: SocketAddr, offered: &[&str], request: &str) -> std::io::Result<String> {
+    let mut config = (*from.tls.api(&to.key(), now()).unwrap().config()).clone();
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let client = ClientConnection::new(Arc::new(config), failback_credentials::server_name()).unwrap();
+    let stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(SOON))?;
+    let mut stream = StreamOwned::new(client, stream);
+    stream.write_all(request.as_bytes())?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+#[test]
+fn programs_that_know_nothing_of_failback_may_ask_with_a_known_key() {
+    let (source, target) = friends();
+    let site = Site::of(&target);
+    let ask = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+    for offered in [&["h2", "http/1.1"][..], &["http/1.1"], &[], &["http/1.1", "failback-api/1"]] {
+        let said = said_to(&source, &target, site.control(), offered, ask).unwrap();
+        assert!(said.starts_with("HTTP/1.1 201") && said.contains("connection: close"), "{offered:?}: {said}");
+        assert!(said.ends_with("GET /metrics of 0 bytes for web-1 (source)"), "{offered:?}: {said}");
+    }
+    for offered in [&["h2"][..], &["failback/1"], &["failback/1", "failback-streams/1"]] {
+        let refused = said_to(&source, &target, site.control(), offered, ask).unwrap_err();
+        assert!(refused.to_string().contains("NoApplicationProtocol"), "{offered:?}: {refused}");
+    }
+    // Where sources connect there is no HTTP, and no client that does not say what it wants.
+    let asked = site.recorder.callers.lock().unwrap().len();
+    for offered in [&["http/1.1"][..], &[]] {
+        let said = said_to(&source, &target, site.data(), offered, ask);
+        assert!(said.as_ref().map_or(true, String::is_empty), "{offered:?}: {said:?}");
+    }
+    // A page cannot ask with the key of a browser.
+    let page = "POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: a\r\nOrigin: https://elsewhere\r\nContent-Length: 0\r\n\r\n";
+    let said = said_to(&source, &target, site.control(), &["http/1.1"], page).unwrap();
+    assert!(said.starts_with("HTTP/1.1 403") && said.contains("a page in a browser"), "{said}");
+    // A key that is not known, or no longer.
+    let stranger = Machine::new();
+    stranger.knows(&target, "site", Role::Target);
+    for offered in [&["http/1.1"][..], &[]] {
+        let refused = said_to(&stranger, &target, site.control(), offered, ask).unwrap_err();
+        assert!(refused.to_string().contains("UnknownCA"), "{offered:?}: {refused}");
+    }
+    target.trust.revoke(&source.key(), now()).unwrap();
+    let refused = said_to(&source, &target, site.control(), &[], ask).unwrap_err();
+    assert!(refused.to_string().contains("CertificateRevoked"), "{refused}");
+    assert_eq!(site.recorder.callers.lock().unwrap().len(), asked, "none of these was handed on");
 }
 
 #[test]

@@ -221,7 +221,7 @@ pub(crate) struct DiffArgs {
     pub(crate) compression: Compression,
     /// Sign the delta with this Ed25519 key, PKCS#8 in PEM form
     ///
-    /// `openssl genpkey -algorithm ed25519` makes one.
+    /// `openssl genpkey -algorithm ed25519` makes one. Nobody but its owner may read or write the file.
     #[arg(long, value_name = "FILE")]
     pub(crate) signing_key: Option<PathBuf>,
     /// Take the source as it is although it is being written

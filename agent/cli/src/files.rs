@@ -1,19 +1,26 @@
 //! Files that are named on the command line, and where intent records are.
 
 use crate::meter::Meter;
+use crate::text::with_causes;
 use anyhow::Result;
+use failback_credentials::forbid_core_dumps;
 use failback_orchestrate::{JobError, Progress, SigningKey, VerifyingKey};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+use zeroize::Zeroizing;
 
 /// Whether a name stands for standard input or output.
 pub(crate) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
+
+/// More than any text around a private key of 32 bytes takes.
+const KEY_MAX: usize = 4096;
 
 /// How often whoever waits for standard input looks whether it is to stop, in ms.
 const WAIT: u16 = 200;
@@ -73,8 +80,30 @@ pub(crate) fn check_stdout() -> Result<(), JobError> {
     Ok(())
 }
 
+/// A private key, in a file that is its owner's alone. From here on this process writes no core dumps, and what was read of the key is
+/// overwritten.
 pub(crate) fn signing_key(path: &Path) -> Result<SigningKey, JobError> {
-    SigningKey::from_pem(&read_key(path)?).map_err(|error| unusable_key(path, &error))
+    forbid_core_dumps().map_err(|error| JobError::Refused(with_causes(&error)))?;
+    let text = read_private(path)?;
+    SigningKey::from_pem(&text).map_err(|error| unusable_key(path, &error))
+}
+
+fn read_private(path: &Path) -> Result<Zeroizing<String>, JobError> {
+    let failed = |source| JobError::File { action: "read", path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        return Err(JobError::Refused(format!(
+            "others than its owner may use the signing key {path} (mode {mode:04o}): run chmod 600 {path}, and if others had time to read it, make a \
+             new key"
+        )));
+    }
+    // As large as it may become from the start: one that grew would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(KEY_MAX));
+    let most = u64::try_from(KEY_MAX).unwrap_or(u64::MAX);
+    file.take(most).read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
 }
 
 pub(crate) fn trusted_key(path: &Path) -> Result<VerifyingKey, JobError> {
@@ -102,4 +131,36 @@ pub(crate) fn random() -> Result<[u8; 16], JobError> {
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_private_key_is_its_owners_alone_and_in_no_core_dump() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("key.pem");
+        // RFC 8410, section 10.3.
+        let key = "-----BEGIN PRIVATE KEY-----\n\
+                   MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+                   -----END PRIVATE KEY-----\n";
+        fs::write(&path, key).unwrap();
+        for bits in [0o640, 0o604, 0o644, 0o666, 0o620, 0o602, 0o610] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            let refused = signing_key(&path).err().unwrap().to_string();
+            let sentence = format!("(mode {bits:04o}): run chmod 600 {}", path.display());
+            assert!(refused.contains(&sentence) && !refused.contains("MC4C"), "{refused}");
+        }
+        nix::sys::prctl::set_dumpable(true).unwrap();
+        for bits in [0o600, 0o400] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            signing_key(&path).unwrap();
+        }
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        fs::write(place.path().join("long.pem"), "x".repeat(1 << 20)).unwrap();
+        fs::set_permissions(place.path().join("long.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(read_private(&place.path().join("long.pem")).unwrap().len(), KEY_MAX);
+    }
 }

@@ -130,8 +130,12 @@ fn certificate(key: &MachineKey, fingerprint: &Fingerprint) -> Result<Certificat
     Ok(params.self_signed(key)?.der().clone())
 }
 
-/// Keeps this process out of core dumps, and from being looked into by processes of the same user.
-fn forbid_core_dumps() -> Result<(), StoreError> {
+/// Keeps this process out of core dumps, and from being looked into by processes of the same user: whoever loads any private key does it.
+///
+/// # Errors
+///
+/// When the system does not allow it.
+pub fn forbid_core_dumps() -> Result<(), StoreError> {
     nix::sys::prctl::set_dumpable(false).map_err(|errno| StoreError::Dumpable(errno.into()))
 }
 

@@ -28,7 +28,7 @@ pub use enrol::wire::{ANSWER_LEN, REQUEST_LEN};
 pub use enrol::{AnswerError, EnrolFailure, EnrolRefusal, Enroller, Reply, Welcome, read_answer, request};
 pub use error::StoreError;
 pub use fingerprint::{Fingerprint, NoFingerprint};
-pub use identity::{Identity, KEY_FILE};
+pub use identity::{Identity, KEY_FILE, forbid_core_dumps};
 pub use limit::{RateLimit, network_of};
 pub use tls::{Attempt, Protocol, Refusal, Tls, explain, protocol_of, server_name};
 pub use token::{Token, TokenError};

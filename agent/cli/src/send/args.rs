@@ -100,6 +100,8 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_age, hide = true)]
     pub(crate) silence: Option<Duration>,
     /// Sign the deltas with this Ed25519 key (PEM)
+    ///
+    /// Nobody but its owner may read or write the file.
     #[arg(long, value_name = "FILE")]
     pub(crate) signing_key: Option<PathBuf>,
     /// Take the source although it is being written

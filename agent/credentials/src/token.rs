@@ -36,7 +36,7 @@ pub enum TokenError {
     /// It begins otherwise.
     #[error("a token begins with failback1-: take the whole text that failback enroll showed on the server")]
     Prefix,
-    /// It has more or fewer digits, or others.
+    /// It has more or fewer digits.
     #[error(
         "after failback1- a token has 12 groups of 7 letters and digits: take the whole text that failback enroll showed on \
          the server"
@@ -44,7 +44,7 @@ pub enum TokenError {
     Digits,
     /// A digit is another one than it was.
     #[error(
-        "the token has a mistake in it: compare each group with the text that failback enroll showed on the server"
+        "a character of the token is wrong: compare each group with the text that failback enroll showed on the server"
     )]
     Check,
 }
@@ -75,8 +75,13 @@ impl Token {
         if rest.len() > TEXT_MAX {
             return Err(TokenError::Digits);
         }
-        let digits = rest.bytes().filter(|byte| !byte.is_ascii_whitespace() && *byte != b'-');
-        let bytes = decode::<LEN>(digits).ok_or(TokenError::Digits)?;
+        let digits = || rest.chars().filter(|digit| !digit.is_ascii_whitespace() && *digit != '-');
+        if digits().count() != digits_of(LEN) {
+            return Err(TokenError::Digits);
+        }
+        // As many as there have to be: one of them is none, or the last one has bits that none has.
+        let bytes =
+            decode::<LEN>(digits().map(|digit| u8::try_from(digit).unwrap_or_default())).ok_or(TokenError::Check)?;
         let (told, check) = bytes.split_at(LEN - CHECK_LEN);
         let (server, secret) = told.split_at(32);
         let mut token = Self { server: Fingerprint::from_bytes([0; 32]), secret: Zeroizing::default() };
@@ -191,6 +196,13 @@ mod tests {
         assert_eq!(Token::parse("failback1-").unwrap_err(), TokenError::Digits);
         assert_eq!(Token::parse(&format!("failback1-{}", "0".repeat(84))).unwrap_err(), TokenError::Check);
         assert_eq!(Token::parse(&format!("failback1-{}", "-".repeat(1 << 20))).unwrap_err(), TokenError::Digits);
+        // One that is mistyped, at the end too: there are as many as there have to be.
+        let text = token([1; 32], [2; 16]).reveal();
+        for wrong in ["1", "Z", "U", "?", "\u{e4}"] {
+            let mistyped = format!("{}{wrong}", &text[..text.len() - 1]);
+            assert_eq!(Token::parse(&mistyped).unwrap_err(), TokenError::Check, "{wrong}");
+        }
+        assert_eq!(Token::parse(&text[..text.len() - 1]).unwrap_err(), TokenError::Digits);
     }
 
     proptest! {

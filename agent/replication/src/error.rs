@@ -19,6 +19,11 @@ pub enum SessionError {
     /// The other side said something that it must not say.
     #[error("the other side does not keep to the protocol: {0}; check that it is failback, of a version that fits")]
     Breach(&'static str),
+    /// The delta that a source began to send is not the one that was agreed on.
+    #[error(
+        "this delta does not start from the base that was told, or leads to a disk of another size than was offered: begin this pass again"
+    )]
+    NotOffered,
     /// The other side will not go on: its own sentence.
     #[error("the other side says: {0}")]
     Refused(String),
@@ -43,7 +48,7 @@ impl SessionError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Link(_) | Self::Breach(_) => Outcome::Io,
+            Self::Link(_) | Self::Breach(_) | Self::NotOffered => Outcome::Io,
             Self::Mismatch(_) | Self::Refused(_) | Self::Changed(_) | Self::OtherBase { .. } => Outcome::Refused,
             Self::Job(error) => error.outcome(),
         }

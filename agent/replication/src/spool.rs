@@ -1,7 +1,7 @@
 //! Where a target keeps a delta that is on its way: a file that is believed as far as its hashes reach.
 
 use crate::SessionError;
-use failback_delta::{DeltaReader, FormatError, Item, Parts, TRAILER_BYTES_MAX, trailing_root};
+use failback_delta::{DeltaHeader, DeltaReader, FormatError, Item, Parts, TRAILER_BYTES_MAX, trailing_root};
 use failback_hashtree::Root;
 use failback_orchestrate::JobError;
 use std::fs::{File, OpenOptions};
@@ -84,8 +84,14 @@ impl Spool {
 
     /// The hash of the header of the delta that is here, at least in part.
     #[must_use]
-    pub const fn key(&self) -> Option<[u8; 32]> {
+    pub fn key(&self) -> Option<[u8; 32]> {
         self.parts.key()
+    }
+
+    /// That header, once it is whole.
+    #[must_use]
+    pub fn header(&self) -> Option<&DeltaHeader> {
+        self.parts.header()
     }
 
     /// How many bytes are here.

@@ -195,7 +195,7 @@ impl Session<'_> {
             Offered::Stored(root) => return self.stored(receiver, root),
         }
         let base = self.replica.base()?;
-        let durable = self.resume(&offer)?;
+        let durable = self.resume(&offer, base)?;
         self.sender.send(&Message::Accept(Accept {
             size: base.shape().size(),
             block_size: base.shape().block_size(),
@@ -205,10 +205,11 @@ impl Session<'_> {
             durable,
             relayed: self.replica.relays(),
         }))?;
-        let arrived = self.receive_delta(receiver, base);
-        if arrived.is_err() {
-            // All that has arrived counts when the source comes back. What failed is told, and not that this fails too.
-            let _ = self.keep();
+        let arrived = self.receive_delta(receiver, &offer, base);
+        if let Err(error) = &arrived {
+            // All that has arrived counts when the source comes back, but for what can be no delta. What failed is told, and not that
+            // this fails too.
+            let _ = if is_worthless(error) { self.lock_spool().cut(0) } else { self.keep() };
         }
         let (len, root) = arrived?;
         self.complete(len, root)?;
@@ -256,10 +257,11 @@ impl Session<'_> {
     }
 
     /// Keeps of the spool what the offer goes on with. Returns how much that is.
-    fn resume(&self, offer: &Offer) -> Result<u64, SessionError> {
+    fn resume(&self, offer: &Offer, base: &dyn BaseTree) -> Result<u64, SessionError> {
         let mut spool = self.lock_spool();
+        let is_of_these = check_header(&spool, offer, base).is_ok();
         let keep = match offer.resumed {
-            Some(resumed) if spool.key() == Some(resumed.delta) => spool.durable().min(resumed.until),
+            Some(resumed) if spool.key() == Some(resumed.delta) && is_of_these => spool.durable().min(resumed.until),
             _ => 0,
         };
         if keep < spool.len() {
@@ -269,7 +271,12 @@ impl Session<'_> {
     }
 
     /// Takes in pieces of the delta and answers questions, until the source says that the delta is complete.
-    fn receive_delta(&self, receiver: &mut Receiver, base: &dyn BaseTree) -> Result<(u64, Root), SessionError> {
+    fn receive_delta(
+        &self,
+        receiver: &mut Receiver,
+        offer: &Offer,
+        base: &dyn BaseTree,
+    ) -> Result<(u64, Root), SessionError> {
         let failed: Mutex<Option<SessionError>> = Mutex::new(None);
         let broken = AtomicBool::new(false);
         let over = AtomicBool::new(false);
@@ -309,7 +316,7 @@ impl Session<'_> {
                 }
             });
             let ended = loop {
-                let next = self.message(receiver, base, &ask, &flush);
+                let next = self.message(receiver, offer, base, &ask, &flush);
                 if broken.load(Ordering::Acquire) {
                     let error = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
                     break Err(error.unwrap_or(SessionError::Breach("it was given up")));
@@ -340,6 +347,7 @@ impl Session<'_> {
     fn message(
         &self,
         receiver: &mut Receiver,
+        offer: &Offer,
         base: &dyn BaseTree,
         ask: &SyncSender<(u32, Vec<NodeRun>)>,
         flush: &SyncSender<u64>,
@@ -351,7 +359,11 @@ impl Session<'_> {
                 if at != spool.len() {
                     return Err(SessionError::Breach("a piece of the delta does not follow the last one"));
                 }
+                let is_named = spool.key().is_some();
                 spool.append(&bytes)?;
+                if !is_named {
+                    check_header(&spool, offer, base)?;
+                }
                 let is_due = at / FLUSH_EVERY != spool.len() / FLUSH_EVERY;
                 let len = spool.whole();
                 drop(spool);
@@ -383,12 +395,7 @@ impl Session<'_> {
     /// What cannot be applied since of what it is itself is of no use. If it stayed, the source's next offer would go on behind it, and come
     /// to the same end: it may have been damaged here, or on its way by somebody who wants just that.
     fn judged(&self, error: JobError) -> JobError {
-        let is_worthless = match &error {
-            JobError::Format(error) => !error.is_io(),
-            JobError::Untrusted(_) => true,
-            _ => false,
-        };
-        if is_worthless {
+        if is_worthless_job(&error) {
             // If this fails too, the first error is the one to be told.
             let _ = self.lock_spool().cut(0);
         }
@@ -445,6 +452,36 @@ impl Session<'_> {
 
     fn lock_spool(&self) -> std::sync::MutexGuard<'_, Spool> {
         self.replica.spool().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The delta that arrives, once its header is here, has to lead from what the target has to a disk as large as was offered: how long it can be
+/// depends on both.
+fn check_header(spool: &Spool, offer: &Offer, base: &dyn BaseTree) -> Result<(), SessionError> {
+    let Some(header) = spool.header() else { return Ok(()) };
+    let starts_here = header.shapes.base == base.shape()
+        && header.base_root == base.root()
+        && header.base_coverage == base.coverage();
+    if starts_here && header.shapes.result.size() == offer.size {
+        return Ok(());
+    }
+    Err(SessionError::NotOffered)
+}
+
+/// Whether what has arrived can never be applied, because of what it is itself.
+fn is_worthless(error: &SessionError) -> bool {
+    match error {
+        SessionError::NotOffered => true,
+        SessionError::Job(error) => is_worthless_job(error),
+        _ => false,
+    }
+}
+
+fn is_worthless_job(error: &JobError) -> bool {
+    match error {
+        JobError::Format(error) => !error.is_io(),
+        JobError::Untrusted(_) => true,
+        _ => false,
     }
 }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Near, Target, disk_of, link_over, noise, options};
-use failback_delta::FreeBlocks;
+use failback_delta::{DeltaReader, FreeBlocks, Item};
 use failback_hashtree::Root;
 use failback_orchestrate::{BaseTree, JobError, Silent};
 use failback_replication::wire::kind;
@@ -57,6 +57,12 @@ fn data(at: u64, bytes: &[u8]) -> Vec<u8> {
 
 /// What a target makes of what a source sends, which then hangs up or waits: the error, and what was answered.
 fn target_hears(bytes: &[u8], hangs_up: bool) -> (SessionError, Vec<u8>) {
+    let (error, heard, _) = target_hears_and_keeps(bytes, hangs_up);
+    (error, heard)
+}
+
+/// As [`target_hears`], and how much of a delta it keeps.
+fn target_hears_and_keeps(bytes: &[u8], hangs_up: bool) -> (SessionError, Vec<u8>, u64) {
     let base = noise(1, DISK);
     let target = Target::new(&base, &FreeBlocks::NONE);
     let (near, far) = UnixStream::pair().unwrap();
@@ -76,7 +82,7 @@ fn target_hears(bytes: &[u8], hangs_up: bool) -> (SessionError, Vec<u8>) {
         (served.join().unwrap(), heard.join().unwrap())
     });
     assert!(target.disk.content() == base, "nothing was written");
-    (served.unwrap_err(), heard)
+    (served.unwrap_err(), heard, target.spooled())
 }
 
 #[test]
@@ -271,6 +277,60 @@ fn a_root_that_the_delta_does_not_lead_to_is_refused_before_it_is_applied() {
     let (error, heard) = target_hears(&said, false);
     assert!(error.to_string().contains("another root than its end says"), "{error}");
     assert!(String::from_utf8_lossy(&heard).contains("another root"));
+}
+
+/// The delta of a disk whose first blocks are others, as an honest source sends it: where its first frame begins and ends, and all of it.
+fn honest_delta() -> (usize, usize, Vec<u8>) {
+    let (base, mut result) = (noise(1, DISK), noise(1, DISK));
+    result[300_000..400_000].copy_from_slice(&noise(2, 100_000));
+    let near: Near<fn(u64) -> u64> = Near::new(&Target::new(&base, &FreeBlocks::NONE), |_| u64::MAX);
+    let said = Arc::<Mutex<Vec<u8>>>::default();
+    common::send(&Overheard(&near, Arc::clone(&said)), &disk_of(&result), 1).unwrap();
+    let (said, mut at, mut delta) = (std::mem::take(&mut *said.lock().unwrap()), 32, Vec::new());
+    while let Some(head) = said.get(at..at + 8) {
+        let len = usize::try_from(u32::from_le_bytes(head[..4].try_into().unwrap())).unwrap();
+        if head[4] == kind::DATA {
+            delta.extend_from_slice(&said[at + 16..at + 8 + len]);
+        }
+        at += 8 + len;
+    }
+    let mut reader = DeltaReader::open(delta.as_slice()).unwrap();
+    let start = usize::try_from(reader.position()).unwrap();
+    assert!(matches!(reader.next_item().unwrap(), Item::Frame(_)));
+    let end = usize::try_from(reader.position()).unwrap();
+    (start, end, delta)
+}
+
+fn in_pieces(delta: &[u8]) -> Vec<u8> {
+    let pieces = delta.chunks(60_000).enumerate();
+    pieces.flat_map(|(number, piece)| data(60_000 * number as u64, piece)).collect()
+}
+
+#[test]
+fn a_source_that_repeats_a_frame_is_refused_at_once_and_leaves_nothing_behind() {
+    let (start, end, delta) = honest_delta();
+    let begin = [&preface(1)[..], &offer("pair")].concat();
+    // What comes in order stays, for when the source comes back.
+    let (error, _, kept) = target_hears_and_keeps(&[&begin[..], &in_pieces(&delta[..end])].concat(), true);
+    assert!(error.is_link() && kept == end as u64, "{error}: {kept}");
+    let frame = &delta[start..end];
+    let again = [&delta[..end], frame, frame, frame].concat();
+    let (error, heard, kept) = target_hears_and_keeps(&[&begin[..], &in_pieces(&again)].concat(), false);
+    assert!(error.to_string().contains("does not follow the frame before it"), "{error}");
+    assert!(String::from_utf8_lossy(&heard).contains("does not follow the frame before it"));
+    assert_eq!(kept, 0);
+}
+
+#[test]
+fn a_delta_of_a_disk_of_another_size_than_was_offered_is_refused_by_its_header() {
+    let (start, _, delta) = honest_delta();
+    let mut other = offer("pair");
+    other[8..16].copy_from_slice(&(DISK as u64 + 4096).to_le_bytes());
+    let says = [&preface(1)[..], &other, &in_pieces(&delta[..start])].concat();
+    let (error, heard, kept) = target_hears_and_keeps(&says, false);
+    assert!(error.to_string().contains("of another size than was offered"), "{error}");
+    assert!(String::from_utf8_lossy(&heard).contains("of another size than was offered"));
+    assert_eq!(kept, 0);
 }
 
 proptest! {

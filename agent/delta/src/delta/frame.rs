@@ -141,6 +141,28 @@ impl FrameTable {
         Ok((Self { index, after, extents, values }, bytes.len() + raw.stored_len.get() as usize))
     }
 
+    /// Whether head and extents of a sealed frame, whose values and payload are still to come, can be those of frame `index` behind the block
+    /// before `after`. Returns the block behind its last extent, and how many bytes are to come.
+    pub(super) fn follows(
+        bytes: &[u8],
+        header: &DeltaHeader,
+        index: u64,
+        after: BlockIndex,
+    ) -> Result<(BlockIndex, u64), FormatError> {
+        let damaged = |why| FormatError::damaged(KIND, format!("frame {index}"), why);
+        let (raw, extents) = RawFrame::read_from_prefix(bytes).map_err(|_| damaged("its outline is cut off"))?;
+        if raw.index.get() != index || raw.after.get() != after.get() {
+            return Err(damaged("it does not follow the frame before it"));
+        }
+        if !fits_a_frame(&raw) {
+            return Err(damaged("it is empty, or larger than a frame may be"));
+        }
+        let raw_extents = <[RawExtent]>::ref_from_bytes(extents).map_err(|_| damaged("no whole extents"))?;
+        let extents = Self::resolve(header, &raw, raw_extents).map_err(damaged)?;
+        let end = extents.last().map_or(after, |extent| extent.blocks.end());
+        Ok((end, u64::from(raw.value_count.get()) * 32 + u64::from(raw.stored_len.get())))
+    }
+
     /// The length of the payload as stored in a sealed frame of `sealed_len` bytes.
     pub(super) const fn stored_len(&self, sealed_len: usize) -> usize {
         sealed_len - size_of::<RawFrame>() - self.extents.len() * size_of::<RawExtent>() - self.values.len() * 32
@@ -261,6 +283,14 @@ impl FrameTable {
         }
         Ok(resolved)
     }
+}
+
+/// Whether a frame has extents, and no more of anything than a frame may have.
+fn fits_a_frame(raw: &RawFrame) -> bool {
+    (1..=FRAME_EXTENTS_MAX).contains(&raw.extent_count.get())
+        && raw.value_count.get() <= FRAME_VALUES_MAX
+        && raw.data_len.get() <= MAX_FRAME_BYTES
+        && raw.stored_len.get() <= raw.data_len.get()
 }
 
 /// What the code of one side says of some blocks, if that can be.
@@ -481,12 +511,7 @@ impl SealedFrame {
             return Err(damaged("it does not follow the frame before it"));
         }
         let (extent_count, value_count) = (raw.extent_count.get(), raw.value_count.get());
-        let too_much = extent_count == 0
-            || extent_count > FRAME_EXTENTS_MAX
-            || value_count > FRAME_VALUES_MAX
-            || raw.data_len.get() > MAX_FRAME_BYTES
-            || raw.stored_len.get() > raw.data_len.get();
-        if too_much {
+        if !fits_a_frame(&raw) {
             return Err(damaged("it is empty, or larger than a frame may be"));
         }
         let raw_extents = input.bytes(extent_count as usize * size_of::<RawExtent>(), "a frame")?;

@@ -78,15 +78,77 @@ fn split(run: BlockRange) -> impl Iterator<Item = BlockRange> {
     })
 }
 
+/// Pages of a map as far as they were looked at: whether each is the one that comes next.
+#[derive(Clone, Debug)]
+pub(super) struct Pages {
+    index: u64,
+    runs: u64,
+    end: BlockIndex,
+    complete: bool,
+}
+
+impl Pages {
+    /// A delta without a map.
+    pub(super) const NONE: Self = Self { index: 0, runs: 0, end: BlockIndex::ZERO, complete: true };
+
+    /// A map of which nothing is here.
+    pub(super) const fn some() -> Self {
+        Self { complete: false, ..Self::NONE }
+    }
+
+    /// Whether the last page is here.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The next page of the map of a disk with `blocks` blocks, and the bytes of its runs, which `each` is given.
+    pub(super) fn take(
+        &mut self,
+        page: &RawMapPage,
+        runs: &[u8],
+        blocks: BlockCount,
+        mut each: impl FnMut(BlockRange),
+    ) -> Result<(), FormatError> {
+        let damaged = |why| FormatError::damaged(KIND, format!("page {} of the map", self.index), why);
+        let raw_runs = <[RawRun]>::ref_from_bytes(runs).map_err(|_| damaged("no whole runs"))?;
+        let count = raw_runs.len() as u64;
+        let first = BlockIndex::new(page.first.get());
+        let total = self.runs + count;
+        if self.complete
+            || page.index.get() != self.index
+            || page.last > 1
+            || total > MAP_RUNS_MAX
+            || (count > 0 && first < self.end)
+        {
+            return Err(damaged("it is not the one that comes here"));
+        }
+        // Only a page that ends the map may be empty: otherwise a stream could go on for ever without a run.
+        if count == 0 && page.last == 0 {
+            return Err(damaged("it has no runs"));
+        }
+        let mut end = first.max(self.end);
+        for raw in raw_runs {
+            let start = end.checked_add(BlockCount::new(raw.gap.get().into()));
+            let run = start.and_then(|start| BlockRange::new(start, BlockCount::new(raw.count.get().into())));
+            let fits = |run: &BlockRange| !run.is_empty() && run.end() <= blocks.as_end();
+            let run = run.filter(fits).ok_or_else(|| damaged("a run does not lie on the disk"))?;
+            each(run);
+            end = run.end();
+        }
+        *self = Self { index: self.index + 1, runs: total, end, complete: page.last == 1 };
+        Ok(())
+    }
+}
+
 /// Reads all pages of the map of a disk with `blocks` blocks.
 pub(super) fn read<R: Read>(
     input: &mut Input<R>,
     key: &[u8; 32],
     blocks: BlockCount,
 ) -> Result<FreeBlocks, FormatError> {
-    let mut free = FreeBlocks::NONE;
-    let (mut total, mut end) = (0, BlockIndex::ZERO);
-    for index in 0_u64.. {
+    let (mut free, mut pages) = (FreeBlocks::NONE, Pages::some());
+    while !pages.is_complete() {
+        let index = pages.index;
         let damaged = |why| FormatError::damaged(KIND, format!("page {index} of the map"), why);
         let page: RawMapPage = input.structure("the map of its free space")?;
         let count = page.run_count.get();
@@ -98,27 +160,7 @@ pub(super) fn read<R: Read>(
             return Err(damaged("its hash does not fit"));
         }
         reserved_is_zero(KIND, "map", &[&page.reserved, &page.reserved2])?;
-        total += u64::from(count);
-        let first = BlockIndex::new(page.first.get());
-        if page.index.get() != index || page.last > 1 || total > MAP_RUNS_MAX || (count > 0 && first < end) {
-            return Err(damaged("it is not the one that comes here"));
-        }
-        // Only a page that ends the map may be empty: otherwise a stream could go on for ever without a run.
-        if count == 0 && page.last == 0 {
-            return Err(damaged("it has no runs"));
-        }
-        end = first.max(end);
-        for raw in <[RawRun]>::ref_from_bytes(&bytes).expect("whole runs were read") {
-            let start = end.checked_add(BlockCount::new(raw.gap.get().into()));
-            let run = start.and_then(|start| BlockRange::new(start, BlockCount::new(raw.count.get().into())));
-            let fits = |run: &BlockRange| !run.is_empty() && run.end() <= blocks.as_end();
-            let run = run.filter(fits).ok_or_else(|| damaged("a run does not lie on the disk"))?;
-            free.push(run);
-            end = run.end();
-        }
-        if page.last == 1 {
-            break;
-        }
+        pages.take(&page, &bytes, blocks, |run| free.push(run))?;
     }
     Ok(free)
 }

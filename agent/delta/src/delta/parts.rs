@@ -1,24 +1,29 @@
 //! Where the parts of a delta end, found out while its bytes arrive, before anything of it is believed.
 
-use super::KIND;
-use crate::FormatError;
+use super::map::Pages;
+use super::{DeltaHeader, FrameTable, KIND};
 use crate::layout::{
-    DELTA_END_MAGIC, DELTA_MAGIC, FRAME_EXTENTS_MAX, FRAME_MAGIC, FRAME_VALUES_MAX, IDENTITY_MAX, MAP_MAGIC,
-    MAP_PAGE_RUNS_MAX, MAX_FRAME_BYTES, RawDeltaEnd, RawDeltaHeader, RawExtent, RawFrame, RawMapPage, RawRun,
-    TRAILER_VALUES_MAX,
+    DELTA_END_MAGIC, DELTA_MAGIC, FRAME_EXTENTS_MAX, FRAME_MAGIC, IDENTITY_MAX, MAP_MAGIC, MAP_PAGE_RUNS_MAX,
+    MAP_RUNS_MAX, RawDeltaEnd, RawDeltaHeader, RawExtent, RawFrame, RawMapPage, RawRun, TRAILER_VALUES_MAX,
 };
+use crate::seal::Input;
+use crate::{Coverage, FormatError};
 use failback_hashtree::ChainingValue;
+use failback_units::BlockIndex;
+use std::sync::Arc;
 use zerocopy::FromBytes;
 
 /// Follows a delta whose bytes come in pieces of any length, and knows where its last whole part ends.
 ///
-/// Parts are the header with the identity, pages of the map, frames, and the trailer. Only their lengths are looked at: what they
-/// hold is for a [`DeltaReader`](super::DeltaReader) to check.
+/// Parts are the header with the identity, pages of the map, frames, and the trailer. The header is checked as a
+/// [`DeltaReader`](super::DeltaReader) does; of all others it is looked at whether they can stand where they do: each has the number that comes
+/// next, and its runs or extents lie on the disk, in order, behind those before. So what is taken in is never longer than
+/// [`longest`](DeltaHeader::longest) says, whoever sends it. Hashes of pages and frames, values and payloads are for a `DeltaReader` to check.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// The end of the last whole part.
     whole: u64,
-    /// The start of the part that is under way, until its length is known.
+    /// The start of the part that is under way, until it is known that it can stand here.
     start: Vec<u8>,
     /// Bytes of it that are still to come, once that is known.
     left: u64,
@@ -26,7 +31,12 @@ pub struct Parts {
     here: u64,
     first: bool,
     ended: bool,
-    key: Option<[u8; 32]>,
+    header: Option<(Arc<DeltaHeader>, [u8; 32])>,
+    /// What the map has had so far, and whether that is all of it.
+    map: Pages,
+    /// How many frames there were, and the block behind the last of their extents.
+    frames: u64,
+    after: BlockIndex,
 }
 
 impl Default for Parts {
@@ -39,7 +49,18 @@ impl Parts {
     /// Nothing has arrived.
     #[must_use]
     pub const fn new() -> Self {
-        Self { whole: 0, start: Vec::new(), left: 0, here: 0, first: true, ended: false, key: None }
+        Self {
+            whole: 0,
+            start: Vec::new(),
+            left: 0,
+            here: 0,
+            first: true,
+            ended: false,
+            header: None,
+            map: Pages::NONE,
+            frames: 0,
+            after: BlockIndex::ZERO,
+        }
     }
 
     /// How many bytes the whole parts have together.
@@ -50,8 +71,14 @@ impl Parts {
 
     /// The hash of the header, which names the delta, once the header is whole.
     #[must_use]
-    pub const fn key(&self) -> Option<[u8; 32]> {
-        self.key
+    pub fn key(&self) -> Option<[u8; 32]> {
+        self.header.as_ref().map(|(_, key)| *key)
+    }
+
+    /// The header, once it is whole.
+    #[must_use]
+    pub fn header(&self) -> Option<&DeltaHeader> {
+        self.header.as_ref().map(|(header, _)| &**header)
     }
 
     /// Whether the trailer is whole: nothing may follow.
@@ -64,19 +91,20 @@ impl Parts {
     ///
     /// # Errors
     ///
-    /// When they begin as no part of a delta does, or a part is longer than the format allows, or something follows the trailer.
+    /// When they begin as no part of a delta does, or one that cannot stand there, or a part is longer than the format allows, or something
+    /// follows the trailer.
     pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), FormatError> {
         while !bytes.is_empty() {
             if self.ended {
                 return Err(damaged("something follows its trailer"));
             }
             if self.left == 0 {
-                let missing = self.head_len()? - self.start.len();
+                let missing = self.start_len()? - self.start.len();
                 let (head, rest) = bytes.split_at(missing.min(bytes.len()));
                 self.start.extend_from_slice(head);
                 bytes = rest;
-                if self.start.len() == self.head_len()? {
-                    self.left = self.rest_len()?;
+                if self.start.len() == self.start_len()? {
+                    self.left = self.check()?;
                     if self.left == 0 {
                         self.end_part();
                     }
@@ -106,22 +134,23 @@ impl Parts {
         }))
     }
 
-    /// How many bytes are needed next from the part's start on: its magic, and then its head.
-    fn head_len(&self) -> Result<usize, FormatError> {
-        Ok(match self.sort()? {
-            None if self.first => DELTA_MAGIC.len(),
-            None => FRAME_MAGIC.len(),
+    /// How many bytes are needed from the part's start on: its magic, then its head, and then what has to be looked at besides.
+    fn start_len(&self) -> Result<usize, FormatError> {
+        let too_long = || damaged("a part is longer than it may be");
+        let sort = self.sort()?;
+        let head = match sort {
+            None if self.first => return Ok(DELTA_MAGIC.len()),
+            None => return Ok(FRAME_MAGIC.len()),
             Some(Sort::Header) => size_of::<RawDeltaHeader>(),
             Some(Sort::Map) => size_of::<RawMapPage>(),
             Some(Sort::Frame) => size_of::<RawFrame>(),
             Some(Sort::Trailer) => size_of::<RawDeltaEnd>(),
-        })
-    }
-
-    /// How many bytes follow the head, which is here.
-    fn rest_len(&self) -> Result<u64, FormatError> {
-        let len = match self.sort()? {
-            None => None,
+        };
+        if self.start.len() < head {
+            return Ok(head);
+        }
+        let more = match sort {
+            None | Some(Sort::Trailer) => Some(0),
             Some(Sort::Header) => {
                 self.head().and_then(|raw: RawDeltaHeader| bounded(raw.identity_len.get(), IDENTITY_MAX as u64, 1))
             }
@@ -129,15 +158,41 @@ impl Parts {
                 bounded(raw.run_count.get(), MAP_PAGE_RUNS_MAX.into(), size_of::<RawRun>())
             }),
             Some(Sort::Frame) => self.head().and_then(|raw: RawFrame| {
-                let extents = bounded(raw.extent_count.get(), FRAME_EXTENTS_MAX.into(), size_of::<RawExtent>())?;
-                let values = bounded(raw.value_count.get(), FRAME_VALUES_MAX.into(), size_of::<ChainingValue>())?;
-                Some(extents + values + bounded(raw.stored_len.get(), MAX_FRAME_BYTES.into(), 1)?)
-            }),
-            Some(Sort::Trailer) => self.head().and_then(|raw: RawDeltaEnd| {
-                bounded(raw.value_count.get(), TRAILER_VALUES_MAX.into(), size_of::<ChainingValue>())
+                bounded(raw.extent_count.get(), FRAME_EXTENTS_MAX.into(), size_of::<RawExtent>())
             }),
         };
-        len.ok_or_else(|| damaged("a part is longer than it may be"))
+        Ok(head + usize::try_from(more.ok_or_else(too_long)?).expect("limits are small"))
+    }
+
+    /// Looks whether the part whose start is here can stand here. Returns how many bytes of it follow.
+    fn check(&mut self) -> Result<u64, FormatError> {
+        let values = |count: u32, most: u32| {
+            let len = bounded(count, most.into(), size_of::<ChainingValue>());
+            len.ok_or_else(|| damaged("a part is longer than it may be"))
+        };
+        let Some(sort) = self.sort()? else { return Err(damaged("it begins as no part of a delta does")) };
+        if let Sort::Header = sort {
+            let (header, key) = DeltaHeader::read(&mut Input::new(&*self.start, KIND))?;
+            self.map = if header.result_coverage == Coverage::Whole { Pages::NONE } else { Pages::some() };
+            self.header = Some((Arc::new(header), key));
+            return Ok(0);
+        }
+        let Some((header, _)) = &self.header else { return Err(damaged("its header is missing")) };
+        match sort {
+            Sort::Map => {
+                let blocks = header.shapes.result.blocks();
+                let (page, runs) = RawMapPage::read_from_prefix(&self.start).map_err(|_| damaged("no whole page"))?;
+                self.map.take(&page, runs, blocks, |_| ())?;
+                Ok(0)
+            }
+            _ if !self.map.is_complete() => Err(damaged("the map of its free space is missing")),
+            Sort::Frame => {
+                let (end, rest) = FrameTable::follows(&self.start, header, self.frames, self.after)?;
+                (self.after, self.frames) = (end, self.frames + 1);
+                Ok(rest)
+            }
+            _ => values(self.head().map_or(u32::MAX, |raw: RawDeltaEnd| raw.value_count.get()), TRAILER_VALUES_MAX),
+        }
     }
 
     fn head<T: FromBytes>(&self) -> Option<T> {
@@ -147,9 +202,10 @@ impl Parts {
     /// The part that is under way is whole.
     fn end_part(&mut self) {
         self.whole += self.start.len() as u64 + self.here;
-        if self.first {
-            self.key = self.head::<RawDeltaHeader>().map(|raw| raw.hash);
-        }
+        debug_assert!(
+            self.header().is_none_or(|header| self.whole <= header.longest()),
+            "parts that follow are bounded"
+        );
         self.ended = !self.first && self.start.starts_with(&DELTA_END_MAGIC);
         self.first = false;
         self.start.clear();
@@ -157,6 +213,30 @@ impl Parts {
     }
 }
 
+impl DeltaHeader {
+    /// The most bytes that a delta with this header can have: see "How long a delta can be" in `FORMAT.md`.
+    #[must_use]
+    pub fn longest(&self) -> u64 {
+        const VALUE: u64 = size_of::<ChainingValue>() as u64;
+        let blocks = self.shapes.end().get();
+        let header = (size_of::<RawDeltaHeader>() + IDENTITY_MAX) as u64;
+        let page = size_of::<RawMapPage>() as u64;
+        let map = match self.result_coverage {
+            Coverage::Whole => 0,
+            // A page for each run, and one that is empty.
+            Coverage::Used => {
+                self.shapes.result.blocks().get().min(MAP_RUNS_MAX) * (page + size_of::<RawRun>() as u64) + page
+            }
+        };
+        // A frame for each block.
+        let each = (size_of::<RawFrame>() + size_of::<RawExtent>()) as u64 + 2 * VALUE;
+        let trailer = size_of::<RawDeltaEnd>() as u64 + u64::from(TRAILER_VALUES_MAX) * VALUE;
+        let tables = blocks.saturating_mul(each).saturating_add(header + map + trailer);
+        self.shapes.larger().size().get().saturating_add(tables)
+    }
+}
+
+#[derive(Clone, Copy)]
 enum Sort {
     Header,
     Map,

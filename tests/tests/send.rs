@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use failback_tests::failback;
-use failback_tests::lab::{Place, Program, hash, noise, program, root_of_file};
+use failback_tests::lab::{Place, Program, hash, noise, program, root_of_file, tool};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -376,6 +376,56 @@ fn following_makes_a_pass_each_interval_and_tells_of_a_late_target() {
     assert_eq!((number(&events[0], "pass"), number(&events[2], "pass")), (1, 2));
     assert!(run.stderr.contains("and may be 4 s") && run.stderr.contains("within 4 s again"), "{}", run.stderr);
     pair.is_home();
+}
+
+#[test]
+fn following_waits_for_a_target_that_refuses_and_tells_once() {
+    let base = noise(2 * MIB, 1);
+    let pair = Pair::new(&base, &noise(2 * MIB, 2));
+    // The target refuses each pass for as long as this is there: it serves nothing at its place.
+    let (held, away) = (pair.place.path("state/held"), pair.place.path("target.away"));
+    fs::write(&held, "").unwrap();
+    let refusing = format!(
+        "if [ -e '{0}' ]; then exec '{1}' serve --stdio --state '{2}'; fi; {3}",
+        held.display(),
+        program().display(),
+        away.display(),
+        pair.serving()
+    );
+    let out = pair.place.path("out");
+    let mut command = pair.to(&refusing).args("--follow 1s --rpo 3s --json").command();
+    command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(pair.place.path("err")).unwrap());
+    let mut child = command.spawn().unwrap();
+    let events = || -> Vec<Value> {
+        let text = fs::read_to_string(&out).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let mut until = |what: &str, wanted: usize| {
+        let began = Instant::now();
+        while events().iter().filter(|event| event["event"] == what).count() < wanted {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none() && began.elapsed() < Duration::from_secs(60), "{what}: {ended:?} {:?}", events());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("refused", 1);
+    until("rpo-missed", 1);
+    std::thread::sleep(Duration::from_secs(2));
+    fs::remove_file(&held).unwrap();
+    until("pass", 1);
+    until("rpo-kept", 1);
+    tool("kill", &["-INT", &child.id().to_string()]);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let refused: Vec<_> = events().into_iter().filter(|event| event["event"] == "refused").collect();
+    let [refused] = refused.as_slice() else { panic!("{refused:?}") };
+    assert!(refused["error"].as_str().unwrap().contains("the other side says"), "{refused}");
+    let said = fs::read_to_string(pair.place.path("err")).unwrap();
+    assert_eq!(said.matches("it is tried again each interval").count(), 1, "{said}");
+    pair.is_home();
+    // What is wrong here does not pass by itself.
+    fs::remove_file(&pair.source).unwrap();
+    assert_ne!(pair.send().args("--follow 1s").run().code, 0);
+    pair.send().args("--follow 1m --rpo 30s").refused("make --rpo longer than --follow");
 }
 
 #[test]

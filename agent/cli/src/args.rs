@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// connected again, and the pass goes on where the target has it durable, also after this was stopped or killed: by the same command.
     ///
     /// With --json it prints an array with one object for each pass that was made; with --follow one object in a line for each pass, and for each
-    /// alarm of --rpo (`event` is pass, rpo-missed or rpo-kept).
+    /// alarm of --rpo (`event` is pass, refused, rpo-missed or rpo-kept).
     Send(Box<crate::send::args::SendArgs>),
     /// Say where a disk is, and whether a change of it is under way or was interrupted
     Status(StatusArgs),

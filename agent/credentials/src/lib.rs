@@ -30,7 +30,7 @@ pub use error::StoreError;
 pub use fingerprint::{Fingerprint, NoFingerprint};
 pub use identity::{Identity, KEY_FILE, forbid_core_dumps};
 pub use limit::{RateLimit, network_of};
-pub use tls::{Attempt, Protocol, Refusal, Tls, explain, protocol_of, server_name};
+pub use tls::{Attempt, Protocol, Refusal, Tls, explain, protocol_of, server_name, tells_of_revocation};
 pub use token::{Token, TokenError};
 pub use trust::{
     BadName, CLOCK_TOLERANCE, NewPeer, NewToken, OpenToken, PEERS_MAX, Peer, PeerName, Role, TOKEN_LIFE_MAX,

@@ -33,6 +33,29 @@ fn units_are_without_fault() {
     }
 }
 
+/// Those that an administrator copies, as they would be read: with what they run in this tree.
+#[test]
+fn examples_are_without_fault() {
+    if !has_programs(&["systemd-analyze"]) {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.root(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = static_program();
+    for (example, unit, verb) in [
+        ("failback-send@.service", "failback-send@web1.service", "send"),
+        ("failback-relay.service", "failback-relay.service", "relay"),
+    ] {
+        let text = fs::read_to_string(workspace().join("appliance/package/examples").join(example)).unwrap();
+        assert!(text.contains(&format!("\nExecStart=/usr/bin/failback {verb} ")), "{text}");
+        let file = place.file(unit, text.replace("/usr/bin/failback", program.to_str().unwrap()).as_bytes());
+        let arguments = ["verify".as_ref(), "--man=no".as_ref(), file.as_os_str()];
+        let output = try_tool("systemd-analyze", &arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("failback"), "{said}");
+    }
+}
+
 #[test]
 fn the_check_has_no_more_than_it_needs() {
     if !has_programs(&["systemd-analyze"]) {

@@ -56,6 +56,8 @@ fn tokens_are_good_once_and_those_who_are_revoked_are_out() {
     assert!(run.stderr.contains("revoked"), "{}", run.stderr);
     assert!(fs::read(site.target("data")).unwrap() == noise(16 * MIB, 4), "nothing was written");
     site.send("data", &daemon.data).refused("revoked this machine's key");
+    // Nothing brings such a key back, so nothing is waited for.
+    site.send("data", &daemon.data).args("--follow 1s").refused("revoked this machine's key");
     // A name is that of the key that is not revoked.
     let revoke = || site.on_site(failback!("enroll", "revoke", "web"));
     revoke().refused("is revoked already");

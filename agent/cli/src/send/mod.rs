@@ -10,10 +10,12 @@ mod report;
 use crate::files::now;
 use crate::meter::Meter;
 use crate::report::print_bytes;
+use crate::text::with_causes;
 use anyhow::Result;
 use args::SendArgs;
+use failback_credentials::tells_of_revocation;
 use failback_orchestrate::{JobError, Progress};
-use failback_replication::{Clock, Enough, Follow, PassDone, Passes, Plan, SystemClock};
+use failback_replication::{Clock, Enough, Follow, PassDone, Passes, Plan, SessionError, SystemClock};
 use job::{Job, Passed};
 use report::{Made, alarm};
 use serde_json::{Value, json};
@@ -29,6 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) fn send(args: &SendArgs) -> Result<ExitCode> {
     let plan = args.plan()?;
     let meter = Meter::new()?;
+    check_objective(args)?;
     let mut job = Job::new(args, &meter)?;
     job.take_back_mark()?;
     job.check_last()?;
@@ -90,6 +93,48 @@ fn stop_here(meter: &Meter) -> Result<(), JobError> {
     Ok(())
 }
 
+/// Refuses an objective that no target can keep: just before a pass is applied, the target is an interval and that pass old.
+fn check_objective(args: &SendArgs) -> Result<(), JobError> {
+    match args.follow.zip(args.rpo) {
+        Some((interval, objective)) if objective < interval => Err(JobError::Refused(format!(
+            "--rpo is {} s and a pass is made each {} s, so it would be missed all the time: make --rpo longer than --follow",
+            objective.as_secs(),
+            interval.as_secs()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether what ended a pass may be otherwise at the next one, without anybody doing anything on this machine: what the other side refuses is for
+/// its administrator to mend, or passes. A key that was revoked stays so, and what is wrong here stays wrong.
+fn may_pass(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<SessionError>() {
+        Some(SessionError::Mismatch(why)) => !tells_of_revocation(why),
+        Some(
+            SessionError::Refused(_)
+            | SessionError::Changed(_)
+            | SessionError::Breach(_)
+            | SessionError::OtherBase { .. },
+        ) => true,
+        // The time of --retry is over, or it failed here.
+        Some(SessionError::Link(_) | SessionError::Job(_) | SessionError::NotOffered) | None => false,
+    }
+}
+
+/// Tells why a pass was not made, once for as long as it is the same.
+fn tell_refusal(told: &mut Option<String>, error: &anyhow::Error, args: &SendArgs, meter: &Meter) -> Result<()> {
+    let why = with_causes(error.as_ref());
+    if told.as_ref() == Some(&why) {
+        return Ok(());
+    }
+    meter.note(&format!("{why}; it is tried again each interval"));
+    if args.common.json {
+        print_line(&json!({ "event": "refused", "pair": args.pair, "error": why }))?;
+    }
+    *told = Some(why);
+    Ok(())
+}
+
 /// Makes a pass each interval, and tells when the target is older than it may be, until somebody wants this to stop.
 fn follow(job: &mut Job<'_>, interval: Duration, args: &SendArgs, meter: &Meter) -> Result<()> {
     let clock = SystemClock::default();
@@ -124,24 +169,20 @@ fn follow_until_stopped(
     meter: &Meter,
 ) -> Result<()> {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut refused = None;
     loop {
         let begun = clock.now();
-        let Passed { made, taken_back } = job.pass(false)?;
-        let age = u64::try_from(now().saturating_sub(made.report.created)).unwrap_or(0);
-        lock().applied(clock.now().saturating_sub(Duration::from_secs(age)));
-        meter.finish();
-        if args.common.json {
-            let mut object = json!({ "event": "pass" });
-            if let (Value::Object(all), Value::Object(pass)) =
-                (&mut object, serde_json::to_value(made.json(&args.pair, args.disk.display().to_string()))?)
-            {
-                all.extend(pass);
+        match job.pass(false) {
+            Ok(passed) => {
+                refused = None;
+                lock().applied(clock.now().saturating_sub(age_of(&passed.made)));
+                tell_pass(passed, args, meter)?;
             }
-            print_line(&object)?;
-        } else {
-            print_bytes(format!("{}\n", made.line()).as_bytes())?;
+            Err(error) if may_pass(&error) && !meter.stop_requested() => {
+                tell_refusal(&mut refused, &error, args, meter)?;
+            }
+            Err(error) => return Err(error),
         }
-        taken_back?;
         let next = lock().next_start(begun, clock.now());
         meter.phase("waiting for the next pass", None);
         while clock.now() < next {
@@ -150,6 +191,29 @@ fn follow_until_stopped(
         }
         stop_here(meter)?;
     }
+}
+
+/// How old the moment is that a pass has brought.
+fn age_of(made: &Made) -> Duration {
+    Duration::from_secs(u64::try_from(now().saturating_sub(made.report.created)).unwrap_or(0))
+}
+
+/// Tells of a pass that was applied; then fails if what was done for it could not be taken back.
+fn tell_pass(passed: Passed, args: &SendArgs, meter: &Meter) -> Result<()> {
+    let Passed { made, taken_back } = passed;
+    meter.finish();
+    if args.common.json {
+        let mut object = json!({ "event": "pass" });
+        if let (Value::Object(all), Value::Object(pass)) =
+            (&mut object, serde_json::to_value(made.json(&args.pair, args.disk.display().to_string()))?)
+        {
+            all.extend(pass);
+        }
+        print_line(&object)?;
+    } else {
+        print_bytes(format!("{}\n", made.line()).as_bytes())?;
+    }
+    Ok(taken_back?)
 }
 
 fn print_line(object: &Value) -> Result<()> {

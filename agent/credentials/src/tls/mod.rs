@@ -7,7 +7,7 @@
 mod refusal;
 mod verifier;
 
-pub use refusal::{Refusal, explain};
+pub use refusal::{Refusal, explain, tells_of_revocation};
 
 use crate::{Fingerprint, Identity, Peer, Token, TrustStore};
 use rustls::client::Resumption;

@@ -138,8 +138,38 @@ fn sentence_of(alert: AlertDescription) -> String {
     sentence.to_owned()
 }
 
+/// Whether a sentence of a [`Refusal`] says that a key was revoked, here or there: it never is taken again.
+#[must_use]
+pub fn tells_of_revocation(sentence: &str) -> bool {
+    sentence.contains(" was revoked here on ") || sentence.contains("the other side has revoked this machine's key")
+}
+
 /// The error of TLS in one of reading or writing, if that is what it is.
 #[must_use]
 pub fn explain(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_is_known_by_its_sentence() {
+        let name = PeerName::new("web").unwrap();
+        let fingerprint = Fingerprint::from_bytes([7; 32]);
+        let told = |refusal: Refusal| tells_of_revocation(&refusal.to_string());
+        assert!(told(Refusal::Revoked { name: name.clone(), fingerprint, at: 7 }));
+        assert!(told(Refusal::Told(AlertDescription::CertificateRevoked)));
+        for other in [
+            Refusal::UnknownKey(fingerprint),
+            Refusal::Expired { name, expired: 7, now: 8 },
+            Refusal::OtherKey { expected: fingerprint, found: Fingerprint::from_bytes([8; 32]) },
+            Refusal::Told(AlertDescription::UnknownCA),
+            Refusal::Told(AlertDescription::CertificateExpired),
+            Refusal::OtherProtocol,
+        ] {
+            assert!(!told(other.clone()), "{other}");
+        }
+    }
 }

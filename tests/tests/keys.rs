@@ -4,6 +4,7 @@
 use failback_tests::failback;
 use failback_tests::lab::{Place, Unchanged, root_of_file, tool};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A key pair: the private and the public key, in PEM form.
@@ -113,10 +114,16 @@ fn what_is_no_ed25519_key_is_refused() {
     let (x25519, x25519_public) = key_pair(&job.place, "x", "x25519");
     let delta = job.delta_signed_with(&private);
     let output = job.place.path("out.delta");
-    for wrong in [&public, &x25519, &job.target, &job.signature] {
+    for file in [&public, &x25519, &job.target, &job.signature] {
+        // Their owner's alone, so that what is in them is looked at.
+        let wrong = job.place.file("wrong.pem", &fs::read(file).unwrap());
+        fs::set_permissions(&wrong, fs::Permissions::from_mode(0o600)).unwrap();
         let run = failback!("diff", "--base", job.signature, job.result, "-o", output, "--signing-key", wrong).run();
         assert!([3, 5].contains(&run.code), "{} {}", run.code, run.sentence());
-        assert!(!output.exists());
+        assert!(!output.exists() && !run.sentence().contains("chmod"), "{}", run.sentence());
+        fs::set_permissions(&wrong, fs::Permissions::from_mode(0o644)).unwrap();
+        failback!("diff", "--base", job.signature, job.result, "-o", output, "--signing-key", wrong)
+            .refused("chmod 600");
     }
     let untouched = Unchanged::since(&job.target);
     for wrong in [&private, &x25519_public, &job.target] {

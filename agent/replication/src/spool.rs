@@ -6,7 +6,7 @@ use failback_hashtree::Root;
 use failback_orchestrate::JobError;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why a spool cannot be used.
@@ -65,7 +65,7 @@ impl Spool {
     /// When the file cannot be opened, read or cut.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         let failed = |action| move |source| SpoolError::Io { action, path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(failed("open"))?;
         let len = whole_parts(&file).map_err(failed("read"))?;
         let mut spool = Self { path: path.to_owned(), file, parts: Parts::new(), len: 0, durable: 0 };

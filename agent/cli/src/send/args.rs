@@ -50,6 +50,9 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "NAME", requires = "last", value_parser = parse_name)]
     pub(crate) group: Option<String>,
     /// Make a pass each INTERVAL until this is stopped
+    ///
+    /// What the other side refuses is told once and tried again at the next interval: its disk may be in use, or an administrator there has to mend
+    /// it. What is wrong on this machine ends it, and so does a key that was revoked.
     #[arg(long, value_name = "INTERVAL", value_parser = parse_age)]
     pub(crate) follow: Option<Duration>,
     /// Tell when the target is older than this
@@ -91,6 +94,11 @@ pub(crate) struct SendArgs {
     /// directory.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/failback/send", hide_default_value = true)]
     pub(crate) journal: PathBuf,
+    /// Begin a new pass in the place of one that was not finished
+    ///
+    /// Without it the same command goes on with that, which the master target refuses if its job was cancelled there. What was sent of it is given up.
+    #[arg(long)]
+    pub(crate) anew: bool,
     /// How long to try to connect again [default: 10m]
     ///
     /// With --follow it is tried for ever unless this is given.

@@ -40,6 +40,16 @@ impl Files {
         &self.journal
     }
 
+    /// Forgets the pass that is under way, if there is one.
+    pub(crate) fn begin_anew(&self) -> Result<(), JobError> {
+        match fs::remove_file(&self.journal) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.map_err(|source| JobError::File { action: "remove", path: self.journal.clone(), source })
+            }
+        }
+    }
+
     /// Remembers that a mark is being made, or which one is there.
     pub(crate) fn begin_mark(&self, device: &str) -> Result<(), JobError> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.mark);

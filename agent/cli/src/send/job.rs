@@ -64,6 +64,9 @@ impl<'a> Job<'a> {
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
         let adaptive = (args.compression == HowHard::Adaptive).then(|| Adaptive::new(clock, threads));
         let files = Files::open(&args.journal, &args.pair, &args.to.to_string())?;
+        if args.anew {
+            files.begin_anew()?;
+        }
         let said = Once { meter, said: Mutex::default() };
         let connector = Held { connector, throttle };
         Ok(Self { args, meter, said, hooks, files, connector, signer, adaptive, made: 0 })

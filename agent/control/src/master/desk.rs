@@ -11,8 +11,9 @@
 
 use failback_orchestrate::{JobError, PointKind, Root, StoredTree};
 use failback_replication::Spool;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// How the record of what was applied begins, and its version.
@@ -63,7 +64,15 @@ impl Desk {
     /// Opens the files of a disk, and makes their directory if there is none.
     pub(super) fn open(retention: &Path, disk: &str) -> Result<Self, JobError> {
         let directory = Self::directory(retention, disk);
-        fs::create_dir_all(&directory)
+        // The spool is what is on the disk: nobody else's business, whatever the umask, also where an earlier version was more open.
+        let private = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        let all = retention.join("replication");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .and_then(|()| private(&all))
+            .and_then(|()| private(&directory))
             .and_then(|()| sync(&retention.join("replication")))
             .and_then(|()| sync(retention))
             .map_err(|source| JobError::File { action: "make", path: directory.clone(), source })?;

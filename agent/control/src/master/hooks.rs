@@ -123,7 +123,8 @@ impl MasterTarget {
             job.meanwhile("running a hook", || self.settings.hooks.run(hook.name(), &about.environment(), stop));
         match asked {
             Err(HookError::Stopped { name }) if job.is_cancelled() => Err(JobError::Refused(format!(
-                "this pass was cancelled on the master target while its hook {name} ran: begin a new one when it is wanted again"
+                "this pass was cancelled on the master target while its hook {name} ran: when it is wanted again, failback send --anew begins \
+                 a new one"
             ))),
             asked => asked.map(drop).map_err(told),
         }

@@ -21,7 +21,7 @@ use desk::Desk;
 use failback_credentials::{Fingerprint, Role, TrustStore};
 use failback_hooks::Hooks;
 use failback_orchestrate::{
-    Engine, JobError, Pending, PointKind, Policy, VerifyingKey, look_at_points, name_of_points,
+    Engine, JobError, Pending, PointKind, Policy, VerifyingKey, look_at_points, name_of_points, with_causes,
 };
 use failback_replication::{
     Link, Offer, SessionError, SessionReport, Standing, Traffic, required_signer, serve_session,
@@ -237,8 +237,8 @@ impl MasterTarget {
             Ok(Left::NotApplied) => Ending::Waits(NOT_BEGUN.into()),
             Ok(_) => Ending::Done,
             // It is tried again, as the same job.
-            Err(error) if is_decided => Ending::Waits(error.to_string()),
-            Err(error) => Ending::Failed(error.to_string()),
+            Err(error) if is_decided => Ending::Waits(with_causes(error)),
+            Err(error) => Ending::Failed(with_causes(error)),
         };
         self.end_job(&job, &how);
         recovered
@@ -266,11 +266,9 @@ impl MasterTarget {
     }
 
     fn refuse_cancelled(&self, pair: &str, offer: &Offer) -> Result<(), JobError> {
-        let cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
-        match offer.resumed.filter(|resumed| cancelled.get(pair) == Some(&resumed.delta)) {
-            Some(_) => Err(JobError::Refused(
-                "this pass was cancelled on the master target: begin a new one when it is wanted again".into(),
-            )),
+        let all = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        match offer.resumed.filter(|resumed| all.get(pair) == Some(&resumed.delta)) {
+            Some(_) => Err(cancelled()),
             None => Ok(()),
         }
     }
@@ -322,6 +320,14 @@ fn is_left(pair: &Pair) -> bool {
 fn refused(error: &StateError) -> JobError {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     JobError::Refused(format!("{error}{}", cause.unwrap_or_default()))
+}
+
+/// What the source of a cancelled pass is told.
+fn cancelled() -> JobError {
+    JobError::Refused(
+        "this pass was cancelled on the master target: when it is wanted again, failback send --anew begins a new one"
+            .into(),
+    )
 }
 
 /// Seconds since 1970.

@@ -21,7 +21,7 @@ use super::locate::locate;
 use super::opening::{Opening, Ready, check_size};
 use super::slots::{Breaker, Slot};
 use super::watch::Watch;
-use super::{Caller, LiveJob, MasterTarget, refused};
+use super::{Caller, LiveJob, MasterTarget, cancelled, refused};
 use crate::state::{JobKind, Pair};
 use failback_credentials::Role;
 use failback_delta::DeltaHeader;
@@ -124,7 +124,7 @@ impl Served {
             Ok(SessionReport::Marked(_)) => Ending::Done,
             Ok(SessionReport::Stored(_)) => Ending::Failed("the pass was kept and not applied".into()),
             Err(error) if applied.is_some() => {
-                let error = with_cause(error);
+                let error = with_causes(error);
                 tracing::warn!(pair = name, caller = %self.caller, "the pass is complete, and its source could not be told: {error}");
                 Ending::Done
             }
@@ -132,12 +132,12 @@ impl Served {
                 error
                 @ (SessionError::Link(_) | SessionError::Refused(_) | SessionError::Job(JobError::Interrupted(_))),
             ) => {
-                tracing::warn!(pair = name, caller = %self.caller, "{}", with_cause(error));
-                Ending::Waits(format!("{}; the pass goes on when the source comes back", with_cause(error)))
+                tracing::warn!(pair = name, caller = %self.caller, "{}", with_causes(error));
+                Ending::Waits(format!("{}; the pass goes on when the source comes back", with_causes(error)))
             }
             Err(error) => {
-                tracing::error!(pair = name, caller = %self.caller, "{}", with_cause(error));
-                Ending::Failed(with_cause(error))
+                tracing::error!(pair = name, caller = %self.caller, "{}", with_causes(error));
+                Ending::Failed(with_causes(error))
             }
         };
         (how, applied)
@@ -208,9 +208,7 @@ impl Served {
         self.open = Some(Open { watch, pair, disk, points, desk, spool, tree, applied: None, mark: offer.mark });
         is_open.store(true, Ordering::SeqCst);
         if job.is_cancelled() {
-            return Err(JobError::Refused(
-                "this pass was cancelled on the master target: begin a new one when it is wanted again".into(),
-            ));
+            return Err(cancelled());
         }
         Ok(Offered::Ready)
     }
@@ -228,12 +226,6 @@ impl Served {
     fn opened(&self) -> &Open {
         self.open.as_ref().expect("a session asks only after its offer was accepted")
     }
-}
-
-/// A sentence with its cause.
-fn with_cause(error: &SessionError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
 }
 
 impl Open {

@@ -16,7 +16,7 @@ pub use hooks::open_hooks;
 pub use job::LiveJob;
 pub use locate::{describe_target, target_of};
 
-use crate::state::{Direction, JobId, JobKind, Lookup, Pair, State, StateError};
+use crate::state::{Direction, JobId, JobKind, KeepJobs, Lookup, Pair, State, StateError};
 use desk::Desk;
 use failback_credentials::{Fingerprint, Role, TrustStore};
 use failback_hooks::Hooks;
@@ -44,6 +44,10 @@ use together::Decisions;
 const STOP_TICK: Duration = Duration::from_millis(200);
 /// How often what was decided and could not be applied is tried again.
 const TRIED_AGAIN_EVERY: Duration = Duration::from_secs(60);
+/// For how long it is kept what jobs were done, and how often what is older is looked for.
+const HISTORY: Duration = Duration::from_secs(365 * DAY);
+const PRUNED_EVERY: Duration = Duration::from_secs(DAY);
+const DAY: u64 = 24 * 3600;
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,13 +205,26 @@ impl MasterTarget {
     /// As [`recover`](Self::recover), and then tries each minute what could not be done, until [`stop`](Self::stop) is called.
     pub fn attend(self: &Arc<Self>) {
         self.recover();
-        let mut looked = Instant::now();
+        self.prune_history();
+        let (mut looked, mut pruned) = (Instant::now(), Instant::now());
         while !self.is_stopping() {
             thread::sleep(STOP_TICK);
+            if pruned.elapsed() >= PRUNED_EVERY {
+                self.prune_history();
+                pruned = Instant::now();
+            }
             if looked.elapsed() >= TRIED_AGAIN_EVERY {
                 self.apply_decided();
                 looked = Instant::now();
             }
+        }
+    }
+
+    /// Forgets jobs that were over long ago.
+    fn prune_history(&self) {
+        let pruned = self.state().prune_jobs(&KeepJobs { age: Some(HISTORY), count: None }, now());
+        if let Err(error) = pruned {
+            tracing::warn!("old jobs could not be removed from the history: {}", with_causes(&error));
         }
     }
 

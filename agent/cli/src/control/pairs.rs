@@ -127,7 +127,11 @@ fn shown(pair: &Pair, args: &ListArgs) -> Result<ExitCode> {
     if let (Some(uuid), Some(_)) = (&pair.target_uuid, &pair.target_path) {
         lines.add("target's UUID", uuid);
     }
-    lines.add("peer", pair.peer.as_deref().unwrap_or("none: callers on this machine, such as through ssh"));
+    let nobody = match pair.signer {
+        Some(_) => "none: callers on this machine, such as through ssh, and relays",
+        None => "none: callers on this machine, such as through ssh",
+    };
+    lines.add("peer", pair.peer.as_deref().unwrap_or(nobody));
     lines.add("direction", &pair.direction).add("retention", &pair.retention);
     if pair.new_disk {
         lines.add("new disk", "a target that was never this disk is taken");

@@ -35,12 +35,13 @@ pub(crate) fn run(command: &mut Command, patience: Duration, stop: impl Fn() -> 
     let mut child = command.spawn()?;
     let said = child.stdout.take().map(|stdout| listen(stdout, Part::Beginning));
     let complained = child.stderr.take().map(|stderr| listen(stderr, Part::End));
-    let deadline = Instant::now() + patience;
+    // A time that no clock reaches is no limit.
+    let deadline = Instant::now().checked_add(patience);
     let how = loop {
         if let Some(status) = child.try_wait()? {
             break How::Exited(status);
         }
-        let is_late = Instant::now() >= deadline;
+        let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if is_late || stop() {
             end_group(&mut child)?;
             break if is_late { How::TimedOut } else { How::Stopped };

@@ -73,13 +73,13 @@ fn send(site: &Site, name: &str) -> failback_tests::lab::Program {
 /// What a script does to show that it, or what it started, is still there: a file appears that nobody may make once the hook has ended.
 fn lasting(site: &Site) -> (PathBuf, String) {
     let alive = site.place.path("alive");
-    let script = format!("(sleep 4; touch '{}') & sleep 600", alive.display());
+    let script = format!("(sleep 9; touch '{}') & sleep 600", alive.display());
     (alive, script)
 }
 
 #[track_caller]
 fn never_appears(file: &Path, began: Instant) {
-    thread::sleep(Duration::from_secs(6).saturating_sub(began.elapsed()));
+    thread::sleep(Duration::from_secs(11).saturating_sub(began.elapsed()));
     assert!(!file.exists(), "what the hook started is still there");
 }
 
@@ -497,13 +497,13 @@ fn slow_a_source_with_little_patience_waits_for_a_hook() {
 #[test]
 fn a_hook_that_takes_too_long_refuses() {
     let site = hooked();
-    let _daemon = serve_with(&site, &["--hook-timeout", "1s"]);
+    let _daemon = serve_with(&site, &["--hook-timeout", "3s"]);
     site.pair("data", SIZE, None);
     change(&site, "data", 1);
     let (alive, script) = lasting(&site);
     hook(&site, "before-apply", &script);
     let began = Instant::now();
-    send(&site, "data").refused("the hook before-apply did not end within 1 s and was ended");
+    send(&site, "data").refused("the hook before-apply did not end within 3 s and was ended");
     never_appears(&alive, began);
     hook(&site, "before-apply", "");
     hook(&site, "after-apply", &script);
@@ -511,7 +511,7 @@ fn a_hook_that_takes_too_long_refuses() {
     send(&site, "data").done();
     site.is_home("data");
     never_appears(&alive, began);
-    assert!(warnings(&site).iter().any(|line| line.contains("after-apply did not end within 1 s")));
+    assert!(warnings(&site).iter().any(|line| line.contains("after-apply did not end within 3 s")));
 }
 
 #[test]

@@ -5,9 +5,9 @@ use failback_tests::failback;
 use failback_tests::lab::{Dice, Port, Program, Run, noise, root_of_file};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::ChildStdout;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -130,6 +130,31 @@ fn one_disk_is_received_and_then_it_ends() {
     let _ = killed.daemon.running.finish();
     let (run, last) = Receiver::start(&site, "").end();
     assert_eq!((run.code, &last["event"]), (0, &"received".into()), "{}", run.stderr);
+    site.is_home("disk");
+}
+
+#[test]
+fn a_disk_that_others_wrote_to_is_not_received() {
+    let site = site(8 * MIB);
+    let receiver = Receiver::start(&site, "");
+    receiver.invite(&site);
+    site.write("disk", 1 << 20, &noise(100_000, 5));
+    receiver.send(&site).arg("--fuzzy").done();
+    // Where the source changes nothing any more, so that no pass looks at it.
+    let target = OpenOptions::new().write(true).open(site.target("disk")).unwrap();
+    target.write_all_at(&noise(4096, 6), 6 << 20).unwrap();
+    site.write("disk", 3 << 20, &noise(100_000, 7));
+    receiver.send(&site).arg("--final").done();
+    let (run, last) = receiver.end();
+    assert!(run.code == 4 && run.stderr.contains("first at byte 6291456"), "{} {}", run.code, run.stderr);
+    assert!(last.is_null(), "{last}");
+    // What it says is the way out.
+    assert!(run.stderr.contains("failback commit"), "{}", run.stderr);
+    failback!("commit", site.vmdk("disk"), "--retention", site.place.path("retention"), "--yes").done();
+    let receiver = Receiver::start(&site, "");
+    receiver.send(&site).arg("--final").done();
+    let (run, last) = receiver.end();
+    assert_eq!((run.code, &last["proven"]), (0, &"whole disk read".into()), "{}", run.stderr);
     site.is_home("disk");
 }
 

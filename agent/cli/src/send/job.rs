@@ -9,6 +9,7 @@ use crate::compare::{check_unchanged, companions, free_of};
 use crate::control::connector;
 use crate::files;
 use crate::meter::Meter;
+use crate::text::with_causes;
 use anyhow::Result;
 use failback_orchestrate::{
     Compression, DiffOptions, DiskIdentity, Effort, Identity, JobError, Outcome, PointKind, Progress, SigningKey,
@@ -123,12 +124,14 @@ impl<'a> Job<'a> {
         let taken_back = moment.let_go();
         match outcome {
             Ok(made) => Ok(Passed { made, taken_back }),
-            Err(error) => {
-                if let Err(error) = taken_back {
-                    self.meter.note(&error.to_string());
+            Err(error) => match taken_back {
+                Ok(()) => Err(error),
+                // A disk that is still at rest, or a snapshot that is still there, is what somebody has to see to first.
+                Err(not_taken_back) => {
+                    self.meter.note(&with_causes(error.as_ref()));
+                    Err(not_taken_back.into())
                 }
-                Err(error)
-            }
+            },
         }
     }
 

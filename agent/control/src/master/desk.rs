@@ -13,7 +13,7 @@ use failback_orchestrate::{JobError, PointKind, Root, StoredTree};
 use failback_replication::Spool;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// How the record of what was applied begins, and its version.
@@ -22,6 +22,23 @@ const MAGIC: &[u8; 8] = b"FBAPPL\x00\x01";
 const DUE_MAGIC: &[u8; 8] = b"FBADUE\x00\x01";
 /// The longest record of what is due: the name of a group has 64 bytes at most.
 const DUE_MAX: u64 = 8 + 32 + 1 + 64 + 32;
+
+/// Closes a directory to others, whatever the umask was: the spool is what is on the disk. A file system without modes stays as it is.
+fn private(directory: &Path) -> io::Result<()> {
+    if fs::metadata(directory)?.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(directory, fs::Permissions::from_mode(0o700)) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            let directory = directory.display();
+            tracing::warn!(
+                "others can look into {directory}, where what arrives is kept, and that cannot be changed: {error}"
+            );
+            Ok(())
+        }
+        changed => changed,
+    }
+}
 
 pub(super) struct Desk {
     directory: PathBuf,
@@ -64,8 +81,6 @@ impl Desk {
     /// Opens the files of a disk, and makes their directory if there is none.
     pub(super) fn open(retention: &Path, disk: &str) -> Result<Self, JobError> {
         let directory = Self::directory(retention, disk);
-        // The spool is what is on the disk: nobody else's business, whatever the umask, also where an earlier version was more open.
-        let private = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o700));
         let all = retention.join("replication");
         DirBuilder::new()
             .recursive(true)
@@ -73,7 +88,7 @@ impl Desk {
             .create(&directory)
             .and_then(|()| private(&all))
             .and_then(|()| private(&directory))
-            .and_then(|()| sync(&retention.join("replication")))
+            .and_then(|()| sync(&all))
             .and_then(|()| sync(retention))
             .map_err(|source| JobError::File { action: "make", path: directory.clone(), source })?;
         Ok(Self { directory })

@@ -94,18 +94,19 @@ impl Served {
             }
             None => resumed,
         };
-        if job.is_cancelled() {
-            self.master.note_cancelled(&name, key);
-            if let Err(error) = self.master.give_up_marks(&name, "its job was cancelled") {
-                tracing::error!(pair = name, "the mark of its group could not be given up: {error}");
-            }
-        }
         if is_let_in {
             let ended = match &how {
                 Ending::Done => Ok(root),
                 Ending::Waits(why) | Ending::Failed(why) => Err(why.clone()),
             };
             self.master.tell_hook(Hook::AfterReceive, &about, &job, &ended);
+        }
+        // Also if it was while the hook ran: nobody else has the pair before the slot is given back.
+        if job.is_cancelled() {
+            self.master.note_cancelled(&name, key);
+            if let Err(error) = self.master.give_up_marks(&name, "its job was cancelled") {
+                tracing::error!(pair = name, "the mark of its group could not be given up: {error}");
+            }
         }
         self.master.end_job(&job, &how);
         drop(slot);

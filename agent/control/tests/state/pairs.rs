@@ -213,7 +213,7 @@ fn there_are_so_many_at_most() {
     for number in 0..MAX_PAIRS {
         let mut target = [1; 16];
         target[..8].copy_from_slice(&(number as u64).to_be_bytes());
-        let insert = "INSERT INTO pair VALUES (NULL, ?1, ?2, NULL, ?1, ?3, NULL, NULL, 'receive', CAST('/r' AS BLOB), 0, 0, NULL)";
+        let insert = "INSERT INTO pair VALUES (NULL, ?1, ?2, NULL, ?1, ?3, NULL, NULL, 'receive', CAST('/r' AS BLOB), 0, 0, NULL, NULL)";
         rows.execute(insert, rusqlite::params![format!("n{number}"), [1_u8; 32], target]).unwrap();
     }
     rows.commit().unwrap();

@@ -102,7 +102,7 @@ fn number(report: &Value, name: &str) -> u64 {
 }
 
 const PASS: &str = "base_root bytes_free bytes_hole bytes_per_second bytes_read bytes_read_again bytes_received bytes_sent bytes_sent_again changed_blocks \
-                    changed_bytes compression compression_levels connections coverage created delta_bytes disk engine final group_mark kind pair pass root \
+                    changed_bytes compression compression_levels connections coverage created delta_bytes disk engine final group_mark kind pair pass proven root \
                     seconds seconds_sending size went_on";
 
 #[test]

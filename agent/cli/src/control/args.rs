@@ -297,7 +297,7 @@ pub(crate) struct ReceiveArgs {
     /// Do not read the whole disk in the end
     ///
     /// An apply reads and proves what it changes. What it does not change is taken to be what it was before, which only reading shows.
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub(crate) no_verify: bool,
     /// The directory of this machine's key and what it remembers
     ///

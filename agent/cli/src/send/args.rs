@@ -97,7 +97,7 @@ pub(crate) struct SendArgs {
     /// Begin a new pass in the place of one that was not finished
     ///
     /// Without it the same command goes on with that, which the master target refuses if its job was cancelled there. What was sent of it is given up.
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub(crate) anew: bool,
     /// How long to try to connect again [default: 10m]
     ///

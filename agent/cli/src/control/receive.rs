@@ -310,13 +310,12 @@ impl Receiving {
         let report = verify_point(source.device(), &mut points.store, present, false, 0, &meter)?.report;
         meter.finish();
         if !report.matches() {
-            // It is not here, then: the same command receives it once more, from what the disk really holds.
-            self.master.forget_tree(&self.new.name)?;
+            // It is not here, then. With other recovery points it is read as it is, and what differs is sent.
             self.master.state().remove_pair(&self.new.name).map_err(|error| refused(&error))?;
             let differs = report.differences.first().map(|first| format!(", first at byte {}", first.start));
             return Err(JobError::Mismatch(format!(
                 "{} was received, but read from end to end it has the root {} and not {} of recovery point {present}{}: something else \
-                 wrote to it, so give its recovery points up with failback commit, and receive it once more",
+                 wrote to it, so receive it once more with another directory as --retention",
                 args.disk.display(),
                 report.root,
                 report.expected,

@@ -220,18 +220,6 @@ impl MasterTarget {
         }
     }
 
-    /// Forgets the tree of a pair's target, which was found not to hold what that says: the next pass reads the disk.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such pair, or its disk or its retention drive is not there.
-    pub fn forget_tree(&self, name: &str) -> Result<(), JobError> {
-        let pair = self.state().pair(name).map_err(|error| refused(&error))?;
-        let (_, disk) = locate::locate(&pair.is.target)?;
-        Desk::open(&pair.is.retention, &name_of_points(&disk))?.forget_tree();
-        Ok(())
-    }
-
     /// Forgets jobs that were over long ago.
     fn prune_history(&self) {
         let pruned = self.state().prune_jobs(&KeepJobs { age: Some(HISTORY), count: None }, now());

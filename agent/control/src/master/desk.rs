@@ -25,7 +25,8 @@ const DUE_MAX: u64 = 8 + 32 + 1 + 64 + 32;
 
 /// Closes a directory to others, whatever the umask was: the spool is what is on the disk. A file system without modes stays as it is.
 fn private(directory: &Path) -> io::Result<()> {
-    if fs::metadata(directory)?.mode() & 0o077 == 0 {
+    let of_others = fs::metadata(directory)?.mode() & 0o077;
+    if of_others == 0 {
         return Ok(());
     }
     match fs::set_permissions(directory, fs::Permissions::from_mode(0o700)) {

@@ -12,4 +12,4 @@ pub mod api;
 mod master;
 pub mod state;
 
-pub use master::{Caller, LiveJob, MasterTarget, Settings, describe_target, open_hooks, target_of};
+pub use master::{Caller, LiveJob, MasterTarget, Settings, describe_target, hook_failed, open_hooks, target_of};

@@ -32,13 +32,17 @@ pub(super) fn known(place: &Place, server: Option<&str>) -> Result<(Tls, Fingerp
     Ok((Tls::new(&identity, Arc::new(trust)), server))
 }
 
+/// Whether it is one that this machine may connect to.
+pub(super) fn is_server(peer: &Peer) -> bool {
+    matches!(peer.role, Role::Target | Role::Relay) && peer.revoked.is_none()
+}
+
 /// The key that the other side has to show.
 fn server_among(peers: &[Peer], wanted: Option<&str>) -> Result<Fingerprint, JobError> {
     let key = wanted.and_then(|wanted| wanted.parse::<Fingerprint>().ok());
     let is_meant = |peer: &&Peer| {
-        let is_server = matches!(peer.role, Role::Target | Role::Relay) && peer.revoked.is_none();
         let is_named = wanted.is_none_or(|wanted| peer.name.as_str() == wanted || Some(peer.fingerprint) == key);
-        is_server && is_named
+        is_server(peer) && is_named
     };
     let mut found = peers.iter().filter(is_meant);
     match (found.next(), found.next()) {

@@ -2,6 +2,7 @@
 
 use super::args::{CertificateArgs, EnrollArgs, EnrollCommand, JoinArgs, ListArgs, Place, RevokeArgs, TokenArgs};
 use super::client::refused;
+use super::connect::is_server;
 use crate::files;
 use crate::report::{Lines, print, print_bytes, tell};
 use anyhow::{Context, Result};
@@ -173,22 +174,17 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
 
 /// The key that a name means: of those that had it, each after the one before was revoked, the one that is not.
 fn key_of(peers: &[Peer], name: &str) -> Result<Fingerprint, JobError> {
-    let mut called: Vec<_> = peers.iter().filter(|peer| peer.name.as_str() == name).collect();
-    let ever = !called.is_empty();
-    called.retain(|peer| peer.revoked.is_none());
-    let name = name.escape_debug();
-    match called[..] {
-        [peer] => Ok(peer.fingerprint),
-        [] if ever => Err(JobError::Refused(format!(
-            "every key that was called \"{name}\" is revoked already: failback enroll list shows them"
-        ))),
-        [] => {
-            Err(JobError::Refused(format!("no peer is called \"{name}\": failback enroll list tells which there are")))
-        }
-        _ => Err(JobError::Refused(format!(
-            "several keys are called \"{name}\": say the fingerprint that failback enroll list shows"
-        ))),
-    }
+    let mut called = peers.iter().filter(|peer| peer.name.as_str() == name).peekable();
+    let ever = called.peek().is_some();
+    let live = called.find(|peer| peer.revoked.is_none());
+    live.map(|peer| peer.fingerprint).ok_or_else(|| {
+        let name = name.escape_debug();
+        JobError::Refused(if ever {
+            format!("every key that was called \"{name}\" is revoked already: failback enroll list shows them")
+        } else {
+            format!("no peer is called \"{name}\": failback enroll list tells which there are")
+        })
+    })
 }
 
 fn show(args: &ListArgs) -> Result<ExitCode> {
@@ -205,8 +201,7 @@ fn certificate(args: &CertificateArgs) -> Result<ExitCode> {
     let pem = identity.certificate_pem().map_err(|error| refused(&error))?;
     let key = directory.path().join(KEY_FILE);
     let peers = TrustStore::new(directory).peers().map_err(|error| refused(&error))?;
-    let is_server = |peer: &&Peer| matches!(peer.role, Role::Target | Role::Relay) && peer.revoked.is_none();
-    let servers: Vec<_> = peers.iter().filter(is_server).collect();
+    let servers: Vec<_> = peers.iter().filter(|peer| is_server(peer)).collect();
     let file = args.out.as_deref().map(|out| write_certificate(out, &pem)).transpose()?;
     let mut lines = Lines::default();
     if let Some(file) = &file {

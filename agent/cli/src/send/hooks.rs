@@ -1,7 +1,8 @@
 //! The hooks of a source: which there are, and which belong together.
 
 use crate::meter::Meter;
-use failback_hooks::{HookError, Hooks as Found};
+use failback_control::hook_failed;
+use failback_hooks::Hooks as Found;
 use failback_orchestrate::{JobError, Progress};
 use std::ffi::OsString;
 use std::path::Path;
@@ -65,7 +66,7 @@ impl Hooks {
     /// never taken.
     pub(crate) fn open(directory: Option<&Path>, patience: Duration) -> Result<Self, JobError> {
         let Some(directory) = directory else { return Ok(Self(Found::default())) };
-        let hooks = Self(Found::open(directory, &Hook::ALL.map(Hook::name), patience).map_err(told)?);
+        let hooks = Self(Found::open(directory, &Hook::ALL.map(Hook::name), patience).map_err(hook_failed)?);
         if hooks.has(Hook::Mark) && !hooks.has(Hook::Unmark) {
             return Err(JobError::Refused(format!(
                 "{} has mark and no unmark, so snapshots would stay: add unmark",
@@ -103,14 +104,6 @@ impl Hooks {
         }
         meter.phase("running a hook", None);
         let stop = || !hook.takes_back() && meter.stop_requested();
-        self.0.run(hook.name(), environment, stop).map_err(told)
-    }
-}
-
-fn told(error: HookError) -> JobError {
-    match error {
-        HookError::File { action, path, source } => JobError::File { action, path, source },
-        error @ HookError::Stopped { .. } => JobError::Interrupted(error.to_string()),
-        error => JobError::Refused(error.to_string()),
+        self.0.run(hook.name(), environment, stop).map_err(hook_failed)
     }
 }

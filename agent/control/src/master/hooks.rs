@@ -46,10 +46,12 @@ impl Hook {
 ///
 /// When there is anything in it that is no such hook, cannot be run, or that others can write to: what is misspelt would never be asked.
 pub fn open_hooks(directory: &Path, patience: Duration) -> Result<Hooks, JobError> {
-    Hooks::open(directory, &Hook::ALL.map(Hook::name), patience).map_err(told)
+    Hooks::open(directory, &Hook::ALL.map(Hook::name), patience).map_err(hook_failed)
 }
 
-fn told(error: HookError) -> JobError {
+/// What the failure of a hook is for the job that it belongs to, here and on a source.
+#[must_use]
+pub fn hook_failed(error: HookError) -> JobError {
     match error {
         HookError::File { action, path, source } => JobError::File { action, path, source },
         error @ HookError::Stopped { .. } => JobError::Interrupted(error.to_string()),
@@ -126,7 +128,7 @@ impl MasterTarget {
                 "this pass was cancelled on the master target while its hook {name} ran: when it is wanted again, failback send --anew begins \
                  a new one"
             ))),
-            asked => asked.map(drop).map_err(told),
+            asked => asked.map(drop).map_err(hook_failed),
         }
     }
 
@@ -146,7 +148,7 @@ impl MasterTarget {
         environment.push(("FAILBACK_ERROR", error.into()));
         let run = || self.settings.hooks.run(hook.name(), &environment, || false);
         if let Err(error) = job.meanwhile("running a hook", run) {
-            let error = with_causes(&told(error));
+            let error = with_causes(&hook_failed(error));
             tracing::warn!(
                 job = job.id().get(),
                 pair = about.pair,

@@ -12,7 +12,7 @@ mod slots;
 mod together;
 mod watch;
 
-pub use hooks::open_hooks;
+pub use hooks::{hook_failed, open_hooks};
 pub use job::LiveJob;
 pub use locate::{describe_target, target_of};
 
